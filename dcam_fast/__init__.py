@@ -1,0 +1,51 @@
+"""Diffusion-CAM: for every word of a diffusion multimodal LLM's answer, a heat map over the image."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dcam_fast.config import DEFAULT, PAPER, RELEASED, RefineConfig, profile
+    from dcam_fast.environment import Environment, env
+    from dcam_fast.explainer import Explainer
+    from dcam_fast.explanation import Explanation
+
+__version__ = "0.1.0"
+__all__ = [
+    "DEFAULT",
+    "PAPER",
+    "RELEASED",
+    "Environment",
+    "Explainer",
+    "Explanation",
+    "RefineConfig",
+    "env",
+    "profile",
+]
+
+# Loaded on first use: `import dcam_fast` itself needs neither torch nor transformers.
+_HOME = {
+    "DEFAULT": "config",
+    "PAPER": "config",
+    "RELEASED": "config",
+    "RefineConfig": "config",
+    "profile": "config",
+    "Environment": "environment",
+    "env": "environment",
+    "Explainer": "explainer",
+    "Explanation": "explanation",
+}
+_MODULES = ("config", "environment", "ops", "reference", "models", "attribution", "evaluation", "kernels")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"dcam_fast.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"dcam_fast.{name}")
+    raise AttributeError(f"module 'dcam_fast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

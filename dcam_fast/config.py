@@ -1,0 +1,152 @@
+"""What a refinement does, as data: `RefineConfig` and its named profiles (METHOD: AKD, DACG, CBA, SICD)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, Literal
+
+Denoise = Literal["none", "rank", "gaussian"]
+SizeRule = Literal["grid", "image"]
+Mode = Literal["baseline", "gaussian_only", "confidence_only", "background_only", "debiasing_only", "all_methods"]
+
+DENOISE: Final[tuple[Denoise, ...]] = ("none", "rank", "gaussian")
+SIZE_RULES: Final[tuple[SizeRule, ...]] = ("grid", "image")
+MODES: Final[tuple[Mode, ...]] = (
+    "baseline",
+    "gaussian_only",
+    "confidence_only",
+    "background_only",
+    "debiasing_only",
+    "all_methods",
+)
+KERNEL_SIZES: Final = (3, 5, 7, 9, 11)
+MAX_SIGMA: Final = 5.0
+_CODES: Final[dict[str, tuple[str, ...]]] = {"denoise": DENOISE, "size": SIZE_RULES}
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """Settings of `dcam_fast.ops.refine`; the field defaults are the released code's.
+
+    Each of the four modules has a switch: `denoise` (AKD), `gating` (DACG), `attenuation` (CBA), `debiasing` (SICD).
+    Clipping to the input's maximum and min-max normalisation always run, after the third module.
+
+    Raises ValueError where a field is out of its range.
+    """
+
+    # AKD, adaptive kernel denoising. "gaussian" is no part of the method: plain smoothing by `smoothing_sigma` cells.
+    denoise: Denoise = "rank"
+    kernel_size: int | None = None  # odd, 3 to 11; None: from the map's own spread, the size and `step_ratio`
+    step_ratio: float = 0.5  # denoising steps per generated token
+    size: SizeRule = "grid"  # the size that `kernel_size=None` uses: rows of the map, or the input image's shorter side
+    smoothing_sigma: float = 0.6
+    # DACG, distribution-aware confidence gating
+    gating: bool = True
+    gating_spread: float = 0.22
+    gating_bright: float = 0.35
+    gating_dim: float = 0.25
+    gating_percentiles: tuple[float, float, float, float] = (90.0, 75.0, 80.0, 85.0)  # spread, bright, dim, else
+    gating_sigma: float = 0.0  # cells; 0: identity, as in the released code
+    # CBA, contextual background attenuation
+    attenuation: bool = True
+    attenuation_weights: tuple[float, float, float, float] = (0.15, 0.15, 0.20, 0.015)  # P50+, P60, mean+, max
+    attenuation_floor: float = 0.5
+    # SICD, single-instance causal debiasing
+    debiasing: bool = True
+    c_rep: float = 0.05
+    c_high: float = 0.02
+    alpha_max: float = 0.5
+    keep_range: float = 0.9
+    debiasing_in_ablations: bool = True  # the released code debiases in every mode but `baseline`
+
+    def __post_init__(self) -> None:
+        def need(ok: bool, name: str, what: str) -> None:
+            if not ok:
+                raise ValueError(f"RefineConfig: {name} must be {what}, got {getattr(self, name)!r}")
+
+        need(self.denoise in DENOISE, "denoise", f"one of {', '.join(DENOISE)}")
+        need(self.kernel_size is None or self.kernel_size in KERNEL_SIZES, "kernel_size", "None or odd, 3 to 11")
+        need(0 < self.step_ratio < math.inf, "step_ratio", "a positive number")
+        need(self.size in SIZE_RULES, "size", f"one of {', '.join(SIZE_RULES)}")
+        need(0 < self.smoothing_sigma <= MAX_SIGMA, "smoothing_sigma", f"over 0 and at most {MAX_SIGMA:g} cells")
+        need(0 <= self.gating_sigma <= MAX_SIGMA, "gating_sigma", f"from 0 to {MAX_SIGMA:g} cells")
+        percentiles = self.gating_percentiles
+        need(
+            len(percentiles) == 4 and all(0 <= p <= 100 for p in percentiles), "gating_percentiles", "four of 0 to 100"
+        )
+        weights = self.attenuation_weights
+        need(len(weights) == 4 and all(math.isfinite(w) for w in weights), "attenuation_weights", "four finite numbers")
+        for name in ("gating_spread", "gating_bright", "gating_dim", "attenuation_floor"):
+            need(math.isfinite(getattr(self, name)), name, "a finite number")
+        for name in ("c_rep", "c_high", "alpha_max", "keep_range"):
+            need(math.isfinite(getattr(self, name)), name, "a finite number")
+        # Written once here because the kernels take the settings as one flat list, and a call must not build it anew.
+        object.__setattr__(self, "_packed", self._pack())
+
+    @property
+    def needs_image_side(self) -> bool:
+        """Whether `refine` has to be told the size of the model's input image."""
+        return self.denoise == "rank" and self.kernel_size is None and self.size == "image"
+
+    @property
+    def packed(self) -> tuple[float, ...]:
+        """The settings in the order of `RefineParams` in csrc/dcam/refine.h."""
+        return self._packed  # type: ignore[attr-defined, no-any-return]
+
+    def _pack(self) -> tuple[float, ...]:
+        flat: list[float] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _CODES:
+                flat.append(_CODES[field.name].index(value))
+            else:
+                flat.extend(value if isinstance(value, tuple) else (value or 0,))
+        return tuple(map(float, flat))
+
+    @classmethod
+    def from_packed(cls, packed: Sequence[float]) -> RefineConfig:
+        """The config whose `packed` this is."""
+        left = iter(packed)
+        settings: dict[str, Any] = {}
+        for field in fields(cls):
+            if field.name in _CODES:
+                settings[field.name] = _CODES[field.name][int(next(left))]
+            elif isinstance(field.default, tuple):
+                settings[field.name] = tuple(next(left) for _ in field.default)
+            else:
+                value = next(left)
+                settings[field.name] = bool(value) if isinstance(field.default, bool) else value
+        settings["kernel_size"] = int(settings["kernel_size"]) or None
+        return cls(**settings)
+
+    def ablation(self, mode: Mode) -> RefineConfig:
+        """This profile with the modules of one row of the ablation table switched on, and the others off."""
+        if mode not in MODES:
+            raise ValueError(f"RefineConfig.ablation: mode must be one of {', '.join(MODES)}, got {mode!r}")
+        every = mode == "all_methods"
+        denoise: Denoise = "rank" if self.denoise == "none" else self.denoise
+        single_keeps_debiasing = self.debiasing_in_ablations and mode != "baseline"
+        return replace(
+            self,
+            denoise=denoise if every or mode == "gaussian_only" else "none",
+            gating=every or mode == "confidence_only",
+            attenuation=every or mode == "background_only",
+            debiasing=every or mode == "debiasing_only" or single_keeps_debiasing,
+        )
+
+
+RELEASED: Final = RefineConfig()
+PAPER: Final = RefineConfig(size="image", gating_sigma=0.3, c_rep=0.02, c_high=0.05, debiasing_in_ablations=False)
+DEFAULT: Final = RefineConfig(
+    denoise="gaussian", smoothing_sigma=0.6, gating=False, c_rep=0.02, c_high=0.05, debiasing_in_ablations=False
+)
+PROFILES: Final = {"released": RELEASED, "paper": PAPER, "default": DEFAULT}
+
+
+def profile(name: str) -> RefineConfig:
+    """The named profile: `released`, `paper` or `default`."""
+    if name not in PROFILES:
+        raise ValueError(f"profile: name must be one of {', '.join(PROFILES)}, got {name!r}")
+    return PROFILES[name]

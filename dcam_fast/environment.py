@@ -1,0 +1,74 @@
+"""What is installed and built here, what can be used, and why something can not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+
+import torch
+
+import dcam_fast
+from dcam_fast.ops import _faces
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Facts about this installation. `faces` maps every face of the ops to None (usable) or why it is not."""
+
+    versions: dict[str, str | None]
+    extension: str | None
+    extension_missing: str | None
+    cpu_kernels: str | None
+    cuda_archs: tuple[str, ...]
+    faces: dict[str, str | None]
+    forced_backend: str | None
+    threads: int
+    devices: tuple[str, ...]
+
+    def __str__(self) -> str:
+        versions = ", ".join(f"{name} {version or '-'}" for name, version in self.versions.items())
+        rows = [
+            ("versions", versions),
+            ("extension", self.extension or f"not built: {self.extension_missing}"),
+            ("CPU kernels", self.cpu_kernels or "none"),
+            ("CUDA kernels", " ".join(self.cuda_archs) or "none compiled"),
+            *(
+                (f"face {name}", "usable" if reason is None else f"not usable: {reason}")
+                for name, reason in self.faces.items()
+            ),
+            ("backend", self.forced_backend or "chosen by device"),
+            ("threads", str(self.threads)),
+            ("devices", ", ".join(self.devices)),
+        ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def env() -> Environment:
+    """What this installation has, can use, and why not."""
+    native = _faces.native
+    devices = ["cpu"]
+    devices += [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    return Environment(
+        versions={
+            "dcam_fast": dcam_fast.__version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("torch", "numpy", "transformers", "triton")},
+        },
+        extension=None if native is None else native.__file__,
+        extension_missing=_faces.native_error,
+        cpu_kernels=None if native is None else native.cpu_kernels,
+        cuda_archs=() if native is None else tuple(native.cuda_archs.split()),
+        faces={name: face.unusable() for name, face in _faces.FACES.items()},
+        forced_backend=_faces.FORCED,
+        threads=torch.get_num_threads(),
+        devices=tuple(devices),
+    )

@@ -1,0 +1,19 @@
+"""The public ops. Each runs on every face that the machine has (`dcam_fast.env()` lists them)."""
+
+from dcam_fast.ops.overlay import overlay, upsample
+from dcam_fast.ops.pool import AGGREGATIONS, pool, pool_out
+from dcam_fast.ops.rank_filter import rank_filter, rank_filter_array
+from dcam_fast.ops.refine import refine, refine_array, repetition_ratio
+
+__all__ = [
+    "AGGREGATIONS",
+    "overlay",
+    "pool",
+    "pool_out",
+    "rank_filter",
+    "rank_filter_array",
+    "refine",
+    "refine_array",
+    "repetition_ratio",
+    "upsample",
+]

@@ -1,0 +1,107 @@
+"""The faces of an op: which implementations this machine has, and the choice between them.
+
+Each op is defined here once per namespace, with one schema and one fake, so that every face is a registered operator
+that `torch.compile` keeps whole. A new face is a namespace (or a dispatch key of `dcam_fast`) and a line in FACES.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+
+def _load_native() -> tuple[ModuleType | None, str | None]:
+    try:
+        return importlib.import_module("dcam_fast._C"), None
+    except ImportError as error:
+        return None, str(error)
+
+
+native, native_error = _load_native()
+
+
+@dataclass(frozen=True)
+class Face:
+    """One implementation: the namespace it is registered in, the device it serves (None: any), why it is unusable."""
+
+    namespace: str
+    device: str | None
+    unusable: Callable[[], str | None]
+
+
+def _without_native() -> str | None:
+    return f"the extension dcam_fast._C is not there ({native_error})" if native is None else None
+
+
+# In the order of preference; a tensor's device decides which of them can serve it.
+FACES: Final = {
+    "cpu": Face("dcam_fast", "cpu", _without_native),
+    "reference": Face("dcam_fast_reference", None, lambda: None),
+}
+FORCED: Final = os.environ.get("DCAM_BACKEND") or None
+_TAGS: Final = (torch.Tag.pt2_compliant_tag,)
+
+
+@functools.cache
+def _notice(device: str) -> None:
+    reason = _without_native()
+    what = f"no kernels for device {device!r} here" if reason is None else reason
+    warnings.warn(
+        f"dcam_fast: {what}; the ops run on the slow reference, in plain PyTorch", RuntimeWarning, stacklevel=4
+    )
+
+
+class Op:
+    """One op: the same schema, fake and semantics on every face."""
+
+    def __init__(self, name: str, schema: str, fake: Callable[..., Any], reference: Callable[..., Any]) -> None:
+        self.name = name
+        self._faces: dict[str, torch._ops.OpOverload] = {}
+        for namespace in dict.fromkeys(face.namespace for face in FACES.values()):
+            torch.library.define(f"{namespace}::{name}", schema, tags=_TAGS)
+            torch.library.register_fake(f"{namespace}::{name}", fake)
+        torch.library.impl(f"dcam_fast_reference::{name}", "CompositeExplicitAutograd", reference)
+        for face in FACES:
+            self._faces[face] = getattr(getattr(torch.ops, FACES[face].namespace), name).default
+        self._cpu = None if native is None or FORCED else self._faces["cpu"]
+
+    def face(self, like: Tensor, backend: str | None, caller: str = "") -> torch._ops.OpOverload:
+        """The face that serves the device of `like`, or `backend` (then DCAM_BACKEND) if one is asked for."""
+        if backend is None and self._cpu is not None and like.is_cpu:
+            return self._cpu
+        device = like.device.type
+        usable = [name for name, face in FACES.items() if face.device in (None, device) and face.unusable() is None]
+        asked = backend or FORCED
+        if asked is None:
+            if usable[0] == "reference" and not torch.compiler.is_compiling():
+                _notice(device)
+            return self._faces[usable[0]]
+        caller = caller or self.name
+        if asked not in FACES:
+            raise ValueError(f"{caller}: backend must be one of {', '.join(FACES)}, got {asked!r}")
+        if asked not in usable:
+            reason = FACES[asked].unusable() or f"it serves {FACES[asked].device} tensors, and these are on {device}"
+            raise RuntimeError(
+                f"{caller}: backend must be one that can run here, got {asked!r}: {reason}; {' or '.join(usable)} can"
+            )
+        return self._faces[asked]
+
+
+def need_float(caller: str, name: str, tensor: Tensor, face: torch._ops.OpOverload) -> None:
+    """Refuse dtypes that the chosen face has no kernels for."""
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    if tensor.dtype in dtypes or (tensor.dtype is torch.float64 and face.namespace == "dcam_fast_reference"):
+        return
+    raise TypeError(
+        f"{caller}: {name} must be float32, bfloat16 or float16 (float64 too with backend='reference'), "
+        f"got {str(tensor.dtype).removeprefix('torch.')}"
+    )

@@ -1,0 +1,132 @@
+"""`overlay` and `upsample`: maps at the pixels of the image they explain."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcam_fast import reference
+from dcam_fast.ops._faces import Op, need_float
+
+
+def _fake_upsample(maps: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+    dtype = torch.float64 if maps.dtype is torch.float64 else torch.float32
+    return maps.new_empty((maps.shape[0], height, width), dtype=dtype)
+
+
+def _reference_upsample(maps: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+    return reference.upsample(maps, boxes, (height, width)).contiguous()
+
+
+def _fake_overlay(maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float) -> Tensor:
+    return image.new_empty((maps.shape[0], *image.shape))
+
+
+def _reference_overlay(maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float) -> Tensor:
+    return reference.overlay(maps, image, boxes, colormap, alpha)
+
+
+_UPSAMPLE = Op(
+    "upsample", "(Tensor maps, Tensor boxes, int height, int width) -> Tensor", _fake_upsample, _reference_upsample
+)
+_OVERLAY = Op(
+    "overlay",
+    "(Tensor maps, Tensor image, Tensor boxes, Tensor colormap, float alpha) -> Tensor",
+    _fake_overlay,
+    _reference_overlay,
+)
+
+
+@functools.cache
+def _table(name: str, device: torch.device) -> Tensor:
+    from matplotlib import colormaps
+
+    if name not in colormaps:
+        raise ValueError(f"overlay: colormap must be the name of one of matplotlib's, got {name!r}")
+    return torch.from_numpy(colormaps[name](np.arange(256), bytes=True)[:, :3].copy()).to(device)
+
+
+@torch.compiler.assume_constant_result
+def colour_table(name: str, device: torch.device) -> Tensor:
+    """uint8 [256, 3] of a matplotlib colormap, on `device`."""
+    return _table(name, device)
+
+
+def _check(caller: str, maps: Tensor, boxes: Tensor) -> None:
+    if maps.dim() != 3 or maps.shape[1] == 0 or maps.shape[2] == 0:
+        raise ValueError(f"{caller}: maps must be [T, h, w] with h, w > 0, got {list(maps.shape)}")
+    need = (maps.shape[1], maps.shape[2], 4)
+    if boxes.shape != need or boxes.dtype is not torch.float32 or boxes.device != maps.device:
+        raise ValueError(
+            f"{caller}: boxes must be float32 {list(need)} on {maps.device}, "
+            f"got {boxes.dtype} {list(boxes.shape)} on {boxes.device}"
+        )
+
+
+def upsample(maps: Tensor, boxes: Tensor, size: tuple[int, int], *, backend: str | None = None) -> Tensor:
+    """Maps at every pixel: bilinear between the centres of the cells' pixel boxes, clamped beyond the outermost.
+
+    Args:
+        maps: [T, h, w]; float32, bfloat16 or float16.
+        boxes: float32 [h, w, 4], pixel box (x0, y0, x1, y1) of each cell; pixel i has its centre at i + 0.5. x must
+            come from the column and y from the row, both ascending; gaps between boxes are interpolated across.
+        size: (H, W) of the image in pixels.
+        backend: a face by name; None: the fastest that serves the tensor's device.
+
+    Returns:
+        float32 [T, H, W] (float64 for float64 input on the reference).
+    """
+    _check("upsample", maps, boxes)
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f"upsample: size must be (H, W) of a pixel at least, got {size}")
+    face = _UPSAMPLE.face(maps, backend)
+    need_float("upsample", "maps", maps, face)
+    return face(maps, boxes, height, width)
+
+
+def overlay(
+    maps: Tensor,
+    image: Tensor,
+    boxes: Tensor,
+    colormap: str | Tensor = "turbo",
+    alpha: float = 0.5,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Each map in colour over the image.
+
+    Values are upsampled as by `upsample`, clipped to 0..1 (NaN cells count as 0), looked up in the colour table at
+    round(255 value), and blended: (1 - alpha) image + alpha colour, halves rounded up. Pixels outside the rectangle
+    that the boxes span were never seen by the model, and keep the image.
+
+    Args:
+        maps: [T, h, w]; float32, bfloat16 or float16.
+        image: uint8 [H, W, 3].
+        boxes: float32 [h, w, 4], pixel box (x0, y0, x1, y1) of each cell; see `upsample`.
+        colormap: name of a matplotlib colormap, or uint8 [256, 3].
+        alpha: weight of the colour, 0 to 1.
+        backend: a face by name; None: the fastest that serves the tensors' device.
+
+    Returns:
+        uint8 [T, H, W, 3].
+    """
+    _check("overlay", maps, boxes)
+    if image.dim() != 3 or image.shape[2] != 3 or image.dtype is not torch.uint8 or image.numel() == 0:
+        raise ValueError(f"overlay: image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+    if image.device != maps.device:
+        raise ValueError(f"overlay: image must be on {maps.device}, got {image.device}")
+    table = colormap if isinstance(colormap, Tensor) else colour_table(colormap, maps.device)
+    if table.shape != (256, 3) or table.dtype is not torch.uint8 or table.device != maps.device:
+        raise ValueError(
+            f"overlay: colormap must be uint8 [256, 3] on {maps.device}, "
+            f"got {table.dtype} {list(table.shape)} on {table.device}"
+        )
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"overlay: alpha must be from 0 to 1, got {alpha}")
+    face = _OVERLAY.face(maps, backend)
+    need_float("overlay", "maps", maps, face)
+    return face(maps, image, boxes, table, alpha)

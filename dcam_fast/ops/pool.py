@@ -1,0 +1,169 @@
+"""`pool`: gradient-weighted pooling of activations to raw maps (METHOD 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dcam_fast import reference
+from dcam_fast.ops._faces import Op, need_float
+
+AGGREGATIONS = reference.AGGREGATIONS
+_CODES = {name: code for code, name in enumerate(AGGREGATIONS)}
+
+
+def _count(activations: Sequence[Tensor], gradients: Sequence[Tensor], cells: Tensor | None) -> tuple[int, int]:
+    return gradients[0].shape[0], gradients[0].shape[1] if cells is None else cells.shape[0]
+
+
+def _out_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype is torch.float64 else torch.float32
+
+
+def _fake(
+    activations: Sequence[Tensor], gradients: Sequence[Tensor], cells: Tensor | None, aggregation: int, check: bool
+) -> Tensor:
+    shape = _count(activations, gradients, cells)
+    return gradients[0].new_empty(shape, dtype=_out_dtype(gradients[0]))
+
+
+def _reference(
+    activations: Sequence[Tensor], gradients: Sequence[Tensor], cells: Tensor | None, aggregation: int, check: bool
+) -> Tensor:
+    return reference.pool(activations, gradients, cells, AGGREGATIONS[aggregation], check=check)
+
+
+def _fake_out(
+    out: Tensor,
+    flags: Tensor,
+    activations: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    cells: Tensor | None,
+    aggregation: int,
+) -> None:
+    return None
+
+
+def _reference_out(
+    out: Tensor,
+    flags: Tensor,
+    activations: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    cells: Tensor | None,
+    aggregation: int,
+) -> None:
+    maps, reached = reference.pool_flagged(activations, gradients, cells, AGGREGATIONS[aggregation])
+    out.copy_(maps)
+    flags.copy_(reached)
+
+
+_INPUTS = "Tensor[] activations, Tensor[] gradients, Tensor? cells, int aggregation"
+_POOL = Op("pool", f"({_INPUTS}, bool check) -> Tensor", _fake, _reference)
+_POOL_OUT = Op("pool_out", f"(Tensor(a!) out, Tensor(b!) flags, {_INPUTS}) -> ()", _fake_out, _reference_out)
+
+
+def _blocks(
+    caller: str,
+    activations: Tensor | Sequence[Tensor],
+    gradients: Tensor | Sequence[Tensor],
+    cells: Tensor | None,
+    aggregation: str,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The arguments as one list of blocks each, checked."""
+    A = [activations] if isinstance(activations, Tensor) else list(activations)
+    G = [gradients] if isinstance(gradients, Tensor) else list(gradients)
+    if aggregation not in _CODES:
+        raise ValueError(f"{caller}: aggregation must be one of {', '.join(AGGREGATIONS)}, got {aggregation!r}")
+    if not A or len(A) != len(G):
+        raise ValueError(
+            f"{caller}: gradients must be one tensor per block of activations, got {len(G)} for {len(A)} blocks"
+        )
+    for a, g in zip(A, G, strict=True):
+        if g.dim() != 3:
+            raise ValueError(f"{caller}: gradients must be [T, S, D], got {list(g.shape)}")
+        if a.dim() not in (2, 3) or a.shape[-2:] != g.shape[-2:] or (a.dim() == 3 and a.shape[0] != g.shape[0]):
+            raise ValueError(
+                f"{caller}: activations must be [S, D] or [T, S, D] like gradients {list(g.shape)}, got {list(a.shape)}"
+            )
+        if a.dtype is not g.dtype:
+            raise TypeError(f"{caller}: gradients must be of the activations' dtype {a.dtype}, got {g.dtype}")
+        if a.device != g.device or g.device != G[0].device:
+            raise ValueError(f"{caller}: gradients must be on the activations' device {a.device}, got {g.device}")
+        if g.shape[0] != G[0].shape[0] or (cells is None and g.shape[1] != G[0].shape[1]):
+            raise ValueError(
+                f"{caller}: gradients must have the same T and cells in every block, "
+                f"got {list(g.shape)} after {list(G[0].shape)}"
+            )
+        if g.shape[1] == 0 or g.shape[2] == 0:
+            raise ValueError(f"{caller}: gradients must have a row and a channel at least, got {list(g.shape)}")
+    if cells is not None:
+        if cells.dtype is not torch.int64 or cells.dim() != 1 or cells.shape[0] == 0:
+            raise ValueError(f"{caller}: cells must be int64 [N], N > 0, got {cells.dtype} {list(cells.shape)}")
+        if cells.device != G[0].device:
+            raise ValueError(f"{caller}: cells must be on the gradients' device {G[0].device}, got {cells.device}")
+    return A, G
+
+
+def pool(
+    activations: Tensor | Sequence[Tensor],
+    gradients: Tensor | Sequence[Tensor],
+    cells: Tensor | None = None,
+    aggregation: str = "elementwise",
+    *,
+    check: bool = True,
+    backend: str | None = None,
+) -> Tensor:
+    """Raw maps of T targets: activations weighted by their gradients, min-max normalised (METHOD 1).
+
+    Args:
+        activations: [S, D] shared by all targets, or [T, S, D]; float32, bfloat16 or float16. A sequence of such
+            tensors is one per block (D may differ): the mean of the blocks' normalised maps, normalised again.
+        gradients: [T, S, D], of the dtype of the activations; a sequence with a sequence. `activation` reads none.
+        cells: int64 [N], row of the sequence for every grid cell, row-major; None: all S rows.
+        aggregation: one of `AGGREGATIONS`. `gradcam_paper` is the paper's Grad-CAM baseline,
+            mean_d max(A w, 0) with the signed w; `gradcam` the textbook's.
+        check: refuse NaN and Inf (on a GPU this waits for the result). Otherwise a map they reach is all zeros, and
+            the other maps are what they would be without it.
+        backend: a face by name; None: the fastest that serves the tensors' device.
+
+    Returns:
+        float32 [T, N] in 0..1 (float64 for float64 input on the reference).
+
+    Raises:
+        ValueError, TypeError: an argument of the wrong shape, dtype or device; a cell outside 0..S-1; NaN or Inf.
+    """
+    A, G = _blocks("pool", activations, gradients, cells, aggregation)
+    face = _POOL.face(G[0], backend)
+    need_float("pool", "activations", A[0], face)
+    return face(A, G, cells, _CODES[aggregation], check)
+
+
+def pool_out(
+    out: Tensor,
+    flags: Tensor,
+    activations: Tensor | Sequence[Tensor],
+    gradients: Tensor | Sequence[Tensor],
+    cells: Tensor | None = None,
+    aggregation: str = "elementwise",
+    *,
+    backend: str | None = None,
+) -> None:
+    """`pool(check=False)` into the caller's buffers: maps to `out`, float32 [T, N], contiguous, and to `flags`, int32
+    [T], 1 for every map that NaN or Inf reached (that map is zeros) and 0 otherwise."""
+    A, G = _blocks("pool_out", activations, gradients, cells, aggregation)
+    face = _POOL_OUT.face(G[0], backend)
+    need_float("pool_out", "activations", A[0], face)
+    shape = _count(A, G, cells)
+    if out.dtype is not _out_dtype(G[0]) or out.shape != shape or not out.is_contiguous():
+        raise ValueError(
+            f"pool_out: out must be contiguous {_out_dtype(G[0])} {list(shape)}, got {out.dtype} {list(out.shape)}"
+        )
+    if flags.dtype is not torch.int32 or flags.shape != shape[:1] or not flags.is_contiguous():
+        raise ValueError(
+            f"pool_out: flags must be contiguous int32 [{shape[0]}], got {flags.dtype} {list(flags.shape)}"
+        )
+    if out.device != G[0].device or flags.device != G[0].device:
+        raise ValueError(f"pool_out: out and flags must be on {G[0].device}, got {out.device} and {flags.device}")
+    face(out, flags, A, G, cells, _CODES[aggregation])

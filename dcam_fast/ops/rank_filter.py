@@ -1,0 +1,55 @@
+"""`rank_filter`: the rank-weighted Gaussian filter of AKD alone (METHOD 2)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dcam_fast import reference
+from dcam_fast.config import KERNEL_SIZES
+from dcam_fast.ops._faces import Op, native, need_float
+
+
+def _fake(maps: Tensor, k: int) -> Tensor:
+    return maps.new_empty(maps.shape, dtype=torch.float64 if maps.dtype is torch.float64 else torch.float32)
+
+
+_RANK_FILTER = Op("rank_filter", "(Tensor maps, int k) -> Tensor", _fake, reference.rank_filter)
+
+
+def _need_side(k: int, caller: str) -> None:
+    if k not in KERNEL_SIZES:
+        raise ValueError(f"{caller}: k must be an odd int from 3 to 11, got {k!r}")
+
+
+def rank_filter(maps: Tensor, k: int, *, backend: str | None = None) -> Tensor:
+    """Each cell becomes a mean of its k x k window, Gaussian in the rank of the values around their median (METHOD 2).
+
+    Borders reflect without repeating the edge; where the window is larger than the map the reflection is folded until
+    it falls inside, and an axis of one cell repeats it. A flat window keeps its value; a window whose mean is not
+    positive gives 0.
+
+    Args:
+        maps: [T, h, w]; float32, bfloat16 or float16. Values must be finite, which is not checked.
+        k: side of the window, odd, 3 to 11.
+        backend: a face by name; None: the fastest that serves the tensor's device.
+
+    Returns:
+        float32 [T, h, w] (float64 for float64 input on the reference).
+    """
+    if maps.dim() != 3 or maps.shape[1] == 0 or maps.shape[2] == 0:
+        raise ValueError(f"rank_filter: maps must be [T, h, w] with h, w > 0, got {list(maps.shape)}")
+    _need_side(k, "rank_filter")
+    face = _RANK_FILTER.face(maps, backend)
+    need_float("rank_filter", "maps", maps, face)
+    return face(maps, k)
+
+
+def rank_filter_array(map: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+    """`rank_filter` on one float32 [h, w] array, past torch's dispatcher: the path of least latency."""
+    _need_side(k, "rank_filter_array")
+    if native is None:
+        return rank_filter(torch.from_numpy(np.ascontiguousarray(map))[None], k)[0].numpy()
+    return native.rank_filter_array(map, k)

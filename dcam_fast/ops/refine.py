@@ -1,0 +1,170 @@
+"""`refine`: AKD, DACG, CBA and SICD in one fused call (METHOD 2 to 5)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dcam_fast import reference
+from dcam_fast.config import DEFAULT, RefineConfig
+from dcam_fast.ops._faces import Op, native, need_float
+
+
+def _fake(
+    maps: Tensor,
+    config: Sequence[float],
+    grids: Tensor | None,
+    repetition: float,
+    repetitions: Tensor | None,
+    image_side: float,
+    check: bool,
+) -> Tensor:
+    return maps.new_empty(maps.shape, dtype=torch.float64 if maps.dtype is torch.float64 else torch.float32)
+
+
+def _reference(
+    maps: Tensor,
+    config: Sequence[float],
+    grids: Tensor | None,
+    repetition: float,
+    repetitions: Tensor | None,
+    image_side: float,
+    check: bool,
+) -> Tensor:
+    return reference.refine(
+        maps,
+        RefineConfig.from_packed(config),
+        grids=grids,
+        repetition=repetition if repetitions is None else repetitions,
+        image_side=image_side,
+        check=check,
+    )
+
+
+def _fake_out(
+    out: Tensor,
+    maps: Tensor,
+    config: Sequence[float],
+    grids: Tensor | None,
+    repetition: float,
+    repetitions: Tensor | None,
+    image_side: float,
+    check: bool,
+) -> None:
+    return None
+
+
+def _reference_out(out: Tensor, *inputs: object) -> None:
+    out.copy_(_reference(*inputs))  # type: ignore[arg-type]
+
+
+_INPUTS = (
+    "Tensor maps, float[] config, Tensor? grids, float repetition, Tensor? repetitions, float image_side, bool check"
+)
+_REFINE = Op("refine", f"({_INPUTS}) -> Tensor", _fake, _reference)
+_REFINE_OUT = Op("refine_out", f"(Tensor(a!) out, {_INPUTS}) -> ()", _fake_out, _reference_out)
+
+
+def repetition_ratio(token_ids: Iterable[int] | Tensor) -> float:
+    """rho of SICD (METHOD 5): distinct token ids that occur more than once, per token of the answer; 0 if empty."""
+    counts = Counter(token_ids.tolist() if isinstance(token_ids, Tensor) else token_ids)
+    return sum(count > 1 for count in counts.values()) / max(counts.total(), 1)
+
+
+def _need_image_side(caller: str, image_side: float | None) -> float:
+    if image_side is None or not image_side > 0:
+        raise ValueError(
+            f"{caller}: image_side must be the image's shorter side in pixels for this config, got {image_side}"
+        )
+    return float(image_side)
+
+
+def refine(
+    maps: Tensor,
+    config: RefineConfig = DEFAULT,
+    *,
+    grids: Tensor | Sequence[tuple[int, int]] | None = None,
+    repetition: float | Tensor = 0.0,
+    image_side: float | None = None,
+    check: bool = True,
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Raw maps cleaned by the four modules of Diffusion-CAM that `config` switches on (METHOD 2 to 5), 0..1.
+
+    Args:
+        maps: [T, h, w]; float32, bfloat16 or float16. With `grids` a flat batch of maps of any sizes, [sum of h w].
+        config: the modules and their numbers; see `dcam_fast.config` for the named profiles.
+        grids: (h, w) of each map of a flat batch, or int64 [T, 2].
+        repetition: rho, the share of repeated tokens in the answer (`repetition_ratio`); one number or float [T].
+        image_side: shorter side of the model's input image in pixels; needed where the config's kernel depends on it.
+        check: refuse NaN and Inf (on a GPU this waits for the result). Otherwise such a map becomes zeros, and the
+            other maps are what they would be without it.
+        out: float32 of the shape of `maps`, contiguous, to write into; `maps` itself is allowed.
+        backend: a face by name; None: the fastest that serves the tensor's device.
+
+    Returns:
+        float32 like `maps` (float64 for float64 input on the reference). All-zero and constant maps give zeros.
+
+    Raises:
+        ValueError, TypeError: an argument of the wrong shape, dtype or device; NaN or Inf.
+    """
+    if grids is None:
+        if maps.dim() != 3 or maps.shape[1] == 0 or maps.shape[2] == 0:
+            raise ValueError(f"refine: maps must be [T, h, w] with h, w > 0, got {list(maps.shape)}")
+        count = maps.shape[0]
+    else:
+        if maps.dim() != 1:
+            raise ValueError(f"refine: maps must be flat, [sum of h w], with grids, got {list(maps.shape)}")
+        if not isinstance(grids, Tensor):
+            grids = torch.tensor(grids, dtype=torch.int64).reshape(-1, 2)
+        if grids.dim() != 2 or grids.shape[1] != 2 or grids.dtype is not torch.int64 or not grids.is_cpu:
+            raise ValueError(
+                f"refine: grids must be int64 [T, 2] on the CPU, "
+                f"got {grids.dtype} {list(grids.shape)} on {grids.device}"
+            )
+        count = grids.shape[0]
+    side = _need_image_side("refine", image_side) if config.needs_image_side else 0.0
+    ratio, ratios = 0.0, None
+    if isinstance(repetition, Tensor):
+        if repetition.shape != (count,) or repetition.device != maps.device or not repetition.is_floating_point():
+            raise ValueError(
+                f"refine: repetition must be a float or float [{count}] on {maps.device}, "
+                f"got {repetition.dtype} {list(repetition.shape)} on {repetition.device}"
+            )
+        ratios = repetition
+    else:
+        ratio = float(repetition)
+    op = _REFINE if out is None else _REFINE_OUT
+    face = op.face(maps, backend, "refine")
+    need_float("refine", "maps", maps, face)
+    if out is None:
+        return face(maps, config.packed, grids, ratio, ratios, side, check)
+    dtype = torch.float64 if maps.dtype is torch.float64 else torch.float32
+    if out.dtype is not dtype or out.shape != maps.shape or out.device != maps.device or not out.is_contiguous():
+        raise ValueError(
+            f"refine: out must be contiguous {dtype} {list(maps.shape)} on {maps.device}, "
+            f"got {out.dtype} {list(out.shape)} on {out.device}"
+        )
+    face(out, maps, config.packed, grids, ratio, ratios, side, check)
+    return out
+
+
+def refine_array(
+    map: NDArray[np.float32],
+    config: RefineConfig = DEFAULT,
+    *,
+    repetition: float = 0.0,
+    image_side: float | None = None,
+) -> NDArray[np.float32]:
+    """`refine` on one float32 [h, w] array, past torch's dispatcher: the path of least latency."""
+    side = _need_image_side("refine_array", image_side) if config.needs_image_side else 0.0
+    if native is None:
+        tensor = torch.from_numpy(np.ascontiguousarray(map))[None]
+        return refine(tensor, config, repetition=repetition, image_side=image_side)[0].numpy()
+    return native.refine_array(map, config.packed, repetition, side)

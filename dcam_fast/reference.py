@@ -1,0 +1,316 @@
+"""Every op in plain PyTorch: the oracle of all tests and the last fallback.
+
+Written to be read beside the method, one step a line, in the dtype of the input (float64 included), on any device.
+Names, argument order and semantics are those of `dcam_fast.ops`; the low precision floats are computed in float32.
+Lists of tensors stand where `ops` takes one or several.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dcam_fast.config import DEFAULT, RefineConfig
+
+AGGREGATIONS: Final = ("pooled", "elementwise", "layercam", "gradcam", "gradcam_paper", "hirescam", "activation")
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _min_max(x: Tensor) -> Tensor:
+    """Each map of [T, ...] to 0..1."""
+    if x.numel() == 0:
+        return x
+    low = x.flatten(1).amin(1).reshape(-1, *[1] * (x.dim() - 1))
+    shifted = x - low
+    return shifted / (shifted.flatten(1).amax(1).reshape(low.shape) + 1e-8)
+
+
+def _percentile(values: Tensor, percent: float) -> Tensor:
+    """Linear interpolation between order statistics (NumPy's default); `values` [n] with n > 0."""
+    ordered = values.sort().values
+    position = (len(ordered) - 1) * percent / 100
+    below = min(int(position), len(ordered) - 1)
+    above = min(below + 1, len(ordered) - 1)
+    return torch.lerp(ordered[below], ordered[above], position - below)
+
+
+# ---------------------------------------------------------------------------------------------------------------- pool
+
+
+def _aggregate(A: Tensor, G: Tensor, aggregation: str) -> Tensor:
+    """A [T or 1, N, D], G [T, N, D] -> [T, N]."""
+    match aggregation:
+        case "pooled":
+            return (A * G.relu().mean(1, keepdim=True)).relu().mean(-1)
+        case "elementwise":
+            return (A * G).relu().mean(-1)
+        case "layercam":
+            return (A.relu() * G.relu()).mean(-1)
+        case "gradcam":
+            return (A * G.mean(1, keepdim=True)).sum(-1).relu()
+        case "gradcam_paper":
+            return (A * G.mean(1, keepdim=True)).relu().mean(-1)
+        case "hirescam":
+            return (A * G).sum(-1).relu()
+        case "activation":
+            return A.relu().mean(-1).expand(G.shape[0], -1)
+    raise ValueError(f"pool: aggregation must be one of {', '.join(AGGREGATIONS)}, got {aggregation!r}")
+
+
+def pool(
+    activations: Tensor | Sequence[Tensor],
+    gradients: Tensor | Sequence[Tensor],
+    cells: Tensor | None = None,
+    aggregation: str = "elementwise",
+    *,
+    check: bool = True,
+) -> Tensor:
+    """Raw maps [T, N] (METHOD 1); see `dcam_fast.ops.pool`."""
+    maps, flags = pool_flagged(activations, gradients, cells, aggregation)
+    if check and bool(flags.any()):
+        named = {"activations": activations, "gradients": gradients}
+        culprits = [name for name, blocks in named.items() if not _finite_rows(blocks, cells)]
+        # what is finite may still overflow when multiplied
+        raise ValueError(f"pool: {(culprits or ['activations times gradients'])[0]} must be finite, got NaN or Inf")
+    return maps
+
+
+def pool_flagged(
+    activations: Tensor | Sequence[Tensor],
+    gradients: Tensor | Sequence[Tensor],
+    cells: Tensor | None = None,
+    aggregation: str = "elementwise",
+) -> tuple[Tensor, Tensor]:
+    """`pool` without its check: the maps, and bool [T], true for those that NaN or Inf reached (they are zeros)."""
+    blocks = list(zip(_as_list(activations), _as_list(gradients), strict=True))
+    total, finite = torch.zeros(()), torch.ones((), dtype=torch.bool)
+    for block, block_gradient in blocks:
+        A, G = _rows(block, cells), _rows(block_gradient, cells)
+        A = A if A.dim() == 3 else A[None]
+        raw = _aggregate(A, G, aggregation)
+        good = raw.isfinite().all(-1) & A.isfinite().all(-1).all(-1)
+        if aggregation != "activation":
+            good = good & G.isfinite().all(-1).all(-1)
+        finite = finite.to(good.device) & good
+        total = total.to(raw) + _min_max(raw)
+    maps = total if len(blocks) == 1 else _min_max(total / len(blocks))
+    return torch.where(finite[:, None], maps, 0), ~finite
+
+
+def _as_list(blocks: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    return [blocks] if isinstance(blocks, Tensor) else list(blocks)
+
+
+def _rows(block: Tensor, cells: Tensor | None) -> Tensor:
+    """[..., S, D] -> [..., N, D]."""
+    if cells is None:
+        return _wide(block)
+    last = block.shape[-2] - 1
+    if len(cells) and not (int(cells.min()) >= 0 and int(cells.max()) <= last):
+        raise ValueError(f"pool: cells must be from 0 to {last}, got {int(cells.min())} to {int(cells.max())}")
+    return _wide(block[..., cells, :])
+
+
+def _finite_rows(blocks: Tensor | Sequence[Tensor], cells: Tensor | None) -> bool:
+    return all(bool(_rows(block, cells).isfinite().all()) for block in _as_list(blocks))
+
+
+# -------------------------------------------------------------------------------------------------------------- refine
+
+
+def fold_index(index: Tensor, size: int) -> Tensor:
+    """Reflection without repeating the edge, folded until inside; an axis of one cell maps to 0."""
+    if size == 1:
+        return torch.zeros_like(index)
+    index = index.remainder(2 * (size - 1))
+    return torch.where(index < size, index, 2 * (size - 1) - index)
+
+
+def _pad(x: Tensor, radius: int) -> Tensor:
+    """[T, h, w] -> [T, h + 2 radius, w + 2 radius]."""
+    rows, columns = (
+        fold_index(torch.arange(-radius, size + radius, device=x.device), size) for size in (x.shape[1], x.shape[2])
+    )
+    return x[:, rows][:, :, columns]
+
+
+def rank_filter(maps: Tensor, k: int) -> Tensor:
+    """The rank-weighted Gaussian filter of METHOD 2 on maps [T, h, w], windows of k x k cells."""
+    x = _wide(maps)
+    if x.numel() == 0:
+        return x.clone()
+    K = k * k
+    v = _pad(x, k // 2).unfold(1, k, 1).unfold(2, k, 1).reshape(*x.shape, K).sort(-1).values
+    mean = v.mean(-1)
+    sigma = v.std(-1, correction=0) / mean
+    distance = torch.arange(K, device=x.device, dtype=x.dtype) - K // 2
+    # The median always weighs 1: the limit of a flat window, where 0 / 0 stands in the formula.
+    u = torch.exp(-(distance**2) / (2 * sigma[..., None] ** 2)).where(distance != 0, 1)
+    return torch.where(mean > 0, (u * v).sum(-1) / u.sum(-1), 0)
+
+
+def gaussian_smooth(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian of `sigma` cells over maps [T, h, w], cut at ceil(3 sigma), reflecting borders."""
+    radius = math.ceil(3 * sigma)
+    taps = torch.exp(-(torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype) ** 2) / (2 * sigma**2))
+    taps = taps / taps.sum()
+    padded = _pad(maps, radius)[:, None]
+    return F.conv2d(F.conv2d(padded, taps.reshape(1, 1, -1, 1)), taps.reshape(1, 1, 1, -1))[:, 0]
+
+
+def kernel_size(step_ratio: float, std: float, size: float) -> int:
+    """Side of the adaptive kernel (METHOD 2): odd, 3 to 11."""
+    k = int(3 * min(int(1 / step_ratio) / 16, 2) * min(5 * std, 2) * min(size / 512, 1.5))
+    return max(3, min(k + 1 - k % 2, 11))
+
+
+def _denoise(x: Tensor, config: RefineConfig, image_side: float | None) -> Tensor:
+    match config.denoise:
+        case "gaussian":
+            return gaussian_smooth(x[None], config.smoothing_sigma)[0]
+        case "rank":
+            size = float(x.shape[0]) if config.size == "grid" else float(image_side or 0)
+            # float64 here in every face: k must not depend on how a sum was rounded
+            std = x.double().std(correction=0).item()
+            k = config.kernel_size or kernel_size(config.step_ratio, std, size)
+            return rank_filter(x[None], k)[0]
+    return x
+
+
+def _gate(y: Tensor, config: RefineConfig) -> Tensor:
+    if config.gating_sigma == 0:
+        return y
+    by_spread, by_bright, by_dim, otherwise = config.gating_percentiles
+    mean, spread = y.mean(), y.std(correction=0)
+    if spread > config.gating_spread:
+        percent = by_spread
+    elif mean > config.gating_bright:
+        percent = by_bright
+    else:
+        percent = by_dim if mean < config.gating_dim else otherwise
+    lit = y[y != 0]
+    zeta = _percentile(lit, percent).clamp(min=1e-6) if len(lit) else torch.full_like(mean, 1e-6)
+    return torch.where(y > zeta, y, gaussian_smooth(y[None], config.gating_sigma)[0])
+
+
+def _attenuate(z: Tensor, config: RefineConfig) -> Tensor:
+    lit = z[z > 0]
+    if not len(lit):
+        return torch.where(z < 1e-6, z * (z / 1e-6).clamp(config.attenuation_floor, 1), z)
+    of_median, of_p60, of_mean, of_max = config.attenuation_weights
+    delta = of_median * _percentile(lit, 50) + of_p60 * _percentile(z.flatten(), 60)
+    delta = delta + of_mean * lit.mean() + of_max * z.max()
+    return torch.where(z < delta, z * (z / delta).clamp(config.attenuation_floor, 1), z)
+
+
+def _debias(z: Tensor, config: RefineConfig, repetition: float) -> Tensor:
+    high = z > z.mean() + 2 * z.std(correction=0)
+    instance = config.c_rep * repetition + config.c_high * high.to(z.dtype)
+    energy = (instance * instance).sum()
+    if energy == 0:
+        return z
+    alpha = ((z * instance).sum() / energy).clamp(max=config.alpha_max)
+    reduced = (z - alpha * instance).clamp(min=0)
+    kept = reduced.max() - reduced.min() < config.keep_range * (z.max() - z.min())
+    return z if kept else reduced
+
+
+def _refine_one(x: Tensor, config: RefineConfig, repetition: float, image_side: float | None) -> Tensor:
+    z = _denoise(x, config, image_side)
+    if config.gating:
+        z = _gate(z, config)
+    if config.attenuation:
+        z = _attenuate(z, config)
+    z = _min_max(torch.minimum(z.clamp(min=0), x.max())[None])[0]
+    return _debias(z, config, repetition) if config.debiasing else z
+
+
+def refine(
+    maps: Tensor,
+    config: RefineConfig = DEFAULT,
+    *,
+    grids: Tensor | Sequence[tuple[int, int]] | None = None,
+    repetition: float | Tensor = 0.0,
+    image_side: float | None = None,
+    check: bool = True,
+) -> Tensor:
+    """AKD, DACG, CBA and SICD (METHOD 2 to 5) on maps [T, h, w] or a ragged batch; see `dcam_fast.ops.refine`."""
+    x = _wide(maps)
+    out = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    grid = [(x.shape[1], x.shape[2])] * x.shape[0] if grids is None else grids
+    shapes = [(int(h), int(w)) for h, w in grid]
+    if any(min(shape) < 1 for shape in shapes) or sum(h * w for h, w in shapes) != x.numel():
+        raise ValueError(f"refine: grids must cover the {x.numel()} cells of maps, got {shapes}")
+    ratios = [float(repetition)] * len(shapes) if not isinstance(repetition, Tensor) else repetition.tolist()
+    sources, targets = (t.reshape(-1).split([h * w for h, w in shapes]) if shapes else () for t in (x, out))
+    for index, (source, target, shape, ratio) in enumerate(zip(sources, targets, shapes, ratios, strict=True)):
+        if bool(source.isfinite().all()):
+            target.copy_(_refine_one(source.reshape(shape), config, ratio, image_side).reshape(-1))
+        elif check:
+            raise ValueError(f"refine: maps must be finite, got NaN or Inf in map {index}")
+    return out
+
+
+# ------------------------------------------------------------------------------------------------------------- overlay
+
+
+def _axes(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixel boxes [h, w, 4] -> (start, end) of each column [2, w] and of each row [2, h]."""
+    columns, rows = boxes[0, :, 0::2].T, boxes[:, 0, 1::2].T
+    separable = bool((boxes[..., 0::2] == columns.T[None]).all() and (boxes[..., 1::2] == rows.T[:, None]).all())
+    if not separable:
+        raise ValueError("overlay: boxes must be separable (x from the column, y from the row), got others")
+    for axis in (columns, rows):
+        # written so that a NaN fails
+        if not bool((axis[0] < axis[1]).all() and (axis.sum(0).diff() > 0).all()):
+            raise ValueError("overlay: boxes must be ordered (x0 < x1, y0 < y1, centres ascending), got others")
+    return columns, rows
+
+
+def _interpolation(axis: Tensor, pixels: int, like: Tensor) -> Tensor:
+    """Bilinear weights [pixels, cells] of the cells' centres at the pixels' centres, clamped beyond the outermost."""
+    centres = axis.double().sum(0) / 2
+    at = torch.arange(pixels, dtype=torch.float64, device=axis.device) + 0.5
+    at = at.clamp(centres[0], centres[-1])
+    right = torch.searchsorted(centres, at).clamp(1, max(len(centres) - 1, 1))
+    weights = torch.zeros(pixels, len(centres), dtype=torch.float64, device=axis.device)
+    rows = torch.arange(pixels, device=axis.device)
+    if len(centres) == 1:
+        weights[:, 0] = 1
+        return weights.to(like.dtype)
+    share = (at - centres[right - 1]) / (centres[right] - centres[right - 1])
+    weights[rows, right - 1], weights[rows, right] = 1 - share, share
+    return weights.to(like.dtype)
+
+
+def upsample(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps [T, h, w] at the pixels of an image of `size` (H, W) -> [T, H, W]; see `dcam_fast.ops.upsample`."""
+    x = _wide(maps)
+    columns, rows = _axes(boxes)
+    vertical, horizontal = _interpolation(rows, size[0], x), _interpolation(columns, size[1], x)
+    return vertical @ x @ horizontal.T
+
+
+def overlay(maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float = 0.5) -> Tensor:
+    """Maps [T, h, w] in colour over the image uint8 [H, W, 3]; `colormap` is uint8 [256, 3]. See `ops.overlay`."""
+    height, width = image.shape[:2]
+    value = upsample(maps.nan_to_num(0), boxes, (height, width)).nan_to_num(0).clamp(0, 1)
+    colour = colormap[(value * 255 + 0.5).floor().long()].to(value.dtype)
+    blended = ((1 - alpha) * image.to(value.dtype) + alpha * colour + 0.5).floor().to(torch.uint8)
+    columns, rows = _axes(boxes)
+    seen = [
+        (at + 0.5 >= axis[0, 0]) & (at + 0.5 <= axis[1, -1])
+        for axis, at in (
+            (rows, torch.arange(height, device=rows.device)),
+            (columns, torch.arange(width, device=rows.device)),
+        )
+    ]
+    return torch.where((seen[0][:, None] & seen[1])[None, ..., None], blended, image)

@@ -1,0 +1,163 @@
+"""Builds dcam_fast._C: CPU kernels always; CUDA kernels wherever nvcc is, also beside a CPU-only torch.
+
+Environment: DCAM_CUDA=1/0 (force CUDA kernels on or off), DCAM_ARCHS="80;90a;100a", DCAM_SANITIZE="address,undefined",
+MAX_JOBS, CUDA_HOME.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+HOW = "install it first, then: pip install --no-build-isolation -e . (./run does all of this)"
+ARCHS = os.environ.get("DCAM_ARCHS", "80;90a;100a").split(";")
+SANITIZE = os.environ.get("DCAM_SANITIZE", "")
+# One copy of the CPU kernels per instruction set; the best that the machine has is chosen at run time.
+ISA_FLAGS = {
+    "isa_base.cpp": [],
+    "isa_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
+    "isa_avx512.cpp": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
+}
+
+
+def folder_of(package: str) -> Path:
+    """Where an installed package lies. pip's isolated build cannot import torch, but shares its site-packages path."""
+    spec = importlib.util.find_spec(package)
+    found = [Path(spec.origin).parent] if spec and spec.origin else []
+    for folder in [*found, *(Path(sysconfig.get_path(key)) / package for key in ("platlib", "purelib"))]:
+        if (folder / "__init__.py").exists():
+            return folder
+    sys.exit(f"dcam_fast: the build needs {package} (torch>=2.11, pybind11>=2.13), and it is not installed; {HOW}")
+
+
+def find_nvcc() -> str | None:
+    """The CUDA compiler, or None where CUDA kernels are not to be built."""
+    wanted = os.environ.get("DCAM_CUDA")
+    if wanted == "0":
+        return None
+    homes = [Path(home) / "bin" for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home]
+    nvcc = shutil.which("nvcc", path=os.pathsep.join([*map(str, homes), os.environ.get("PATH", "")]))
+    if wanted == "1" and nvcc is None:
+        sys.exit("dcam_fast: DCAM_CUDA=1, but there is no nvcc in CUDA_HOME, /usr/local/cuda or on PATH")
+    return nvcc
+
+
+TORCH = folder_of("torch")
+NVCC = find_nvcc()
+CUDA_SOURCES = sorted((ROOT / "csrc").glob("**/*.cu")) if NVCC else []
+
+
+def cuda_home() -> Path:
+    """The toolkit whose runtime is linked in."""
+    assert NVCC
+    beside = Path(NVCC).resolve().parent.parent
+    return beside if (beside / "include/cuda_runtime_api.h").exists() else Path("/usr/local/cuda")
+
+
+def sources() -> list[Path]:
+    """All translation units; the *_cuda.cpp ones and *.cu only where there is something to launch."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    plain = [p for p in (ROOT / "csrc").glob("**/*.cpp") if x86 or p.name not in ISA_FLAGS or p.name == "isa_base.cpp"]
+    return sorted(p for p in plain if CUDA_SOURCES or not p.stem.endswith("_cuda")) + CUDA_SOURCES
+
+
+def is_current(target: Path, command: list[str]) -> bool:
+    """Whether `target` was made by this very command from sources that have not changed since."""
+    stamp, depfile = target.with_suffix(".command"), target.with_suffix(".d")
+    if not (target.exists() and depfile.exists() and stamp.exists() and stamp.read_text() == shlex.join(command)):
+        return False
+    depends = depfile.read_text().replace("\\\n", " ").partition(": ")[2].split()
+    made = target.stat().st_mtime
+    return all(Path(p).exists() and Path(p).stat().st_mtime <= made for p in depends)
+
+
+class Build(build_ext):
+    """Compiles in parallel, each unit by its own compiler and flags, and only what has changed."""
+
+    def compile_command(self, source: Path, target: Path, extension: Extension) -> list[str]:
+        """The command that makes one object file and its depfile."""
+        includes = [f"-I{folder}" for folder in [*extension.include_dirs, *self.compiler.include_dirs]]
+        output = ["-MMD", "-MF", str(target.with_suffix(".d")), "-c", str(source), "-o", str(target)]
+        if source.suffix == ".cu":
+            assert NVCC
+            targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHS]
+            targets.append("-gencode=arch=compute_80,code=compute_80")
+            host = ["-O3", "-std=c++17", "-Xcompiler", "-fPIC,-fvisibility=hidden", "--threads", "2"]
+            return [NVCC, *host, *targets, f"-I{ROOT / 'csrc'}", *output]
+        flags = [*extension.extra_compile_args, *ISA_FLAGS.get(source.name, [])]
+        return [*self.compiler.compiler_so, *flags, *includes, *output]
+
+    def build_extension(self, ext: Extension) -> None:
+        key = hashlib.sha256(f"{SANITIZE} {ARCHS} {bool(CUDA_SOURCES)}".encode()).hexdigest()[:8]
+        folder = Path(self.build_temp) / key
+        folder.mkdir(parents=True, exist_ok=True)
+        jobs = []
+        for source in map(Path, ext.sources):
+            target = folder.resolve() / f"{'_'.join(source.relative_to(ROOT / 'csrc').parts)}.o"
+            jobs.append((target, self.compile_command(source, target, ext)))
+
+        def make(job: tuple[Path, list[str]]) -> None:
+            target, command = job
+            if not is_current(target, command):
+                print(shlex.join(command), flush=True)
+                subprocess.run(command, check=True, cwd=ROOT)
+                target.with_suffix(".command").write_text(shlex.join(command))
+
+        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
+            list(pool.map(make, jobs))
+        module = Path(self.get_ext_fullpath(ext.name))
+        module.parent.mkdir(parents=True, exist_ok=True)
+        self.compiler.link_shared_object(
+            [str(target) for target, _ in jobs],
+            str(module),
+            libraries=ext.libraries,
+            library_dirs=ext.library_dirs,
+            # libtorch.so must stay a direct dependency: a weak CUDA symbol is looked up through it
+            extra_preargs=["-Wl,--no-as-needed"],
+            extra_postargs=ext.extra_link_args,
+            target_lang="c++",
+        )
+
+
+def extension() -> Extension:
+    """The one binary: stable-ABI torch operators and the pybind11 module."""
+    optimise = ["-O3", "-g0"]
+    if SANITIZE:
+        optimise = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", "-O1", "-g"]
+    # pybind11 first: the copy inside torch refuses TORCH_TARGET_VERSION
+    includes = [str(folder_of("pybind11") / "include"), str(TORCH / "include"), str(ROOT / "csrc")]
+    libraries, folders = ["torch", "torch_cpu", "c10"], [str(TORCH / "lib")]
+    # torch 2.11: the oldest that is served
+    flags = ["-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", "-DTORCH_TARGET_VERSION=0x020B000000000000ULL"]
+    if CUDA_SOURCES:
+        home = cuda_home()
+        includes.append(str(home / "include"))
+        folders.append(str(home / "lib64"))
+        libraries += ["cudart_static", "rt", "dl", "pthread"]
+        flags.append(f'-DDCAM_CUDA_ARCHS="{" ".join(ARCHS)}"')
+    return Extension(
+        "dcam_fast._C",
+        [str(path) for path in sources()],
+        include_dirs=includes,
+        library_dirs=folders,
+        libraries=libraries,
+        language="c++",
+        extra_compile_args=[*flags, *optimise],
+        extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else ["-s"],
+    )
+
+
+setup(ext_modules=[extension()], cmdclass={"build_ext": Build})

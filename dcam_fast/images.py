@@ -1,0 +1,148 @@
+"""`load_image`: whatever holds a picture, as uint8 RGB."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+MAX_PIXELS: Final = 100_000_000
+CHANNELS: Final = (1, 3, 4)
+
+ImageSource = str | os.PathLike[str] | Image.Image | NDArray | Tensor
+
+
+class ImageError(ValueError):
+    """What was given is a picture by its type, but holds none that can be used."""
+
+
+def _error(need: str, got: object) -> ImageError:
+    return ImageError(f"load_image: image must be {need}, got {got}")
+
+
+def load_image(source: ImageSource) -> NDArray[np.uint8]:
+    """A picture as a new, contiguous uint8 [H, W, 3] array in RGB.
+
+    Transparency is laid over white, an EXIF rotation is applied, of an animation the first frame is taken. The size is
+    checked before a file is decoded.
+
+    Args:
+        source: one of
+            - path of a file in any format and mode that Pillow reads, PostScript excepted;
+            - PIL image;
+            - array [H, W] or [H, W, 1, 3 or 4]: uint8, uint16, or floating point from 0 to 1;
+            - tensor, the same or channels first, [1, 3 or 4, H, W], which is how one that could be either is read.
+
+    Raises:
+        TypeError: it is none of these, or its dtype is another.
+        FileNotFoundError: there is no such file.
+        ImageError: (a ValueError) not a picture, damaged, empty, of another shape, over `MAX_PIXELS`, or not finite.
+    """
+    if isinstance(source, str | os.PathLike):
+        return _from_file(Path(source))
+    if isinstance(source, Image.Image):
+        return _from_pil(source, f"a PIL image of mode {source.mode}")
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Tensor):
+        return _from_tensor(source)
+    raise TypeError(f"load_image: image must be a path, PIL image, array or tensor, got {type(source).__name__}")
+
+
+def _check_size(height: int, width: int) -> None:
+    if height < 1 or width < 1:
+        raise _error("at least 1 pixel high and wide", f"{height} x {width} (height x width)")
+    if height * width > MAX_PIXELS:
+        raise _error(f"at most {MAX_PIXELS:,} pixels", f"{height} x {width} (height x width)")
+
+
+def _from_file(path: Path) -> NDArray[np.uint8]:
+    if not path.exists():
+        raise FileNotFoundError(f"load_image: image must be a file that exists, got '{path}'")
+    if not path.is_file():
+        raise _error("a file", f"'{path}', which is none")
+    if path.stat().st_size == 0:
+        raise _error("a picture", f"'{path}', which is empty")
+    Image.init()
+    # PostScript is a program: to open one is to run it.
+    formats = [name for name in Image.OPEN if name != "EPS"]
+    try:
+        image = Image.open(path, formats=formats)
+    except Image.DecompressionBombError as error:
+        raise _error(f"at most {MAX_PIXELS:,} pixels", f"'{path}': {error}") from error
+    except PermissionError as error:
+        raise PermissionError(f"load_image: image must be a file that may be read, got '{path}'") from error
+    except Exception as error:  # damaged headers make Pillow's readers raise nearly anything
+        raise _error("a picture in a format that Pillow reads", f"'{path}'") from error
+    with image:
+        return _from_pil(image, f"'{path}'")
+
+
+def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    _check_size(image.height, image.width)
+    try:
+        image = ImageOps.exif_transpose(image)
+        image.load()
+    except Exception as error:  # damaged data makes Pillow's decoders raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _error("whole", f"{name}, which does not decode: {reason}") from error
+    if image.mode == "F":
+        return _from_array(np.asarray(image))
+    if image.mode.startswith("I"):  # 16 bits, also where Pillow keeps them in 32
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise _error("of integers from 0 to 65535", f"{name} with {values.min()} to {values.max()}")
+        return _from_array(values.astype(np.uint16))
+    if image.mode == "La":  # Pillow converts it to nothing else
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        return _over_white(np.asarray(image.convert("RGBA")))
+    return np.array(image.convert("RGB"))
+
+
+def _from_array(values: NDArray, shape: list[int] | None = None) -> NDArray[np.uint8]:
+    """``shape`` is what an error names, where it is not that of ``values``."""
+    shape = shape or list(values.shape)
+    floating = values.dtype.kind == "f"
+    if values.dtype not in (np.uint8, np.uint16) and not floating:
+        raise TypeError(f"load_image: image must be of uint8, uint16 or floating point, got {values.dtype}")
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or values.shape[2] not in CHANNELS:
+        raise _error("[H, W] or [H, W, 1, 3 or 4] (a tensor also channels first)", shape)
+    _check_size(*values.shape[:2])
+    if floating:
+        low, high = float(values.min()), float(values.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise _error("finite", "NaN or Inf in it")
+        # what rounds to 0..255 is let pass: resampling and arithmetic leave a little more than 0..1
+        if not (low > -0.5 / 255 and high < 255.5 / 255):
+            raise _error("from 0 to 1 where it is floating point", f"{low:g} to {high:g}")
+        values = np.rint(values * np.float32(255)).clip(0, 255)
+    elif values.dtype == np.uint16:
+        values = (values.astype(np.uint32) + 128) // 257
+    pixels = values.astype(np.uint8, order="C")
+    match pixels.shape[2]:
+        case 1:
+            return pixels.repeat(3, axis=2)
+        case 4:
+            return _over_white(pixels)
+        case _:
+            return pixels
+
+
+def _from_tensor(tensor: Tensor) -> NDArray[np.uint8]:
+    tensor = tensor.detach().cpu()
+    values = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # NumPy has no bfloat16
+    channels_first = values.ndim == 3 and values.shape[0] in CHANNELS
+    return _from_array(np.moveaxis(values, 0, 2) if channels_first else values, list(tensor.shape))
+
+
+def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    alpha = rgba[..., 3:].astype(np.uint32)
+    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)

@@ -1,0 +1,160 @@
+"""What the rest of the package needs to know about a diffusion multimodal LLM, and all it knows.
+
+An adapter runs its model one block at a time. So the attribution can keep the hidden states it wants, start the graph
+where it wants, and needs no hooks that would have to be taken out again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class AdapterError(ValueError):
+    """A request that the model's structure does not allow."""
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """One grid of cells over the image.
+
+    Attributes:
+        name: ``"image"``, or the view's name where a model sees several (``"base"``, ``"grid"``).
+        cells: int64 ``[h, w]``, the row of ``Hidden.image`` that holds each cell. Never a range: newlines, tiles and
+            interleaving are the adapter's own affair.
+        boxes: float32 ``[h, w, 4]``, the pixels (x0, y0, x1, y1) of the original image that each cell covers.
+    """
+
+    name: str
+    cells: Tensor
+    boxes: Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """An image and a prompt as an adapter has encoded them; each adapter extends it with what its blocks need.
+
+    Attributes:
+        image: uint8 ``[H, W, 3]``, the original.
+        prompt: the text.
+        views: the grids over the image, the one to explain by default first.
+    """
+
+    image: NDArray[np.uint8]
+    prompt: str
+    views: tuple[ImageView, ...]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """How an answer came about.
+
+    Attributes:
+        tokens: int64 ``[L]``, the finished answer.
+        steps: int64 ``[L]``, the denoising step, from 0, that committed each token.
+        length: how many leading positions are text; the others are padding.
+    """
+
+    tokens: Tensor
+    steps: Tensor
+    length: int
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the answer: its text and the positions of its tokens."""
+
+    text: str
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Hidden states between two blocks, for ``C`` canvases at once.
+
+    Attributes:
+        image: ``[C, S, D]``, or ``[1, S, D]`` while it does not depend on the canvas: the stream that holds the image
+            cells. With joint attention this is the whole sequence; with a cached prefix it is the prefix.
+        canvas: ``[C, L, D]`` where the answer is a stream of its own, else None.
+    """
+
+    image: Tensor
+    canvas: Tensor | None = None
+
+    def split(self) -> Hidden:
+        """The same states with one image stream per canvas, cut from whatever made them and ready to be
+        differentiated."""
+        image = self.image
+        if self.canvas is not None and len(image) != len(self.canvas):
+            image = image.expand(len(self.canvas), -1, -1)
+        return Hidden(image.detach().requires_grad_(), None if self.canvas is None else self.canvas.detach())
+
+
+I = TypeVar("I", bound=Inputs)  # noqa: E741
+
+
+class Adapter(ABC, Generic[I]):
+    """One model family. Parameters are frozen; every tensor stays on ``device``."""
+
+    name: str
+    device: torch.device
+    blocks: int
+    default_blocks: tuple[int, ...]
+    mask_token: int
+    default_prompt: str
+
+    @abstractmethod
+    def encode(self, image: NDArray[np.uint8], prompt: str) -> I:
+        """Image ``uint8[H, W, 3]`` and prompt, encoded. Raises AdapterError for a prompt the model cannot read."""
+
+    @abstractmethod
+    def blank(self, inputs: I) -> I:
+        """The same request over an image of the same size that shows nothing."""
+
+    @abstractmethod
+    def generate(self, inputs: I, steps: int | None = None, block_length: int | None = None) -> Trajectory:
+        """An answer and how it came about: ``steps`` denoising steps, blocks of ``block_length`` tokens (None: the
+        model's own default)."""
+
+    @abstractmethod
+    def embed(self, inputs: I, canvases: Tensor) -> Hidden:
+        """What goes into block 0, for canvases ``int64[C, L]``."""
+
+    @abstractmethod
+    def block(self, index: int, hidden: Hidden, inputs: I) -> Hidden:
+        """Block ``index`` of ``blocks``, with the attention topology of the generation. The last block need not compute
+        the image stream where nothing reads it."""
+
+    @abstractmethod
+    def logits(self, hidden: Hidden, rows: Tensor, inputs: I) -> Tensor:
+        """Float32 logits ``[C, R, V]`` behind the last block for answer positions ``rows``, ``int64[C, R]``."""
+
+    @abstractmethod
+    def words(self, trajectory: Trajectory) -> tuple[Word, ...]:
+        """The words of the answer, in order; padding left out."""
+
+    @abstractmethod
+    def decode(self, tokens: Tensor) -> str:
+        """Token ids ``int64[n]`` as text."""
+
+    def check_blocks(self, blocks: tuple[int, ...]) -> None:
+        """Raises AdapterError unless every block can be explained.
+
+        The last one cannot: the logits are read from the answer's rows behind it, so its image rows have no gradient.
+        """
+        if not blocks:
+            raise AdapterError("attribute: blocks must be at least one block, got none")
+        if list(blocks) != sorted(set(blocks)):
+            raise AdapterError(f"attribute: blocks must be ascending and distinct, got {blocks}")
+        for block in blocks:
+            if not 0 <= block < self.blocks - 1:
+                reason = " (no gradient reaches the image behind the last block)" if block == self.blocks - 1 else ""
+                raise AdapterError(
+                    f"attribute: block must be 0 to {self.blocks - 2} for {self.name}, got {block}{reason}"
+                )

@@ -1,0 +1,102 @@
+"""How often the embedded model is right on scenes it was never trained on: ``python -m
+dcam_fast.models.tiny.accuracy``."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from dcam_fast.models.tiny import scenes
+from dcam_fast.models.tiny.adapter import WEIGHTS
+from dcam_fast.models.tiny.modeling import Attention, TinyForMaskedDiffusion
+from dcam_fast.models.tiny.processing import EOS, PAD, encode_words, to_pixel_values
+
+HELD_OUT_SEED = 20_260_000  # training draws from seeds 1 and 11
+BATCH = 50
+
+
+def held_out(count: int, seed: int = HELD_OUT_SEED) -> list[scenes.Scene]:
+    """``count`` scenes of one to four objects on the full canvas."""
+    rng = np.random.default_rng(seed)
+    return [scenes.sample_scene(rng) for _ in range(count)]
+
+
+def dialogues(
+    drawn: list[scenes.Scene], kind: str, seed: int = HELD_OUT_SEED
+) -> list[tuple[scenes.Scene, scenes.Dialogue]]:
+    """The dialogue of one kind (``"caption"`` or one of `scenes.QUESTIONS`) about every scene that has an unambiguous
+    one."""
+    rng = np.random.default_rng(seed + 1)
+    pairs = [
+        (scene, scenes.caption(scene) if kind == "caption" else scenes.question(rng, scene, kind)) for scene in drawn
+    ]
+    return [(scene, dialogue) for scene, dialogue in pairs if dialogue is not None]
+
+
+def exact(
+    model: TinyForMaskedDiffusion,
+    pairs: list[tuple[scenes.Scene, scenes.Dialogue]],
+    steps: int | None,
+    attention: Attention,
+) -> list[bool]:
+    """For every dialogue, whether the model's answer is right to the letter."""
+    config = model.config
+    right: list[bool] = []
+    for start in range(0, len(pairs), BATCH):
+        batch = pairs[start : start + BATCH]
+        pixels = to_pixel_values(np.stack([scene.image for scene, _ in batch]))
+        prompts = torch.tensor([encode_words(d.prompt.split(), config.prompt_length, PAD) for _, d in batch])
+        answers = torch.tensor([encode_words(d.answer, config.answer_length, EOS) for _, d in batch])
+        tokens = model.generate(pixels, prompts, steps, attention=attention).tokens
+        right += (tokens == answers).all(1).tolist()
+    return right
+
+
+def measure(path: Path, count: int, steps: int | None, attention: Attention) -> dict[str, dict[str, float]]:
+    """Share of exact answers and number of dialogues for each kind, and for captions by number of objects."""
+    model = TinyForMaskedDiffusion.from_pretrained(path, dtype=torch.float32).eval()
+    drawn = held_out(count)
+    table = {}
+    for kind in ("caption", *scenes.QUESTIONS):
+        pairs = dialogues(drawn, kind)
+        right = exact(model, pairs, steps, attention)
+        table[kind] = {"exact": sum(right) / len(right), "count": len(right)}
+        if kind == "caption":
+            by_objects = defaultdict(list)
+            for (scene, _), hit in zip(pairs, right, strict=True):
+                by_objects[len(scene.objects)].append(hit)
+            for objects, hits in sorted(by_objects.items()):
+                table[f"caption, {objects} object{'s' * (objects > 1)}"] = {
+                    "exact": sum(hits) / len(hits),
+                    "count": len(hits),
+                }
+    return table
+
+
+def main(
+    weights: Annotated[Path, typer.Option(help="Folder of the weights.")] = WEIGHTS,
+    count: Annotated[int, typer.Option(help="Held-out scenes.")] = 500,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps of an answer (default: one token a step).")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Prints the share of exact answers by kind, for both attention topologies."""
+    topologies: tuple[Attention, ...] = ("prefix", "joint")
+    tables = {attention: measure(weights, count, steps, attention) for attention in topologies}
+    typer.echo(f"{'exact answers':24}{'prefix':>8}{'joint':>8}{'of':>6}")
+    for kind, cell in tables["prefix"].items():
+        typer.echo(f"{kind:24}{cell['exact']:8.1%}{tables['joint'][kind]['exact']:8.1%}{cell['count']:6.0f}")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(
+            json.dumps({"scenes": count, "seed": HELD_OUT_SEED, "steps": steps, "accuracy": tables}, indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,127 @@
+"""The embedded model as an adapter: the smallest complete example of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.tiny.modeling import Attention, TinyForMaskedDiffusion, attend
+from dcam_fast.models.tiny.processing import EOS, MASK, PAD, SPECIAL, UNKNOWN, VOCABULARY, TinyImageProcessor
+from dcam_fast.models.tiny.scenes import CAPTION_PROMPT
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class TinyInputs(Inputs):
+    """``pixels``: float32 ``[1, 3, H, W]``. ``prompt_tokens``: int64 ``[1, P]``. ``rotary_*``: tables of both
+    streams."""
+
+    pixels: Tensor
+    prompt_tokens: Tensor
+    rotary_prefix: tuple[Tensor, Tensor]
+    rotary_canvas: tuple[Tensor, Tensor]
+    rotary_joint: tuple[Tensor, Tensor]
+
+
+class TinyAdapter(Adapter[TinyInputs]):
+    """The embedded model with joint or prefix attention, in float32."""
+
+    name = "tiny"
+    default_blocks = (0, 1, 2)
+    mask_token = MASK
+    default_prompt = CAPTION_PROMPT
+
+    def __init__(
+        self, path: Path = WEIGHTS, device: str | torch.device = "cpu", attention: Attention = "prefix"
+    ) -> None:
+        if attention not in ("prefix", "joint"):
+            raise AdapterError(f"tiny: attention must be 'prefix' or 'joint', got {attention!r}")
+        self.device = torch.device(device)
+        self.attention = attention
+        self.model = TinyForMaskedDiffusion.from_pretrained(path, dtype=torch.float32).to(self.device).eval()
+        self.model.requires_grad_(False)
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
+        self.processor = TinyImageProcessor.from_pretrained(path)
+        self.blocks = self.model.config.num_hidden_layers
+
+    def _encode_prompt(self, prompt: str) -> Tensor:
+        tokens = self.tokenizer(prompt)["input_ids"]
+        length = self.model.config.prompt_length
+        if UNKNOWN in tokens or not tokens:
+            known = " ".join(VOCABULARY[len(SPECIAL) :])
+            raise AdapterError(f"tiny: prompt must be made of the words it was trained on ({known}), got {prompt!r}")
+        if len(tokens) > length:
+            raise AdapterError(f"tiny: prompt must be at most {length} tokens, got {len(tokens)}")
+        return torch.tensor([tokens + [PAD] * (length - len(tokens))], device=self.device)
+
+    def encode(self, image: NDArray[np.uint8], prompt: str) -> TinyInputs:
+        tokens = self._encode_prompt(prompt)
+        pixels = self.processor(image)["pixel_values"].to(self.device)
+        h, w = (side // 8 for side in pixels.shape[2:])
+        y = torch.linspace(0, image.shape[0], h + 1)
+        x = torch.linspace(0, image.shape[1], w + 1)
+        corners = [edge.expand(h, w) for edge in (x[None, :-1], y[:-1, None], x[None, 1:], y[1:, None])]
+        view = ImageView(
+            "image", torch.arange(h * w, device=self.device).view(h, w), torch.stack(corners, -1).to(self.device)
+        )
+        prefix = h * w + tokens.shape[1]
+        cos, sin = self.model.rotary(
+            torch.arange(prefix + self.model.config.answer_length, device=self.device), torch.float32
+        )
+        return TinyInputs(
+            image=image,
+            prompt=prompt,
+            views=(view,),
+            pixels=pixels,
+            prompt_tokens=tokens,
+            rotary_prefix=(cos[:prefix], sin[:prefix]),
+            rotary_canvas=(cos[prefix:], sin[prefix:]),
+            rotary_joint=(cos, sin),
+        )
+
+    def blank(self, inputs: TinyInputs) -> TinyInputs:
+        return replace(inputs, pixels=torch.zeros_like(inputs.pixels))
+
+    def generate(self, inputs: TinyInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
+        result = self.model.generate(inputs.pixels, inputs.prompt_tokens, steps, block_length, self.attention)
+        tokens = result.tokens[0]
+        ends = (tokens == EOS).nonzero()
+        return Trajectory(tokens, result.steps[0], int(ends[0]) if len(ends) else len(tokens))
+
+    def embed(self, inputs: TinyInputs, canvases: Tensor) -> Hidden:
+        prefix = torch.cat((self.model.embed_image(inputs.pixels), self.model.embed(inputs.prompt_tokens)), 1)
+        canvas = self.model.embed(canvases)
+        if self.attention == "prefix":
+            return Hidden(prefix, canvas)
+        return Hidden(torch.cat((prefix.expand(len(canvas), -1, -1), canvas), 1))
+
+    def block(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
+        block = self.model.blocks[index]
+        if hidden.canvas is None:
+            return Hidden(block(hidden.image, inputs.rotary_joint))
+        q, k, v = block.project(hidden.image, inputs.rotary_prefix)
+        image = hidden.image if index == self.blocks - 1 else block.finish(hidden.image, attend(q, k, v))
+        return Hidden(image, block.extend(hidden.canvas, inputs.rotary_canvas, k, v))
+
+    def logits(self, hidden: Hidden, rows: Tensor, inputs: TinyInputs) -> Tensor:
+        length = self.model.config.answer_length
+        canvas = hidden.image[:, -length:] if hidden.canvas is None else hidden.canvas
+        return self.model.logits(canvas.gather(1, rows[..., None].expand(-1, -1, canvas.shape[-1])))
+
+    def words(self, trajectory: Trajectory) -> tuple[Word, ...]:
+        tokens = trajectory.tokens[: trajectory.length].tolist()
+        return tuple(Word(self.decode_token(token), (position,)) for position, token in enumerate(tokens))
+
+    def decode_token(self, token: int) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(token))
+
+    def decode(self, tokens: Tensor) -> str:
+        return str(self.tokenizer.decode(tokens.tolist()))

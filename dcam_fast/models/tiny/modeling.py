@@ -1,0 +1,334 @@
+"""The embedded diffusion multimodal LLM: convolutional vision tower, MLP projector, bidirectional transformer.
+
+1.8 M parameters, trained from scratch on `scenes` with the masked-diffusion objective of LLaDA (arXiv 2502.09992). The
+sequence is ``[image cells | prompt | answer canvas]``. One set of weights serves both attention topologies that
+diffusion multimodal LLMs use:
+
+* ``"prefix"``: image and prompt see each other but not the canvas, so they run once and are cached (LaViDa);
+* ``"joint"``: everything sees everything, so every denoising step runs the whole sequence (LLaDA-V).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+Attention = Literal["prefix", "joint"]
+CELL = 8  # pixels, the side of one grid cell
+
+
+class TinyConfig(PretrainedConfig):
+    """Sizes of the model. ``grid`` is the largest number of cells along one side of the image."""
+
+    model_type = "dcam_tiny"
+
+    def __init__(
+        self,
+        vocab_size: int = 56,
+        hidden_size: int = 128,
+        num_hidden_layers: int = 6,
+        num_attention_heads: int = 4,
+        intermediate_size: int = 352,
+        vision_sizes: tuple[int, int] = (64, 128),
+        grid: int = 16,
+        prompt_length: int = 8,
+        answer_length: int = 24,
+        mask_token_id: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.vision_sizes = list(vision_sizes)
+        self.grid = grid
+        self.prompt_length = prompt_length
+        self.answer_length = answer_length
+        self.mask_token_id = mask_token_id
+        super().__init__(**kwargs)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), 1e-5)
+
+
+class ConvBlock(nn.Module):
+    """Residual 3x3 convolution on ``[B, h, w, C]``. Its norm is per position, so the block stays strictly local."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.proj(F.gelu(self.conv(self.norm(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)))
+
+
+class VisionTower(nn.Module):
+    """Pixels ``[B, 3, H, W]`` in -1..1 to one vector per 8x8 cell, ``[B, H/8, W/8, C]``, with row and column
+    embeddings."""
+
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__()
+        fine, coarse = config.vision_sizes
+        self.patch_fine = nn.Conv2d(3, fine, 4, 4)
+        self.blocks_fine = nn.Sequential(ConvBlock(fine), ConvBlock(fine))
+        self.patch_coarse = nn.Conv2d(fine, coarse, 2, 2)
+        self.blocks_coarse = nn.Sequential(ConvBlock(coarse), ConvBlock(coarse))
+        self.rows = nn.Parameter(torch.randn(config.grid, coarse) * 0.1)
+        self.columns = nn.Parameter(torch.randn(config.grid, coarse) * 0.1)
+        self.norm = RMSNorm(coarse)
+
+    def forward(self, pixels: Tensor, offset: tuple[int, int] = (0, 0)) -> Tensor:
+        x = self.blocks_fine(self.patch_fine(pixels.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1))
+        x = self.blocks_coarse(self.patch_coarse(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        row, column = offset
+        x = x + self.rows[row : row + x.shape[1], None] + self.columns[None, column : column + x.shape[2]]
+        return self.norm(x)
+
+
+def rotary_tables(positions: Tensor, head_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines ``[N, head_size / 2]`` of the rotary position embedding (arXiv 2104.09864)."""
+    frequencies = 10000.0 ** (-torch.arange(0, head_size, 2, device=positions.device).float() / head_size)
+    angles = positions.float()[:, None] * frequencies
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = rotary
+    first, second = x.chunk(2, -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    # written out: on a CPU, forward and backward of this beat scaled_dot_product_attention at these sizes
+    return (q @ k.transpose(-1, -2)).softmax(-1) @ v
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: bidirectional attention with normed queries and keys, then a gated MLP."""
+
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.heads, self.head_size = config.num_attention_heads, size // config.num_attention_heads
+        self.norm_attention, self.norm_mlp = RMSNorm(size), RMSNorm(size)
+        self.norm_query, self.norm_key = RMSNorm(self.head_size), RMSNorm(self.head_size)
+        self.qkv = nn.Linear(size, 3 * size, bias=False)
+        self.out = nn.Linear(size, size, bias=False)
+        self.up = nn.Linear(size, 2 * config.intermediate_size, bias=False)
+        self.down = nn.Linear(config.intermediate_size, size, bias=False)
+
+    def project(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (scaled), keys and values, ``[B, heads, N, head_size]`` each."""
+        qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, self.head_size))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        scale = self.head_size**-0.5
+        return _rotate(self.norm_query(q), rotary) * scale, _rotate(self.norm_key(k), rotary), v
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        gate, up = self.up(self.norm_mlp(x)).chunk(2, -1)
+        return x + self.down(F.silu(gate) * up)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], prefix: int = 0, groups: int = 1) -> Tensor:
+        """``x[B, N, D]`` is ``[prefix | groups of equal length]``: the prefix sees itself, a group the prefix and
+        itself.
+
+        Without a prefix (and with one group) everything sees everything.
+        """
+        q, k, v = self.project(x, rotary)
+        if not prefix:
+            return self.finish(x, attend(q, k, v))
+        head_k, head_v = k[:, :, :prefix], v[:, :, :prefix]
+
+        def grouped(t: Tensor) -> Tensor:
+            return t[:, :, prefix:].unflatten(2, (groups, -1))
+
+        to_prefix = q[:, :, prefix:] @ head_k.transpose(-1, -2)
+        to_group = (grouped(q) @ grouped(k).transpose(-1, -2)).flatten(2, 3)
+        weights = torch.cat((to_prefix, to_group), -1).softmax(-1)
+        canvas = weights[..., :prefix] @ head_v
+        canvas = canvas + (weights[..., prefix:].unflatten(2, (groups, -1)) @ grouped(v)).flatten(2, 3)
+        return self.finish(x, torch.cat((attend(q[:, :, :prefix], head_k, head_v), canvas), 2))
+
+    def extend(self, x: Tensor, rotary: tuple[Tensor, Tensor], keys: Tensor, values: Tensor) -> Tensor:
+        """The canvas ``x[B, L, D]`` alone, against the keys and values of its prefix, ``[B or 1, heads, P,
+        head_size]``."""
+        q, k, v = self.project(x, rotary)
+        keys, values = (cached.expand(len(x), -1, -1, -1) for cached in (keys, values))
+        return self.finish(x, attend(q, torch.cat((keys, k), 2), torch.cat((values, v), 2)))
+
+
+@dataclass(frozen=True)
+class Generation:
+    """``tokens``: int64 ``[B, L]``, the answers. ``steps``: int64 ``[B, L]``, the step that committed each token (from
+    0)."""
+
+    tokens: Tensor
+    steps: Tensor
+
+
+class TinyForMaskedDiffusion(PreTrainedModel):
+    """The whole model. ``forward`` gives the logits of every canvas position, ``generate`` an answer with its
+    trajectory."""
+
+    config_class = TinyConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__(config)
+        size = config.hidden_size
+        self.vision = VisionTower(config)
+        widen, narrow = nn.Linear(config.vision_sizes[1], 2 * size), nn.Linear(2 * size, size)
+        self.projector = nn.Sequential(widen, nn.GELU(), narrow)
+        self.embed = nn.Embedding(config.vocab_size, size)
+        blocks = [Block(config) for _ in range(config.num_hidden_layers)]
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = RMSNorm(size)
+        self.lm_head = nn.Linear(size, config.vocab_size, bias=False)
+        residual_std = 0.02 / math.sqrt(2 * config.num_hidden_layers)
+        self._initial_std = {linear: residual_std for block in blocks for linear in (block.out, block.down)}
+        self._initial_std |= {layer: layer.in_features**-0.5 for layer in (widen, narrow)}
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.5)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=self._initial_std.get(module, 0.02))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def embed_image(self, pixel_values: Tensor, offset: tuple[int, int] = (0, 0)) -> Tensor:
+        """``[B, 3, H, W]`` in -1..1, sides a multiple of 8 and at most 8 * grid, to ``[B, H/8 * W/8, D]``,
+        row-major."""
+        return self.projector(self.vision(pixel_values, offset)).flatten(1, 2)
+
+    def rotary(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return rotary_tables(positions, self.config.hidden_size // self.config.num_attention_heads, dtype)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Float32 logits ``[..., V]`` of hidden states ``[..., D]`` behind the last block."""
+        return self.lm_head(self.norm(hidden)).float()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        prompt: Tensor,
+        canvases: Tensor,
+        attention: Attention = "prefix",
+        offset: tuple[int, int] = (0, 0),
+    ) -> Tensor:
+        """Logits ``float32[B, K, L, V]`` of ``K`` independent canvases ``int64[B, K, L]`` that share image and prompt.
+
+        With ``"prefix"`` the canvases are packed into one sequence and never see each other; ``"joint"`` takes ``K =
+        1``.
+        """
+        groups, length = canvases.shape[1:]
+        if attention == "joint" and groups != 1:
+            raise ValueError(f"forward: canvases must be [B, 1, L] with joint attention, got K = {groups}")
+        image = self.embed_image(pixel_values, offset)
+        x = torch.cat((image, self.embed(prompt).to(image.dtype), self.embed(canvases.flatten(1)).to(image.dtype)), 1)
+        prefix = image.shape[1] + prompt.shape[1]
+        own = prefix + torch.arange(length, device=x.device).repeat(groups)
+        rotary = self.rotary(torch.cat((torch.arange(prefix, device=x.device), own)), x.dtype)
+        for block in self.blocks:
+            x = block(x, rotary, 0 if attention == "joint" else prefix, groups)
+        return self.logits(x[:, prefix:]).unflatten(1, (groups, length))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        pixel_values: Tensor,
+        prompt: Tensor,
+        steps: int | None = None,
+        block_length: int | None = None,
+        attention: Attention = "prefix",
+    ) -> Generation:
+        """Denoises an answer, greedily, with low-confidence remasking (LLaDA, section 2.4).
+
+        Every step predicts all masked positions of the current block and commits the most confident ones; the others
+        stay masked. Blocks of ``block_length`` positions are finished from left to right (default: one block, the whole
+        answer).
+
+        Args:
+            pixel_values: float ``[B, 3, H, W]`` in -1..1.
+            prompt: int64 ``[B, P]``.
+            steps: denoising steps of the whole answer, a multiple of the number of blocks (default: one token a step).
+            block_length: a divisor of the answer's length.
+            attention: the topology.
+        """
+        length = self.config.answer_length
+        block_length = length if block_length is None else block_length
+        steps = length if steps is None else steps
+        if not 1 <= block_length <= length or length % block_length:
+            raise ValueError(f"generate: block_length must be a divisor of {length}, got {block_length}")
+        count = length // block_length
+        if steps % count or not count <= steps <= length:
+            raise ValueError(f"generate: steps must be a multiple of {count} from {count} to {length}, got {steps}")
+        predict = self._predictor(pixel_values, prompt, attention)
+        canvas = torch.full((len(prompt), length), self.config.mask_token_id, device=prompt.device)
+        committed = torch.zeros_like(canvas)
+        per_block = steps // count
+        for step in range(steps):
+            block, inner = divmod(step, per_block)
+            logits = predict(canvas)
+            logits[..., self.config.mask_token_id] = -torch.inf
+            confidence, tokens = logits.softmax(-1).max(-1)
+            confidence = confidence.masked_fill(canvas != self.config.mask_token_id, -1.0)
+            confidence[:, : block * block_length] = -1.0
+            confidence[:, (block + 1) * block_length :] = -1.0
+            take = math.ceil(block_length * (inner + 1) / per_block) - math.ceil(block_length * inner / per_block)
+            chosen = confidence.topk(take, 1).indices
+            canvas = canvas.scatter(1, chosen, tokens.gather(1, chosen))
+            committed = committed.scatter(1, chosen, step)
+        return Generation(canvas, committed)
+
+    def _predictor(self, pixel_values: Tensor, prompt: Tensor, attention: Attention) -> Callable[[Tensor], Tensor]:
+        """A function from a canvas ``int64[B, L]`` to its logits, with all that does not depend on the canvas done
+        once."""
+        head = torch.cat((self.embed_image(pixel_values), self.embed(prompt)), 1)
+        prefix, length = head.shape[1], self.config.answer_length
+        positions = torch.arange(prefix + length, device=head.device)
+        if attention == "joint":
+            rotary = self.rotary(positions, head.dtype)
+
+            def predict_joint(canvas: Tensor) -> Tensor:
+                x = torch.cat((head, self.embed(canvas)), 1)
+                for block in self.blocks:
+                    x = block(x, rotary)
+                return self.logits(x[:, prefix:])
+
+            return predict_joint
+        rotary_head = self.rotary(positions[:prefix], head.dtype)
+        rotary_canvas = self.rotary(positions[prefix:], head.dtype)
+        cache = []
+        blocks = cast(list[Block], list(self.blocks))
+        for block in blocks:
+            q, k, v = block.project(head, rotary_head)
+            head = block.finish(head, attend(q, k, v))
+            cache.append((k, v))
+
+        def predict_prefix(canvas: Tensor) -> Tensor:
+            x = self.embed(canvas)
+            for block, (keys, values) in zip(blocks, cache, strict=True):
+                x = block.extend(x, rotary_canvas, keys, values)
+            return self.logits(x)
+
+        return predict_prefix

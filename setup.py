@@ -90,7 +90,7 @@ class Build(build_ext):
     def compile_command(self, source: Path, target: Path, extension: Extension) -> list[str]:
         """The command that makes one object file and its depfile."""
         includes = [f"-I{folder}" for folder in [*extension.include_dirs, *self.compiler.include_dirs]]
-        output = ["-MMD", "-MF", str(target.with_suffix(".d")), "-c", str(source), "-o", str(target)]
+        output = ["-MMD", "-MF", str(target.with_suffix(".d")), "-c", str(ROOT / source), "-o", str(target)]
         if source.suffix == ".cu":
             assert NVCC
             targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHS]
@@ -106,7 +106,7 @@ class Build(build_ext):
         folder.mkdir(parents=True, exist_ok=True)
         jobs = []
         for source in map(Path, ext.sources):
-            target = folder.resolve() / f"{'_'.join(source.relative_to(ROOT / 'csrc').parts)}.o"
+            target = folder.resolve() / f"{'_'.join(source.relative_to('csrc').parts)}.o"
             jobs.append((target, self.compile_command(source, target, ext)))
 
         def make(job: tuple[Path, list[str]]) -> None:
@@ -141,7 +141,8 @@ def extension() -> Extension:
     includes = [str(folder_of("pybind11") / "include"), str(TORCH / "include"), str(ROOT / "csrc")]
     libraries, folders = ["torch", "torch_cpu", "c10"], [str(TORCH / "lib")]
     # torch 2.11: the oldest that is served
-    flags = ["-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", "-DTORCH_TARGET_VERSION=0x020B000000000000ULL"]
+    flags = ["-std=c++20", "-fvisibility=hidden", "-fopenmp-simd", "-Wall", "-Wextra", "-Wno-psabi"]
+    flags.append("-DTORCH_TARGET_VERSION=0x020B000000000000ULL")
     if CUDA_SOURCES:
         home = cuda_home()
         includes.append(str(home / "include"))
@@ -150,7 +151,7 @@ def extension() -> Extension:
         flags.append(f'-DDCAM_CUDA_ARCHS="{" ".join(ARCHS)}"')
     return Extension(
         "dcam_fast._C",
-        [str(path) for path in sources()],
+        [str(path.relative_to(ROOT)) for path in sources()],
         include_dirs=includes,
         library_dirs=folders,
         libraries=libraries,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import Field, dataclass, fields, replace
 from typing import Any, Final, Literal
 
 Denoise = Literal["none", "rank", "gaussian"]
@@ -95,9 +95,14 @@ class RefineConfig:
         """The settings in the order of `RefineParams` in csrc/dcam/refine.h."""
         return self._packed  # type: ignore[attr-defined, no-any-return]
 
+    @classmethod
+    def _settings(cls) -> list[Field[Any]]:
+        """The fields that the kernels read."""
+        return [field for field in fields(cls) if field.name != "debiasing_in_ablations"]
+
     def _pack(self) -> tuple[float, ...]:
         flat: list[float] = []
-        for field in fields(self):
+        for field in self._settings():
             value = getattr(self, field.name)
             if field.name in _CODES:
                 flat.append(_CODES[field.name].index(value))
@@ -107,10 +112,10 @@ class RefineConfig:
 
     @classmethod
     def from_packed(cls, packed: Sequence[float]) -> RefineConfig:
-        """The config whose `packed` this is."""
+        """The config that does what `packed` says."""
         left = iter(packed)
         settings: dict[str, Any] = {}
-        for field in fields(cls):
+        for field in cls._settings():
             if field.name in _CODES:
                 settings[field.name] = _CODES[field.name][int(next(left))]
             elif isinstance(field.default, tuple):

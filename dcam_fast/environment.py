@@ -65,7 +65,7 @@ def env() -> Environment:
         },
         extension=None if native is None else native.__file__,
         extension_missing=_faces.native_error,
-        cpu_kernels=None if native is None else native.cpu_kernels,
+        cpu_kernels=None if native is None else native.cpu_kernels(),
         cuda_archs=() if native is None else tuple(native.cuda_archs.split()),
         faces={name: face.unusable() for name, face in _faces.FACES.items()},
         forced_backend=_faces.FORCED,

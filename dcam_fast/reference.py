@@ -307,7 +307,7 @@ def overlay(maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha:
     blended = ((1 - alpha) * image.to(value.dtype) + alpha * colour + 0.5).floor().to(torch.uint8)
     columns, rows = _axes(boxes)
     seen = [
-        (at + 0.5 >= axis[0, 0]) & (at + 0.5 <= axis[1, -1])
+        (at + 0.5 >= axis[0].min()) & (at + 0.5 <= axis[1].max())
         for axis, at in (
             (rows, torch.arange(height, device=rows.device)),
             (columns, torch.arange(width, device=rows.device)),

@@ -1,0 +1,3 @@
+#define DCAM_ISA base
+#define DCAM_TABLE kernels_base
+#include "dcam/cpu/isa.h"

@@ -1,0 +1,206 @@
+// The four modules on one map after the other; every pass runs over a whole map in the nearest cache.
+#pragma once
+
+#include "dcam/cpu/kernels.h"
+#include "dcam/cpu/rank_kernel.h"
+#include "dcam/cpu/select.h"
+
+namespace dcam::DCAM_ISA {
+
+struct Range {
+    float least, greatest;
+};
+
+DCAM_HD Range range_of(const float* x, int64_t n) {
+    float least = x[0], greatest = x[0];
+#pragma omp simd reduction(min : least) reduction(max : greatest)
+    for (int64_t i = 0; i < n; ++i) {
+        least = x[i] < least ? x[i] : least;
+        greatest = x[i] > greatest ? x[i] : greatest;
+    }
+    return {least, greatest};
+}
+
+DCAM_HD bool all_finite(const float* x, int64_t n) {
+    float nought = 0;  // NaN once anything is not finite
+#pragma omp simd reduction(+ : nought)
+    for (int64_t i = 0; i < n; ++i) nought += x[i] * 0.0f;
+    return nought == 0;
+}
+
+template <class Sum>
+struct Moments {
+    Sum mean, std;
+};
+
+// In float64 where the result decides on a kernel size: it must not depend on how a sum was rounded.
+template <class Sum>
+DCAM_HD Moments<Sum> moments(const float* x, int64_t n) {
+    Sum sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; ++i) sum += static_cast<Sum>(x[i]);
+    const Sum mean = sum / static_cast<Sum>(n);
+#pragma omp simd reduction(+ : squares)
+    for (int64_t i = 0; i < n; ++i) squares += (static_cast<Sum>(x[i]) - mean) * (static_cast<Sum>(x[i]) - mean);
+    return {mean, std::sqrt(squares / static_cast<Sum>(n))};
+}
+
+// Buffers of one map; each holds a map and the slack.
+struct Workspace {
+    float *padded, *z, *other;
+};
+
+struct MapView {
+    const float* x;
+    int64_t height, width, cells;
+};
+
+static void denoise(const MapView& map, const RefineSettings& s, float image_side, const Taps& taps, Workspace& w) {
+    switch (s.denoise) {
+        case Denoise::none:
+            std::memcpy(w.z, map.x, map.cells * sizeof(float));
+            return;
+        case Denoise::gaussian:
+            gaussian_map(map.x, w.padded, w.z, map.height, map.width, taps);
+            return;
+        case Denoise::rank: {
+            int side = s.kernel_size;
+            if (side == 0) {
+                const double size = s.size_of_image ? image_side : static_cast<double>(map.height);
+                side = kernel_side(s.step_ratio, moments<double>(map.x, map.cells).std, size);
+            }
+            rank_map(map.x, w.padded, w.z, map.height, map.width, side);
+        }
+    }
+}
+
+static void gate(const MapView& map, const RefineSettings& s, const Taps& taps, Workspace& w) {
+    const int64_t n = map.cells;
+    const auto [mean, std] = moments<float>(w.z, n);
+    const double percent = std > s.gating_spread    ? s.percent_spread
+                           : mean > s.gating_bright ? s.percent_bright
+                           : mean < s.gating_dim    ? s.percent_dim
+                                                    : s.percent_else;
+    int64_t lit = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        w.other[lit] = w.z[i];
+        lit += w.z[i] != 0;
+    }
+    float zeta = 1e-6f;
+    if (lit > 0) {
+        const Range range = range_of(w.other, lit);
+        const float found = percentile(w.other, lit, percent, range.least, range.greatest);
+        zeta = found > zeta ? found : zeta;
+    }
+    gaussian_map(w.z, w.padded, w.other, map.height, map.width, taps);
+    float* z = w.z;
+    const float* smooth = w.other;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) z[i] = z[i] > zeta ? z[i] : smooth[i];
+}
+
+// delta of CBA.
+static float background(const float* z, int64_t n, const RefineSettings& s) {
+    float sum = 0;
+    int32_t positive = 0;
+#pragma omp simd reduction(+ : sum, positive)
+    for (int64_t i = 0; i < n; ++i) {
+        sum += z[i] > 0 ? z[i] : 0;
+        positive += z[i] > 0 ? 1 : 0;
+    }
+    if (positive == 0) return 1e-6f;
+    const auto [least, greatest] = range_of(z, n);
+    // The median of the positive values is a rank of all values: those at most 0 come first.
+    Position middle = percentile_position(positive, 50);
+    middle.below += n - positive;
+    const float median = between_ranks(z, n, middle, 0, n - positive, greatest);
+    const float p60 = percentile(z, n, 60, least, greatest);
+    return s.of_median * median + s.of_p60 * p60 + s.of_mean * (sum / static_cast<float>(positive)) +
+           s.of_max * greatest;
+}
+
+static void attenuate(float* z, int64_t n, const RefineSettings& s) {
+    const float delta = background(z, n, s), floor = s.attenuation_floor;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+        float factor = z[i] / delta;
+        factor = factor < floor ? floor : factor;
+        factor = factor > 1 ? 1 : factor;
+        z[i] = z[i] < delta ? z[i] * factor : z[i];
+    }
+}
+
+// Clip to 0..ceiling, then min-max.
+static void normalise_one(float* z, int64_t n, float ceiling) {
+    float least = __builtin_inff(), greatest = -__builtin_inff();
+#pragma omp simd reduction(min : least) reduction(max : greatest)
+    for (int64_t i = 0; i < n; ++i) {
+        float value = z[i] > 0 ? z[i] : 0;
+        value = value < ceiling ? value : ceiling;
+        z[i] = value;
+        least = value < least ? value : least;
+        greatest = value > greatest ? value : greatest;
+    }
+    const float span = greatest - least + 1e-8f;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) z[i] = (z[i] - least) / span;
+}
+
+// The result is in `z` or in `other`: returns which.
+static const float* debias(const float* z, float* other, int64_t n, const RefineSettings& s, float repetition) {
+    const auto [mean, std] = moments<float>(z, n);
+    const float high = mean + 2 * std, of_all = s.c_rep * repetition, of_high = of_all + s.c_high;
+    float projection = 0, energy = 0;
+#pragma omp simd reduction(+ : projection, energy)
+    for (int64_t i = 0; i < n; ++i) {
+        const float instance = z[i] > high ? of_high : of_all;
+        projection += z[i] * instance;
+        energy += instance * instance;
+    }
+    if (energy == 0) return z;
+    const float alpha = projection / energy < s.alpha_max ? projection / energy : s.alpha_max;
+    float least = __builtin_inff(), greatest = 0, z_least = __builtin_inff(), z_greatest = 0;
+#pragma omp simd reduction(min : least, z_least) reduction(max : greatest, z_greatest)
+    for (int64_t i = 0; i < n; ++i) {
+        float value = z[i] - alpha * (z[i] > high ? of_high : of_all);
+        value = value > 0 ? value : 0;
+        other[i] = value;
+        least = value < least ? value : least;
+        greatest = value > greatest ? value : greatest;
+        z_least = z[i] < z_least ? z[i] : z_least;
+        z_greatest = z[i] > z_greatest ? z[i] : z_greatest;
+    }
+    return greatest - least < s.keep_range * (z_greatest - z_least) ? z : other;
+}
+
+static void refine(const RefineParams& params, int64_t begin, int64_t end) {
+    const RefineSettings& s = params.settings;
+    const Taps smoothing(s.smoothing_sigma), gating(s.gating_sigma);
+    const int radius = smoothing.radius > 5 ? smoothing.radius : 5;  // 5: of the largest rank window
+    for (int64_t i = begin; i < end; ++i) {
+        const int64_t height = params.grids ? params.grids[2 * i] : params.height;
+        const int64_t width = params.grids ? params.grids[2 * i + 1] : params.width;
+        const int64_t n = height * width, offset = params.offsets ? params.offsets[i] : i * n;
+        const MapView map{params.maps + offset, height, width, n};
+        float* out = params.out + offset;
+        const bool finite = all_finite(map.x, n);
+        if (params.flags) params.flags[i] = finite ? 0 : 1;
+        if (!finite) {
+            std::memset(out, 0, n * sizeof(float));
+            continue;
+        }
+        const int64_t need = filter_scratch(height, width, radius > gating.radius ? radius : gating.radius);
+        float* memory = scratch(need + 2 * (n + kSlack));
+        Workspace w{memory, memory + need, memory + need + n + kSlack};
+        denoise(map, s, params.image_side, smoothing, w);
+        // the identity smoothing of the released code leaves nothing to gate
+        if (s.gating && s.gating_sigma > 0) gate(map, s, gating, w);
+        if (s.attenuation) attenuate(w.z, n, s);
+        normalise_one(w.z, n, range_of(map.x, n).greatest);
+        const float repetition = params.repetitions ? params.repetitions[i] : params.repetition;
+        const float* result = s.debiasing ? debias(w.z, w.other, n, s, repetition) : w.z;
+        std::memcpy(out, result, n * sizeof(float));
+    }
+}
+
+}  // namespace dcam::DCAM_ISA

@@ -1,0 +1,48 @@
+// Order statistics by bisection: each step counts, a vector at a time, how many values lie under a bound. Nothing is
+// sorted or moved, and the cost hardly depends on the values.
+#pragma once
+
+#include "dcam/cpu/simd.h"
+
+namespace dcam::DCAM_ISA {
+
+DCAM_HD int64_t count_at_most(const float* values, int64_t n, float bound) {
+    int32_t count = 0;
+#pragma omp simd reduction(+ : count)
+    for (int64_t i = 0; i < n; ++i) count += values[i] <= bound ? 1 : 0;
+    return count;
+}
+
+DCAM_HD float least_above(const float* values, int64_t n, float bound) {
+    float least = __builtin_inff();
+#pragma omp simd reduction(min : least)
+    for (int64_t i = 0; i < n; ++i) {
+        const float candidate = values[i] > bound ? values[i] : __builtin_inff();
+        least = candidate < least ? candidate : least;
+    }
+    return least;
+}
+
+// The value `share` of the way from rank `below` to the next (0-based) among n finite values, all at most `greatest`;
+// `floor` is under the value sought, with `under` of the values at most it.
+static float between_ranks(const float* values, int64_t n, Position at, float floor, int64_t under, float greatest) {
+    int32_t low = ordered(floor), high = ordered(greatest);
+    int64_t over = n;  // values at most `high`
+    // one candidate left, or only copies of one
+    while (over - under > 1 && static_cast<int64_t>(high) - low > 1) {
+        const int32_t middle = static_cast<int32_t>((static_cast<int64_t>(low) + high) >> 1);
+        const int64_t count = count_at_most(values, n, from_ordered(middle));
+        (count > at.below ? high : low) = middle;
+        (count > at.below ? over : under) = count;
+    }
+    const float value = least_above(values, n, from_ordered(low));
+    if (at.share == 0 || over > at.below + 1) return value;
+    return value + at.share * (least_above(values, n, value) - value);
+}
+
+// Any percentile of n > 0 finite values.
+static float percentile(const float* values, int64_t n, double percent, float least, float greatest) {
+    return between_ranks(values, n, percentile_position(n, percent), from_ordered(ordered(least) - 1), 0, greatest);
+}
+
+}  // namespace dcam::DCAM_ISA

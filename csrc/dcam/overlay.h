@@ -1,0 +1,36 @@
+// overlay and upsample: arguments and CPU entry points. No torch.
+#pragma once
+
+#include <cstdint>
+
+namespace dcam {
+
+// How the pixels of one axis read the cells: value = cell[left] + share * (cell[left + 1] - cell[left]).
+struct AxisParams {
+    int32_t* left;  // [pixels]
+    float* share;   // [pixels]
+    int64_t pixels, cells;
+    int64_t seen_begin, seen_end;  // pixels that any box of the axis, or a gap between two, covers
+};
+
+struct OverlayParams {
+    const float* maps;     // [count, rows.cells, columns.cells]
+    const uint8_t* image;  // [rows.pixels, columns.pixels, 3]
+    const uint8_t* table;  // [256, 3]
+    float* values;         // upsample: [count, rows.pixels, columns.pixels]
+    uint8_t* out;          // overlay: [count, rows.pixels, columns.pixels, 3]
+    int64_t count;
+    float alpha;
+    AxisParams rows, columns;
+};
+
+// Boxes float [h, w, 4]: null if they are separable and ordered, else what they must be.
+const char* check_boxes(const float* boxes, int64_t height, int64_t width);
+// Fills `left`, `share` and the seen range of an axis from boxes that passed the check.
+void fill_axis(const float* boxes, int64_t height, int64_t width, bool columns, AxisParams& axis);
+
+// Both work on rows begin..end of count * rows.pixels.
+void upsample(const OverlayParams& params, int64_t begin, int64_t end);
+void overlay(const OverlayParams& params, int64_t begin, int64_t end);
+
+}  // namespace dcam

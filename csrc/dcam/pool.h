@@ -1,0 +1,41 @@
+// pool: arguments and CPU entry points. No torch.
+#pragma once
+
+#include <cstdint>
+
+namespace dcam {
+
+enum class Dtype : int { float32, bfloat16, float16 };
+
+// In the order of dcam_fast.reference.AGGREGATIONS.
+enum class Aggregation : int { pooled, elementwise, layercam, gradcam, gradcam_paper, hirescam, activation };
+
+constexpr bool uses_weights(Aggregation a) {
+    return a == Aggregation::pooled || a == Aggregation::gradcam || a == Aggregation::gradcam_paper;
+}
+
+// One block. Strides in elements; channels lie next to each other.
+struct PoolParams {
+    const void* activations;
+    const void* gradients;
+    const int64_t* cells;  // [count] rows, or null: row n for cell n
+    float* weights;        // [targets, channels], scratch for the aggregations that use_weights; else null
+    float* out;            // [targets, count]
+    int64_t activation_target_stride, activation_row_stride;  // target stride 0: shared by all targets
+    int64_t gradient_target_stride, gradient_row_stride;
+    int64_t targets, count, channels;
+    Dtype dtype;
+    Aggregation aggregation;
+};
+
+// Three steps, each divisible among threads; NaN or Inf in an input makes the raw values it reaches NaN.
+constexpr int64_t kWeightChunk = 512;                                     // channels
+void pool_weights(const PoolParams& params, int64_t begin, int64_t end);  // over targets * chunks of channels
+void pool_cells(const PoolParams& params, int64_t begin, int64_t end);    // over cells, every target
+// Min-max of maps begin..end in place; a map that is not finite becomes zeros and sets its flag.
+void normalise(float* maps, int32_t* flags, int64_t count, int64_t begin, int64_t end);
+
+// Whether all gathered rows are finite: only to name the culprit, so not fast.
+bool finite_rows(const PoolParams& params, bool of_gradients);
+
+}  // namespace dcam

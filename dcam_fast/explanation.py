@@ -1,0 +1,222 @@
+"""`Explanation`: what a model answered about an image, and for each target of the answer the map of where it looked."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, SupportsIndex
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of the answer: its place there, and the denoising step (from 0) that committed it."""
+
+    text: str
+    id: int
+    position: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one map explains: a word or phrase of the answer.
+
+    Attributes:
+        text: as it reads in the answer.
+        positions: of its tokens, as in `Token.position`.
+        peak: share of the map's total that its strongest cell holds, 0 to 1.
+        spread: share of the cells that the map is spread over, 0 to 1 (even).
+        groundedness: 0 to 1, low where the word points nowhere in particular.
+    """
+
+    text: str
+    positions: tuple[int, ...]
+    peak: float
+    spread: float
+    groundedness: float
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of the answer's text: a token, with the index of the target it belongs to, or what lies between."""
+
+    text: str
+    token: Token | None = None
+    target: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """An answer, its targets and their maps.
+
+    Attributes:
+        image: uint8 [H, W, 3], the picture that was asked about.
+        prompt, answer: the texts.
+        tokens: of the answer, in its order.
+        targets: T of them.
+        maps: float32 [T, h, w] in 0..1, refined, on the model's device.
+        raw_maps: float32 [T, h, w], before refinement.
+        boxes: float32 [h, w, 4], the pixels (x0, y0, x1, y1) of `image` that each cell covers.
+        provenance: model, method, settings, versions and seconds per stage; what JSON can hold.
+
+    Raises ValueError where these do not fit together.
+    """
+
+    image: NDArray[np.uint8]
+    prompt: str
+    answer: str
+    tokens: tuple[Token, ...]
+    targets: tuple[Target, ...]
+    maps: Tensor
+    raw_maps: Tensor
+    boxes: Tensor
+    provenance: Mapping[str, object]
+
+    def __post_init__(self) -> None:
+        if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3 or not self.image.size:
+            raise _error("image", "uint8 [H, W, 3]", f"{self.image.dtype} {list(self.image.shape)}")
+        maps, count = self.maps, len(self.targets)
+        if maps.dtype is not torch.float32 or maps.dim() != 3 or len(maps) != count or 0 in maps.shape[1:]:
+            raise _error("maps", f"float32 [{count}, h, w]", f"{maps.dtype} {list(maps.shape)}")
+        for name, tensor, shape in (
+            ("raw_maps", self.raw_maps, maps.shape),
+            ("boxes", self.boxes, (*maps.shape[1:], 4)),
+        ):
+            if tensor.dtype is not torch.float32 or tensor.shape != shape or tensor.device != maps.device:
+                got = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}"
+                raise _error(name, f"float32 {list(shape)} on {maps.device}", got)
+        for target in self.targets:
+            if not all(map(math.isfinite, (target.peak, target.spread, target.groundedness))):
+                raise _error("targets", "of finite scores", target)
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.names)
+        return f"Explanation(answer={self.answer!r}, targets=[{names}], maps={list(self.maps.shape)})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A different name for each target, as `find` takes it: its text, with "#2" for the second of that text."""
+        seen: dict[str, int] = {}
+        names = []
+        for target in self.targets:
+            key = _fold(target.text)
+            seen[key] = seen.get(key, 0) + 1
+            names.append(target.text if seen[key] == 1 else f"{target.text}#{seen[key]}")
+        return tuple(names)
+
+    def find(self, target: str | SupportsIndex) -> int:
+        """Index of a target: by its text, whatever the case ("ring"; "ring#2" is the second), or by the index itself.
+
+        Raises ValueError, which lists the targets, where there is no such.
+        """
+        if isinstance(target, str):
+            names = [_fold(name) for name in self.names]
+            wanted = _fold(target)
+            for name in (wanted, wanted.removesuffix("#1")):
+                if name in names:
+                    return names.index(name)
+        elif 0 <= operator.index(target) < len(self.targets):
+            return operator.index(target)
+        known = ", ".join(map(repr, self.names)) or "none, for there are no targets"
+        raise ValueError(f"Explanation.find: target must be one of {known} (or an index), got {target!r}")
+
+    def map(self, target: str | SupportsIndex) -> Tensor:
+        """The refined map of a target, float32 [h, w] in 0..1; see `find`."""
+        return self.maps[self.find(target)]
+
+    def pieces(self) -> tuple[Piece, ...]:
+        """The answer cut into tokens and what lies between them; joined again, the texts are the answer.
+
+        A token that is part of several targets belongs to the one with the fewest tokens.
+        """
+        pieces, cursor = [], 0
+        for token in self.tokens:
+            text = token.text.strip()
+            start = self.answer.find(text, cursor) if text else -1
+            if start < 0:  # part of a character, or a token that is not shown
+                continue
+            owners = [i for i, target in enumerate(self.targets) if token.position in target.positions]
+            owner = min(owners, key=lambda i: len(self.targets[i].positions), default=None)
+            if start > cursor:
+                pieces.append(Piece(self.answer[cursor:start]))
+            pieces.append(Piece(text, token, owner))
+            cursor = start + len(text)
+        if cursor < len(self.answer):
+            pieces.append(Piece(self.answer[cursor:]))
+        return tuple(pieces)
+
+    def steps(self, index: int) -> tuple[int, ...]:
+        """The denoising steps that committed the tokens of a target, ascending."""
+        positions = self.targets[index].positions
+        return tuple(sorted({token.step for token in self.tokens if token.position in positions}))
+
+    def overlay(self, target: str | SupportsIndex, *, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
+        """The map of a target in colour over the image, at the image's size; see `dcam_fast.ops.overlay`."""
+        from dcam_fast.rendering import overlays
+
+        index = self.find(target)
+        return overlays(self, self.image, [index], colormap=colormap, alpha=alpha)[0]
+
+    def contact_sheet(self, *, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
+        """The answer, the image and one overlay per target with its groundedness, in one picture."""
+        from dcam_fast.rendering import contact_sheet
+
+        return contact_sheet([self], colormap=colormap, alpha=alpha)
+
+    def to_html(self) -> str:
+        """A page on its own, needing nothing from elsewhere, on which a word that is pointed at shows its map."""
+        from dcam_fast.page import to_html
+
+        return to_html(self)
+
+    def _repr_html_(self) -> str:
+        from dcam_fast.page import to_iframe
+
+        return to_iframe(self)
+
+    def show(self) -> None:
+        """Displays the page in a notebook."""
+        try:
+            from IPython.display import HTML, display  # type: ignore[import-not-found]
+        except ImportError as error:
+            raise RuntimeError("Explanation.show: needs IPython, as notebooks have it; elsewhere use save()") from error
+        display(HTML(self._repr_html_()))
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes all of it into a folder, whole or not at all; an earlier save there is replaced.
+
+        The folder gets explanation.html, contact_sheet.png, one `<nn>-<word>.png` per target, image.png,
+        explanation.json ("schema": 1) and maps.npz (maps, raw_maps, boxes). Returns its path.
+
+        Raises FileExistsError where the path is a file, or a folder with anything else in it.
+        """
+        from dcam_fast.storage import save
+
+        return save(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Explanation:
+        """What `save` wrote, on the CPU. Raises FileNotFoundError or ValueError where the folder does not hold it."""
+        from dcam_fast.storage import load
+
+        return load(Path(folder))
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _error(name: str, need: str, got: object) -> ValueError:
+    return ValueError(f"Explanation: {name} must be {need}, got {got}")

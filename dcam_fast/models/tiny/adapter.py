@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
 from dcam_fast.models.tiny.modeling import Attention, TinyForMaskedDiffusion, attend
@@ -31,6 +32,19 @@ class TinyInputs(Inputs):
     rotary_joint: tuple[Tensor, Tensor]
 
 
+def _load(path: Path) -> TinyForMaskedDiffusion:
+    """The model in float32, without the progress bar that transformers shows for a file of a few megabytes."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model: TinyForMaskedDiffusion = TinyForMaskedDiffusion.from_pretrained(path, dtype=torch.float32)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    model.eval()
+    return model
+
+
 class TinyAdapter(Adapter[TinyInputs]):
     """The embedded model with joint or prefix attention, in float32."""
 
@@ -46,7 +60,8 @@ class TinyAdapter(Adapter[TinyInputs]):
             raise AdapterError(f"tiny: attention must be 'prefix' or 'joint', got {attention!r}")
         self.device = torch.device(device)
         self.attention = attention
-        self.model = TinyForMaskedDiffusion.from_pretrained(path, dtype=torch.float32).to(self.device).eval()
+        self.model = _load(path)
+        self.model.to(device=self.device)  # type: ignore[call-arg]
         self.model.requires_grad_(False)
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
         self.processor = TinyImageProcessor.from_pretrained(path)
@@ -104,7 +119,7 @@ class TinyAdapter(Adapter[TinyInputs]):
         return Hidden(torch.cat((prefix.expand(len(canvas), -1, -1), canvas), 1))
 
     def block(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
-        block = self.model.blocks[index]
+        block = self.model.layers()[index]
         if hidden.canvas is None:
             return Hidden(block(hidden.image, inputs.rotary_joint))
         q, k, v = block.project(hidden.image, inputs.rotary_prefix)

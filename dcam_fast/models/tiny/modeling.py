@@ -220,6 +220,10 @@ class TinyForMaskedDiffusion(PreTrainedModel):
         row-major."""
         return self.projector(self.vision(pixel_values, offset)).flatten(1, 2)
 
+    def layers(self) -> list[Block]:
+        """The blocks in order, typed."""
+        return cast(list[Block], list(self.blocks))
+
     def rotary(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return rotary_tables(positions, self.config.hidden_size // self.config.num_attention_heads, dtype)
 
@@ -248,7 +252,7 @@ class TinyForMaskedDiffusion(PreTrainedModel):
         prefix = image.shape[1] + prompt.shape[1]
         own = prefix + torch.arange(length, device=x.device).repeat(groups)
         rotary = self.rotary(torch.cat((torch.arange(prefix, device=x.device), own)), x.dtype)
-        for block in self.blocks:
+        for block in self.layers():
             x = block(x, rotary, 0 if attention == "joint" else prefix, groups)
         return self.logits(x[:, prefix:]).unflatten(1, (groups, length))
 
@@ -311,7 +315,7 @@ class TinyForMaskedDiffusion(PreTrainedModel):
 
             def predict_joint(canvas: Tensor) -> Tensor:
                 x = torch.cat((head, self.embed(canvas)), 1)
-                for block in self.blocks:
+                for block in self.layers():
                     x = block(x, rotary)
                 return self.logits(x[:, prefix:])
 
@@ -319,15 +323,14 @@ class TinyForMaskedDiffusion(PreTrainedModel):
         rotary_head = self.rotary(positions[:prefix], head.dtype)
         rotary_canvas = self.rotary(positions[prefix:], head.dtype)
         cache = []
-        blocks = cast(list[Block], list(self.blocks))
-        for block in blocks:
+        for block in self.layers():
             q, k, v = block.project(head, rotary_head)
             head = block.finish(head, attend(q, k, v))
             cache.append((k, v))
 
         def predict_prefix(canvas: Tensor) -> Tensor:
             x = self.embed(canvas)
-            for block, (keys, values) in zip(blocks, cache, strict=True):
+            for block, (keys, values) in zip(self.layers(), cache, strict=True):
                 x = block.extend(x, rotary_canvas, keys, values)
             return self.logits(x)
 

@@ -118,13 +118,13 @@ def _background(rng: np.random.Generator, texture: str, height: int, width: int)
             angle, period = rng.uniform(0, np.pi), rng.uniform(7, 14)
             weight = (np.cos(angle) * x + np.sin(angle) * y) / period % 1 < 0.5
         case "checkered":
-            period = rng.integers(6, 13)
-            dx, dy = rng.integers(0, period, 2)
-            weight = ((x + dx) // period + (y + dy) // period) % 2
+            pitch = int(rng.integers(6, 13))
+            dx, dy = rng.integers(0, pitch, 2)
+            weight = ((x + dx) // pitch + (y + dy) // pitch) % 2
         case "dotted":
-            period = rng.integers(8, 14)
-            dx, dy = rng.integers(0, period, 2)
-            weight = np.hypot((x + dx) % period - period / 2, (y + dy) % period - period / 2) < period * 0.27
+            pitch = int(rng.integers(8, 14))
+            dx, dy = rng.integers(0, pitch, 2)
+            weight = np.hypot((x + dx) % pitch - pitch / 2, (y + dy) % pitch - pitch / 2) < pitch * 0.27
         case _:  # noisy
             coarse = rng.standard_normal(((height + 1) // 2, (width + 1) // 2), dtype=np.float32)
             weight = 0.7 * coarse.repeat(2, 0).repeat(2, 1)[:height, :width]
@@ -229,8 +229,8 @@ def question(rng: np.random.Generator, scene: Scene, kind: str) -> Dialogue | No
             if not unique:
                 return None
             index = unique[rng.integers(len(unique))]
-            answer = ("the", shapes[index], "is", colors[index])
-            return Dialogue(f"what color is the {shapes[index]} ?", answer, (-1, index, -1, index))
+            shape, color = shapes[index], colors[index]
+            return Dialogue(f"what color is the {shape} ?", ("the", shape, "is", color), (-1, index, -1, index))
         case "absent":
             missing = [shape for shape in SHAPES if shape not in shapes]
             shape = missing[rng.integers(len(missing))]
@@ -240,8 +240,9 @@ def question(rng: np.random.Generator, scene: Scene, kind: str) -> Dialogue | No
             if not unique:
                 return None
             index = unique[rng.integers(len(unique))]
-            answer = ("the", colors[index], "object", "is", "a", shapes[index])
-            return Dialogue(f"what is the {colors[index]} object ?", answer, (-1, index, index, -1, -1, index))
+            shape, color = shapes[index], colors[index]
+            answer = ("the", color, "object", "is", "a", shape)
+            return Dialogue(f"what is the {color} object ?", answer, (-1, index, index, -1, -1, index))
         case "count":
             noun = "object" if len(shapes) == 1 else "objects"
             return Dialogue("how many objects ?", (NUMBERS[len(shapes) - 1], noun), (-1, -1))

@@ -109,9 +109,7 @@ class TowerObjective(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         shapes, colors, sizes = scenes.SHAPES, tuple(scenes.COLORS), scenes.SIZES
-        self.labels: list[tuple[str, ...]] = [(c, s) for c in colors for s in shapes] + [
-            (z, s) for z in sizes for s in shapes
-        ]
+        self.labels: list[tuple[str, ...]] = [(first, shape) for first in (*colors, *sizes) for shape in shapes]
         self.labels += [(word,) for word in (*shapes, *colors)]
         self.words = nn.Linear(channels, len(self.labels))
         self.textures = nn.Linear(channels, len(scenes.TEXTURES))
@@ -313,8 +311,9 @@ def train(folder: Path, *, scale: float = 1.0, compile: bool = False) -> Path:
 def export(run: Run, path: Path) -> None:
     """Writes the averaged weights in bfloat16, with configuration and tokenizer, in the layout of
     ``save_pretrained``."""
-    model = copy.deepcopy(run.model).to(torch.bfloat16)
+    model: nn.Module = copy.deepcopy(run.model)
     model.load_state_dict(run.average)
-    model.save_pretrained(path)
+    model.bfloat16()
+    model.save_pretrained(path)  # type: ignore[operator]
     build_tokenizer().save_pretrained(path)
     TinyImageProcessor().save_pretrained(path)

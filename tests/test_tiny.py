@@ -1,0 +1,227 @@
+"""The embedded model: scenes, words, pixels, generation, saving, and a smoke test of its training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dcam_fast.models.adapter import AdapterError
+from dcam_fast.models.tiny import accuracy, scenes
+from dcam_fast.models.tiny.adapter import WEIGHTS, TinyAdapter
+from dcam_fast.models.tiny.modeling import TinyForMaskedDiffusion
+from dcam_fast.models.tiny.processing import (
+    EOS,
+    MASK,
+    PAD,
+    VOCABULARY,
+    TinyImageProcessor,
+    build_tokenizer,
+    encode_words,
+)
+from dcam_fast.models.tiny.train import mask_answers, schedule, train
+
+
+@pytest.fixture(scope="module")
+def model() -> TinyForMaskedDiffusion:
+    return TinyAdapter().model
+
+
+def encode(scene: scenes.Scene, prompt: str = scenes.CAPTION_PROMPT) -> tuple[torch.Tensor, torch.Tensor]:
+    pixels = TinyImageProcessor()(scene.image)["pixel_values"]
+    return pixels, torch.tensor([encode_words(prompt.split(), 8, PAD)])
+
+
+# scenes
+
+
+def test_scenes_are_reproducible_and_masks_fit() -> None:
+    first, second = (scenes.sample_scene(np.random.default_rng(3), 96, 128, 4) for _ in range(2))
+    assert np.array_equal(first.image, second.image)
+    assert first.image.shape == (96, 128, 3)
+    assert [item.x for item in first.objects] == sorted(item.x for item in first.objects)
+    covered = np.sum([item.mask for item in first.objects], axis=0)
+    assert covered.max() == 1, "objects do not overlap"
+    for item in first.objects:
+        assert item.mask.shape == (96, 128)
+        assert item.mask.sum() > 50
+        painted = first.image[item.mask].mean(0)
+        nearest = min(scenes.COLORS, key=lambda name: float(np.abs(painted - scenes.COLORS[name]).sum()))
+        assert nearest == item.color
+
+
+def test_every_shape_can_be_drawn() -> None:
+    seen = set()
+    rng = np.random.default_rng(0)
+    while seen != set(scenes.SHAPES):
+        seen |= {item.shape for item in scenes.sample_scene(rng).objects}
+
+
+def test_caption_and_owners() -> None:
+    scene = scenes.sample_scene(np.random.default_rng(8), objects=3)
+    dialogue = scenes.caption(scene)
+    assert len(dialogue.answer) == len(dialogue.owners) == 4 * 3 + 2 + 4
+    assert dialogue.answer[4] == ","
+    assert dialogue.answer[9] == "and"
+    for word, owner in zip(dialogue.answer, dialogue.owners, strict=True):
+        if owner >= 0:
+            item = scene.objects[owner]
+            assert word in (item.size, item.color, item.shape)
+
+
+@pytest.mark.parametrize("kind", scenes.QUESTIONS)
+def test_questions(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    asked = [scenes.question(rng, scenes.sample_scene(rng), kind) for _ in range(40)]
+    for dialogue in asked:
+        if dialogue is not None:
+            assert len(dialogue.answer) == len(dialogue.owners)
+            assert set(dialogue.prompt.split()) | set(dialogue.answer) <= set(VOCABULARY)
+            assert len(dialogue.prompt.split()) <= 8
+    assert any(asked)
+
+
+def test_scene_errors() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="sample_scene: height and width must be at least 52 pixels, got 40x128"):
+        scenes.sample_scene(rng, 40, 128)
+    with pytest.raises(ValueError, match="sample_scene: objects must be 1 to 4, got 5"):
+        scenes.sample_scene(rng, objects=5)
+    with pytest.raises(ValueError, match=r"question: kind must be one of .*, got 'why'"):
+        scenes.question(rng, scenes.sample_scene(rng), "why")
+
+
+# words and pixels
+
+
+def test_tokenizer_knows_every_word() -> None:
+    tokenizer = build_tokenizer()
+    assert tokenizer("What color is the star?")["input_ids"] == [
+        VOCABULARY.index(word) for word in ["what", "color", "is", "the", "star", "?"]
+    ]
+    assert tokenizer.decode([VOCABULARY.index(word) for word in ("a", "small", "ring", ",", "a")]) == "a small ring, a"
+
+
+@pytest.mark.parametrize(
+    ("size", "canvas"),
+    [
+        ((128, 128), (128, 128)),
+        ((480, 640), (96, 128)),
+        ((1000, 10), (128, 48)),
+        ((1, 1), (128, 128)),
+        ((64, 64), (128, 128)),
+    ],
+)
+def test_canvas(size: tuple[int, int], canvas: tuple[int, int]) -> None:
+    pixels = TinyImageProcessor()(np.zeros((*size, 3), np.uint8))["pixel_values"]
+    assert tuple(pixels.shape[2:]) == canvas
+    assert pixels.unique().tolist() == [-1.0]
+
+
+# the model
+
+
+def test_weights_are_small_and_load(tmp_path: Path, model: TinyForMaskedDiffusion) -> None:
+    assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) <= 8e6
+    model.save_pretrained(tmp_path)
+    again = TinyForMaskedDiffusion.from_pretrained(tmp_path)
+    for (name, first), second in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(first, second), name
+
+
+def test_cached_prefix_equals_packed_forward(model: TinyForMaskedDiffusion) -> None:
+    """Generation's two streams and training's packed sequence are the same model."""
+    adapter = TinyAdapter()
+    scene = scenes.sample_scene(np.random.default_rng(2), 96, 112, 2)
+    pixels, prompt = encode(scene)
+    canvases = torch.randint(0, len(VOCABULARY), (1, 3, 24), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        packed = model(pixels, prompt, canvases)
+        hidden = adapter.embed(inputs := adapter.encode(scene.image, scenes.CAPTION_PROMPT), canvases[0])
+        for index in range(adapter.blocks):
+            hidden = adapter.block(index, hidden, inputs)
+        streams = adapter.logits(hidden, torch.arange(24).expand(3, -1), inputs)
+    torch.testing.assert_close(streams, packed[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["prefix", "joint"])
+def test_generation_records_its_trajectory(model: TinyForMaskedDiffusion, attention: str) -> None:
+    pixels, prompt = encode(scenes.sample_scene(np.random.default_rng(4)))
+    whole = model.generate(pixels, prompt, attention=attention)  # type: ignore[arg-type]
+    assert MASK not in whole.tokens
+    assert sorted(whole.steps[0].tolist()) == list(range(24)), "one token a step"
+    few = model.generate(pixels, prompt, 8, 6, attention)  # type: ignore[arg-type]
+    steps = few.steps[0].view(4, 6)
+    for block in range(4):
+        assert sorted(steps[block].tolist()) == [2 * block] * 3 + [2 * block + 1] * 3, "blocks from left to right"
+
+
+def test_generation_errors(model: TinyForMaskedDiffusion) -> None:
+    pixels, prompt = encode(scenes.sample_scene(np.random.default_rng(4)))
+    with pytest.raises(ValueError, match="generate: block_length must be a divisor of 24, got 7"):
+        model.generate(pixels, prompt, 24, 7)
+    with pytest.raises(ValueError, match="generate: steps must be a multiple of 4 from 4 to 24, got 6"):
+        model.generate(pixels, prompt, 6, 6)
+    with pytest.raises(ValueError, match=r"forward: canvases must be \[B, 1, L\] with joint attention, got K = 2"):
+        model(pixels, prompt, torch.zeros(1, 2, 24, dtype=torch.int64), "joint")
+
+
+def test_prompt_errors() -> None:
+    adapter = TinyAdapter()
+    image = np.zeros((64, 64, 3), np.uint8)
+    for prompt in ("what is the zebra ?", "", "   "):
+        with pytest.raises(AdapterError, match="tiny: prompt must be made of the words it was trained on"):
+            adapter.encode(image, prompt)
+    with pytest.raises(AdapterError, match="tiny: prompt must be at most 8 tokens, got 9"):
+        adapter.encode(image, "the " * 9)
+    with pytest.raises(AdapterError, match="tiny: attention must be 'prefix' or 'joint', got 'causal'"):
+        TinyAdapter(attention="causal")  # type: ignore[arg-type]
+
+
+def test_it_is_right_on_held_out_scenes(model: TinyForMaskedDiffusion) -> None:
+    """A broken weight file, tokenizer or image path shows here; `accuracy` measures how right on 500 scenes."""
+    drawn = accuracy.held_out(40)
+    for kind in ("caption", "color", "object"):
+        right = accuracy.exact(model, accuracy.dialogues(drawn, kind), 12, "prefix")
+        assert sum(right) / len(right) >= 0.8, kind
+
+
+# training
+
+
+def test_schedule() -> None:
+    assert schedule(0, 1000) == pytest.approx(1 / 50)
+    assert schedule(500, 1000) == 1
+    assert schedule(800, 1000) == pytest.approx(0.5)
+    assert schedule(999, 1000) == 0.02
+
+
+def test_masking() -> None:
+    answers = torch.full((2000, 24), 30)
+    canvases, weights = mask_answers(answers, 4, torch.Generator().manual_seed(0))
+    assert canvases.shape == weights.shape == (2000, 4, 24)
+    assert bool(((canvases == MASK) == (weights > 0)).all())
+    assert float(weights.mean()) == pytest.approx(1, abs=0.03), "1 / rate makes the loss unbiased"
+
+
+def test_training_resumes_where_it_stopped(tmp_path: Path) -> None:
+    path = train(tmp_path, scale=0.001)
+    model = TinyForMaskedDiffusion.from_pretrained(path)
+    assert model.config.vocab_size == len(VOCABULARY)
+    state = torch.load(tmp_path / "run.pt", weights_only=False)
+    assert state["step"] == 3
+    before = (path / "model.safetensors").read_bytes()
+    train(tmp_path, scale=0.001)
+    assert (path / "model.safetensors").read_bytes() == before, "a finished run is left as it is"
+    with pytest.raises(ValueError, match="train: scale must be above 0 and at most 1, got 2"):
+        train(tmp_path, scale=2)
+
+
+def test_padding_ends_the_answer() -> None:
+    adapter = TinyAdapter()
+    inputs = adapter.encode(scenes.sample_scene(np.random.default_rng(4), objects=1).image, "how many objects ?")
+    trajectory = adapter.generate(inputs)
+    assert trajectory.tokens[trajectory.length] == EOS
+    assert len(adapter.words(trajectory)) == trajectory.length < 24

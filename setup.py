@@ -1,7 +1,7 @@
 """Builds dcam_fast._C: CPU kernels always; CUDA kernels wherever nvcc is, also beside a CPU-only torch.
 
-Environment: DCAM_CUDA=1/0 (force CUDA kernels on or off), DCAM_ARCHS="80;90a;100a", DCAM_SANITIZE="address,undefined",
-MAX_JOBS, CUDA_HOME.
+Environment: DCAM_EXTENSION=0 (none is built: reference only), DCAM_CUDA=1/0 (force CUDA kernels on or off),
+DCAM_ARCHS="80;90a;100a", DCAM_SANITIZE="address,undefined", MAX_JOBS, CUDA_HOME.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -79,7 +80,8 @@ def is_current(target: Path, command: list[str]) -> bool:
     stamp, depfile = target.with_suffix(".command"), target.with_suffix(".d")
     if not (target.exists() and depfile.exists() and stamp.exists() and stamp.read_text() == shlex.join(command)):
         return False
-    depends = depfile.read_text().replace("\\\n", " ").partition(": ")[2].split()
+    listed = depfile.read_text().replace("\\\n", " ").partition(": ")[2].strip()
+    depends = [path.replace("\\ ", " ") for path in re.split(r"(?<!\\)\s+", listed)]
     made = target.stat().st_mtime
     return all(Path(p).exists() and Path(p).stat().st_mtime <= made for p in depends)
 
@@ -87,9 +89,14 @@ def is_current(target: Path, command: list[str]) -> bool:
 class Build(build_ext):
     """Compiles in parallel, each unit by its own compiler and flags, and only what has changed."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.build_temp = str(ROOT / "build")  # an editable install has a new one each time, and compiles all anew
+
     def compile_command(self, source: Path, target: Path, extension: Extension) -> list[str]:
         """The command that makes one object file and its depfile."""
-        includes = [f"-I{folder}" for folder in [*extension.include_dirs, *self.compiler.include_dirs]]
+        theirs = [flag for folder in extension.include_dirs for flag in ("-isystem", folder)]
+        includes = [f"-I{ROOT / 'csrc'}", *theirs, *(f"-I{folder}" for folder in self.compiler.include_dirs)]
         output = ["-MMD", "-MF", str(target.with_suffix(".d")), "-c", str(ROOT / source), "-o", str(target)]
         if source.suffix == ".cu":
             assert NVCC
@@ -138,10 +145,18 @@ def extension() -> Extension:
     if SANITIZE:
         optimise = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", "-O1", "-g"]
     # pybind11 first: the copy inside torch refuses TORCH_TARGET_VERSION
-    includes = [str(folder_of("pybind11") / "include"), str(TORCH / "include"), str(ROOT / "csrc")]
+    includes = [str(folder_of("pybind11") / "include"), str(TORCH / "include")]
     libraries, folders = ["torch", "torch_cpu", "c10"], [str(TORCH / "lib")]
     # torch 2.11: the oldest that is served
-    flags = ["-std=c++20", "-fvisibility=hidden", "-fopenmp-simd", "-Wall", "-Wextra", "-Wno-psabi"]
+    flags = [
+        "-std=c++20",
+        "-fvisibility=hidden",
+        "-fopenmp-simd",
+        "-Wall",
+        "-Wextra",
+        "-Wno-psabi",
+        "-Wno-maybe-uninitialized",
+    ]
     flags.append("-DTORCH_TARGET_VERSION=0x020B000000000000ULL")
     if CUDA_SOURCES:
         home = cuda_home()
@@ -161,4 +176,9 @@ def extension() -> Extension:
     )
 
 
-setup(ext_modules=[extension()], cmdclass={"build_ext": Build})
+setup(
+    # listed here, for no search finds the folder that `package-dir` puts elsewhere
+    packages=[*find_packages(include=["dcam_fast*"]), "dcam_fast.kernels"],
+    ext_modules=[] if os.environ.get("DCAM_EXTENSION") == "0" else [extension()],
+    cmdclass={"build_ext": Build},
+)

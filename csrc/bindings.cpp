@@ -94,7 +94,7 @@ dcam::PoolParams pool_block(const Tensor& activations, const Tensor& gradients, 
         check(p.cells[n] >= 0 && p.cells[n] < rows, "pool: cells must be from 0 to ", rows - 1, ", got ", p.cells[n]);
     constexpr double per_channel = 0.1;
     if (dcam::uses_weights(p.aggregation)) {
-        weights.resize(targets * channels);
+        weights.resize(targets * dcam::weight_stride(channels));
         p.weights = weights.data();
         const int64_t chunks = (channels + dcam::kWeightChunk - 1) / dcam::kWeightChunk;
         divide(targets * chunks, per_channel * static_cast<double>(p.count * dcam::kWeightChunk),

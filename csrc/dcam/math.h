@@ -66,7 +66,7 @@ DCAM_HD void sort_unrolled(typename L::V* v, std::index_sequence<I...>) {
 // Sorts N values per lane. Small networks stay in registers; the large ones would only be code.
 template <class L, int N>
 DCAM_HD void sort(typename L::V* v) {
-    if constexpr (N <= 25) {
+    if constexpr (N <= 49) {
         sort_unrolled<L, N>(v, std::make_index_sequence<Network<N>::size>{});
     } else {
         for (const Comparator& pair : network<N>.pairs) compare_exchange<L>(v[pair.low], v[pair.high]);

@@ -14,13 +14,17 @@ constexpr bool uses_weights(Aggregation a) {
     return a == Aggregation::pooled || a == Aggregation::gradcam || a == Aggregation::gradcam_paper;
 }
 
+// Channels of one step that threads divide among them; and what a target's weights occupy, whole vectors of any width.
+constexpr int64_t kWeightChunk = 1024;
+constexpr int64_t weight_stride(int64_t channels) { return (channels + 31) / 32 * 32; }
+
 // One block. Strides in elements; channels lie next to each other.
 struct PoolParams {
     const void* activations;
     const void* gradients;
     const int64_t* cells;  // [count] rows, or null: row n for cell n
-    float* weights;        // [targets, channels], scratch for the aggregations that use_weights; else null
-    float* out;            // [targets, count]
+    float* weights;  // [targets, weight_stride(channels)], scratch for the aggregations that use_weights; else null
+    float* out;      // [targets, count]
     int64_t activation_target_stride, activation_row_stride;  // target stride 0: shared by all targets
     int64_t gradient_target_stride, gradient_row_stride;
     int64_t targets, count, channels;
@@ -29,7 +33,6 @@ struct PoolParams {
 };
 
 // Three steps, each divisible among threads; NaN or Inf in an input makes the raw values it reaches NaN.
-constexpr int64_t kWeightChunk = 512;                                     // channels
 void pool_weights(const PoolParams& params, int64_t begin, int64_t end);  // over targets * chunks of channels
 void pool_cells(const PoolParams& params, int64_t begin, int64_t end);    // over cells, every target
 // Min-max of maps begin..end in place; a map that is not finite becomes zeros and sets its flag.

@@ -1,6 +1,8 @@
 // Pooling of gathered rows. Products keep a second sum, 0 * product: it is 0, or NaN once an input is not finite.
 #pragma once
 
+#include <type_traits>
+
 #include "dcam/cpu/simd.h"
 #include "dcam/pool.h"
 
@@ -12,14 +14,20 @@ DCAM_HD float sum_lanes(vf v) {
     return sum;
 }
 
-DCAM_HD vf relu(vf v) { return v > 0 ? v : vf{}; }
-
-// A full vector from the last `count` < W elements, the rest 0.
+// `widen` for the last `count` < 2 W elements, the rest 0.
 template <class T>
-DCAM_HD vf widen_tail(const typename T::Stored* p, int64_t count) {
-    typename T::Stored buffer[W] = {};
+DCAM_HD void widen_tail(const typename T::Stored* p, int64_t count, vf& a, vf& b) {
+    typename T::Stored buffer[2 * W] = {};
     std::memcpy(buffer, p, count * sizeof *p);
-    return T::widen(buffer);
+    T::widen(buffer, a, b);
+}
+
+// Mean gradients, in the order of the gradients' `widen` and padded to whole vectors.
+struct Weights : Float32 {};
+
+template <>
+DCAM_HD void widen_tail<Weights>(const float* p, int64_t, vf& a, vf& b) {
+    Weights::widen(p, a, b);
 }
 
 // One aggregation: what a channel adds, from an activation and its gradient or weight; and what becomes of the sum.
@@ -27,15 +35,23 @@ struct Elementwise {  // and gradcam_paper, with the weight as gradient
     static constexpr bool mean = true;
     static DCAM_HD void add(vf a, vf g, vf& sum, vf& nought) {
         const vf product = a * g;
-        sum += relu(product);
+        sum += Lanes::relu(product);
         nought += product * 0.0f;
+    }
+};
+
+struct Pooled {  // the gradient is a weight >= 0, or NaN
+    static constexpr bool mean = true;
+    static DCAM_HD void add(vf a, vf w, vf& sum, vf& nought) {
+        sum = Lanes::fma(Lanes::relu(a), w, sum);
+        nought += a * 0.0f;
     }
 };
 
 struct LayerCam {
     static constexpr bool mean = true;
     static DCAM_HD void add(vf a, vf g, vf& sum, vf& nought) {
-        sum += relu(a) * relu(g);
+        sum += Lanes::relu(a) * Lanes::relu(g);
         nought += a * g * 0.0f;
     }
 };
@@ -48,22 +64,45 @@ struct HiResCam {  // and gradcam, with the weight as gradient
 struct Activation {  // the gradient is not read
     static constexpr bool mean = true;
     static DCAM_HD void add(vf a, vf, vf& sum, vf& nought) {
-        sum += relu(a);
+        sum += Lanes::relu(a);
         nought += a * 0.0f;
     }
 };
 
+// Gathered rows are too short for a hardware prefetcher, so the next one is asked for here.
+template <int64_t Count, class Stored>
+DCAM_HD void prefetch(const Stored* p) {
+    constexpr int64_t line = 64 / sizeof *p;
+    for (int64_t i = 0; i < Count; i += line) __builtin_prefetch(p + i, 0, 2);
+}
+
+// `next` is the row that is wanted from memory after this one.
 template <class Rule, class TA, class TG>
-DCAM_HD float pool_row(const typename TA::Stored* a, const typename TG::Stored* g, int64_t channels) {
-    constexpr int unroll = 4;  // sums that do not wait for each other
-    vf sum[unroll] = {}, nought[unroll] = {};
+DCAM_HD float pool_row(const typename TA::Stored* a, const typename TG::Stored* g, const typename TA::Stored* next,
+                       int64_t channels) {
+    constexpr int unroll = 2;  // pairs of sums that do not wait for each other
+    constexpr int64_t step = unroll * 2 * W;
+    vf sum[2 * unroll] = {}, nought[2 * unroll] = {}, x[2], y[2];
     int64_t d = 0;
-    for (; d + unroll * W <= channels; d += unroll * W)
-        for (int i = 0; i < unroll; ++i)
-            Rule::add(TA::widen(a + d + i * W), TG::widen(g + d + i * W), sum[i], nought[i]);
-    for (; d + W <= channels; d += W) Rule::add(TA::widen(a + d), TG::widen(g + d), sum[0], nought[0]);
-    if (d < channels)
-        Rule::add(widen_tail<TA>(a + d, channels - d), widen_tail<TG>(g + d, channels - d), sum[0], nought[0]);
+    for (; d + step <= channels; d += step) {
+        prefetch<step>(next + d);
+        for (int i = 0; i < unroll; ++i) {
+            TA::widen(a + d + i * 2 * W, x[0], x[1]);
+            TG::widen(g + d + i * 2 * W, y[0], y[1]);
+            for (int j = 0; j < 2; ++j) Rule::add(x[j], y[j], sum[2 * i + j], nought[2 * i + j]);
+        }
+    }
+    for (; d < channels; d += 2 * W) {
+        const int64_t left = channels - d;
+        if (left >= 2 * W) {
+            TA::widen(a + d, x[0], x[1]);
+            TG::widen(g + d, y[0], y[1]);
+        } else {
+            widen_tail<TA>(a + d, left, x[0], x[1]);
+            widen_tail<TG>(g + d, left, y[0], y[1]);
+        }
+        for (int j = 0; j < 2; ++j) Rule::add(x[j], y[j], sum[j], nought[j]);
+    }
     const float total = sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
     const float check = total * 0.0f + sum_lanes((nought[0] + nought[1]) + (nought[2] + nought[3]));
     const float value = Rule::mean ? total / static_cast<float>(channels) : total;
@@ -75,13 +114,20 @@ static void pool_rows(const PoolParams& p, const void* second, int64_t target_st
                       int64_t end) {
     const auto* activations = static_cast<const typename TA::Stored*>(p.activations);
     const auto* gradients = static_cast<const typename TG::Stored*>(second);
+    const auto row_of = [&p](int64_t n) { return p.cells ? p.cells[n] : n; };
     for (int64_t n = begin; n < end; ++n) {
-        const int64_t row = p.cells ? p.cells[n] : n;
-        // the activations of a cell stay in the nearest cache while all targets read them
-        for (int64_t t = 0; t < p.targets; ++t)
-            p.out[t * p.count + n] =
-                pool_row<Rule, TA, TG>(activations + t * p.activation_target_stride + row * p.activation_row_stride,
-                                       gradients + t * target_stride + row * row_stride, p.channels);
+        const int64_t row = row_of(n), next_row = row_of(n + 1 < end ? n + 1 : n);
+        // what all targets share of a cell stays in the nearest cache while they read it
+        for (int64_t t = 0; t < p.targets; ++t) {
+            const auto* a = activations + t * p.activation_target_stride + row * p.activation_row_stride;
+            const auto* g = gradients + t * target_stride + row * row_stride;
+            const typename TA::Stored* next;
+            if constexpr (std::is_same_v<TG, Weights>)
+                next = activations + next_row * p.activation_row_stride;
+            else
+                next = t + 1 < p.targets ? g + target_stride : gradients + next_row * row_stride;
+            p.out[t * p.count + n] = pool_row<Rule, TA, TG>(a, g, next, p.channels);
+        }
     }
 }
 
@@ -91,7 +137,7 @@ static void pool_cells_of(const PoolParams& p, int64_t begin, int64_t end) {
         pool_rows<decltype(rule), T, T>(p, p.gradients, p.gradient_target_stride, p.gradient_row_stride, begin, end);
     };
     const auto by_weight = [&](auto rule) __attribute__((always_inline)) {
-        pool_rows<decltype(rule), T, Float32>(p, p.weights, p.channels, 0, begin, end);
+        pool_rows<decltype(rule), T, Weights>(p, p.weights, weight_stride(p.channels), 0, begin, end);
     };
     switch (p.aggregation) {
         case Aggregation::elementwise:
@@ -105,8 +151,8 @@ static void pool_cells_of(const PoolParams& p, int64_t begin, int64_t end) {
                                                begin, end);
         case Aggregation::gradcam:
             return by_weight(HiResCam{});
-        // max(A w, 0) is w max(A, 0) where w >= 0, so the published form shares the product rule
         case Aggregation::pooled:
+            return by_weight(Pooled{});
         case Aggregation::gradcam_paper:
             return by_weight(Elementwise{});
     }
@@ -123,43 +169,53 @@ static void pool_cells(const PoolParams& p, int64_t begin, int64_t end) {
     }
 }
 
-// Mean gradient per channel over the cells, of one target, for W channels from `d`.
-template <class T, bool Positive, class Widen>
-DCAM_HD void add_rows(const typename T::Stored* const* rows, int64_t d, float* into, Widen widen) {
-    vf sum = load(into + d);
-    vf part[4];
+// Adds four rows of gradients to the sums of one pair of vectors.
+template <class T, bool Positive, class Read>
+DCAM_HD void add_rows(float* sums, Read read) {
+    vf row[4][2];
     for (int i = 0; i < 4; ++i) {
-        const vf g = widen(rows[i] + d);
-        part[i] = Positive ? relu(g) + g * 0.0f : g;
+        read(i, row[i][0], row[i][1]);
+        for (vf& g : row[i]) g = Positive ? Lanes::relu(g) + g * 0.0f : g;
     }
-    store(into + d, sum + ((part[0] + part[1]) + (part[2] + part[3])));
+    for (int j = 0; j < 2; ++j)
+        store(sums + j * W, load(sums + j * W) + ((row[0][j] + row[1][j]) + (row[2][j] + row[3][j])));
 }
 
+// The row of cell n, or `nothing` past the last cell.
+template <class Stored>
+DCAM_HD const Stored* row_or(const Stored* nothing, const PoolParams& p, const Stored* rows, int64_t n) {
+    return n < p.count ? rows + (p.cells ? p.cells[n] : n) * p.gradient_row_stride : nothing;
+}
+
+// Mean gradient per channel over the cells, for one target and kWeightChunk channels an item.
 template <class T, bool Positive>
 static void weigh(const PoolParams& p, int64_t begin, int64_t end) {
     using Stored = typename T::Stored;
+    static constexpr Stored nothing[kWeightChunk] = {};  // rows past the last cell
     const int64_t chunks = (p.channels + kWeightChunk - 1) / kWeightChunk;
     for (int64_t item = begin; item < end; ++item) {
         const int64_t t = item / chunks, first = item % chunks * kWeightChunk;
         const int64_t width = p.channels - first < kWeightChunk ? p.channels - first : kWeightChunk;
         const Stored* gradients = static_cast<const Stored*>(p.gradients) + t * p.gradient_target_stride + first;
-        float sums[kWeightChunk + W] = {};
+        float sums[kWeightChunk] = {};
         for (int64_t n = 0; n < p.count; n += 4) {
-            // four rows for one reading of the sums; rows past the end add nothing
-            static const Stored nothing[kWeightChunk] = {};
+            // four rows for one reading of the sums
             const Stored* rows[4];
             for (int64_t i = 0; i < 4; ++i)
                 rows[i] =
                     n + i < p.count ? gradients + (p.cells ? p.cells[n + i] : n + i) * p.gradient_row_stride : nothing;
             int64_t d = 0;
-            for (; d + W <= width; d += W) add_rows<T, Positive>(rows, d, sums, &T::widen);
-            if (d < width) {
-                const int64_t left = width - d;
-                add_rows<T, Positive>(rows, d, sums, [left](const Stored* at) { return widen_tail<T>(at, left); });
-            }
+            for (; d + 2 * W <= width; d += 2 * W)
+                add_rows<T, Positive>(
+                    sums + d, [&](int i, vf& a, vf& b) __attribute__((always_inline)) { T::widen(rows[i] + d, a, b); });
+            if (d < width)
+                add_rows<T, Positive>(sums + d, [&](int i, vf& a, vf& b) __attribute__((always_inline)) {
+                    widen_tail<T>(rows[i] + d, width - d, a, b);
+                });
         }
-        float* weights = p.weights + t * p.channels + first;
-        for (int64_t d = 0; d < width; ++d) weights[d] = sums[d] / static_cast<float>(p.count);
+        float* weights = p.weights + t * weight_stride(p.channels) + first;
+        const float share = 1 / static_cast<float>(p.count);
+        for (int64_t d = 0; d < weight_stride(width); ++d) weights[d] = sums[d] * share;
     }
 }
 

@@ -3,8 +3,8 @@
 
 #include <cmath>
 
+#include "dcam/cpu/kernels.h"
 #include "dcam/cpu/simd.h"
-#include "dcam/refine.h"
 
 namespace dcam::DCAM_ISA {
 

@@ -24,36 +24,40 @@ constexpr int W = 4;
 typedef float vf __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W)));
 typedef float vf_anywhere __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef int32_t vi_anywhere __attribute__((vector_size(4 * W), aligned(2), may_alias));
 typedef uint16_t vh_anywhere __attribute__((vector_size(2 * W), aligned(2), may_alias));
 
 DCAM_HD vf load(const float* p) { return *reinterpret_cast<const vf_anywhere*>(p); }
 DCAM_HD void store(float* p, vf v) { *reinterpret_cast<vf_anywhere*>(p) = v; }
 DCAM_HD vf fill(float x) { return x - vf{}; }
 
-DCAM_HD vi widen_integers(const uint16_t* p) {
-#if defined(__AVX512F__)
-    return reinterpret_cast<vi>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
-#elif defined(__AVX2__)
-    return reinterpret_cast<vi>(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-#else
-    return __builtin_convertvector(*reinterpret_cast<const vh_anywhere*>(p), vi);
-#endif
-}
-
-// Floats of the three storage types; the 16-bit ones are widened without a table.
+// The storage types. `widen` reads 2 W elements, in an order of its own that depends on nothing but the type: what is
+// multiplied or added elementwise must come through the same one.
 struct Float32 {
     using Stored = float;
-    static DCAM_HD vf widen(const Stored* p) { return load(p); }
+    static DCAM_HD void widen(const Stored* p, vf& a, vf& b) {
+        a = load(p);
+        b = load(p + W);
+    }
 };
 
 struct BFloat16 {
     using Stored = uint16_t;
-    static DCAM_HD vf widen(const Stored* p) { return reinterpret_cast<vf>(widen_integers(p) << 16); }
+    // Two neighbours share 32 bits: a shift gives the one and a mask the other, and nothing has to be spread out.
+    static DCAM_HD void widen(const Stored* p, vf& a, vf& b) {
+        const vi both = *reinterpret_cast<const vi_anywhere*>(p);
+        a = reinterpret_cast<vf>(both << 16);
+        b = reinterpret_cast<vf>(both & static_cast<int32_t>(0xffff0000));
+    }
 };
 
 struct Float16 {
     using Stored = uint16_t;
-    static DCAM_HD vf widen(const Stored* p) {
+    static DCAM_HD void widen(const Stored* p, vf& a, vf& b) {
+        a = widen_half(p);
+        b = widen_half(p + W);
+    }
+    static DCAM_HD vf widen_half(const Stored* p) {
 #if defined(__AVX512F__)
         return reinterpret_cast<vf>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 #elif defined(__AVX2__)
@@ -61,7 +65,7 @@ struct Float16 {
 #else
         // Shifted into place, a half is a float with its exponent 112 too low, subnormals included; its largest
         // exponent stands for Inf and NaN.
-        const vi half = widen_integers(p);
+        const vi half = __builtin_convertvector(*reinterpret_cast<const vh_anywhere*>(p), vi);
         const vi magnitude = half & 0x7fff;
         const vf scaled = reinterpret_cast<vf>(magnitude << 13) * 0x1p112f;
         const vi special = (magnitude >= 0x7c00) & 0x7f800000;
@@ -76,6 +80,14 @@ struct Lanes {
 
     static DCAM_HD vf min(vf a, vf b) { return a < b ? a : b; }
     static DCAM_HD vf max(vf a, vf b) { return a > b ? a : b; }
+    // the compiler would make a comparison and a masked move of max(v, 0)
+    static DCAM_HD vf relu(vf v) {
+#if defined(__AVX512F__)
+        return reinterpret_cast<vf>(_mm512_max_ps(reinterpret_cast<__m512>(v), _mm512_setzero_ps()));
+#else
+        return max(v, vf{});
+#endif
+    }
     static DCAM_HD vf fma(vf a, vf b, vf c) { return a * b + c; }
     static DCAM_HD vf select_positive(vf condition, vf value) { return condition > 0 ? value : vf{}; }
 

@@ -122,10 +122,11 @@ class Explainer:
         maps = ops.refine(raw, config, repetition=repetition, image_side=side)
         if not chosen:
             return maps, raw, []
-        committed = build_targets(trajectory, positions, "committed", adapter.mask_token)
-        seen = _mean_by_owner(log_probabilities(adapter, inputs, committed), owner, len(chosen))
-        blank = _mean_by_owner(log_probabilities(adapter, adapter.blank(inputs), committed), owner, len(chosen))
-        measures = (scores.peak(maps), scores.spread(maps), scores.groundedness(maps, seen, blank))
+        masked = build_targets(trajectory, positions, "remask", adapter.mask_token)
+        seen = _mean_by_owner(log_probabilities(adapter, inputs, masked), owner, len(chosen))
+        covered = adapter.hide(inputs, scores.hot_cells(maps)[owner])
+        hidden = _mean_by_owner(log_probabilities(adapter, covered, masked), owner, len(chosen))
+        measures = (scores.peak(maps), scores.spread(maps), scores.groundedness(maps, seen, hidden))
         return maps, raw, [(float(p), float(s), float(g)) for p, s, g in torch.stack(measures, 1).tolist()]
 
     def _tokens(self, trajectory: Trajectory) -> list[Token]:

@@ -21,17 +21,22 @@ def spread(maps: Tensor) -> Tensor:
     return torch.where(share.sum(1) > 0, perplexity / share.shape[1], 1.0)
 
 
-def groundedness(maps: Tensor, seen: Tensor, blank: Tensor) -> Tensor:
-    """Whether each word points somewhere, ``[T]`` in 0..1: dependence on the image times focus of the map.
+def hot_cells(maps: Tensor) -> Tensor:
+    """The cells a map points at, bool ``[T, h, w]``: those of at least a fifth of its maximum; none in an empty map."""
+    return maps > (0.2 * maps.flatten(1).amax(1)).clamp(min=1e-6).view(-1, 1, 1)
 
-    Dependence is the part of the word's probability that goes when the image shows nothing (``1 - p_blank / p_seen``):
-    a function word is as likely without the picture. Focus is ``1 - spread``: an abstract word may need the picture,
-    but no place in it.
+
+def groundedness(maps: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
+    """Whether each word rests on the place that its map points at, ``[T]`` in 0..1: dependence times focus.
+
+    Dependence is the part of the word's probability that goes when that place is painted over, the rest of the image
+    and of the answer left as they are (``1 - p_hidden / p_seen``). A function word is as likely without it; so is any
+    word whose map is wrong. Focus is ``1 - spread``: an abstract word may need the picture, but no place in it.
 
     Args:
         maps: ``[T, h, w]``, refined.
-        seen: log-probability ``[T]`` of each word's token given the image.
-        blank: the same given an empty image.
+        seen: log-probability ``[T]`` of each word's token given the image and all other words.
+        hidden: the same with the word's `hot_cells` painted over.
     """
-    dependence = 1 - (blank - seen).exp().clamp(max=1)
+    dependence = 1 - (hidden - seen).exp().clamp(max=1)
     return dependence * (1 - spread(maps))

@@ -114,8 +114,9 @@ class Adapter(ABC, Generic[I]):
         """Image ``uint8[H, W, 3]`` and prompt, encoded. Raises AdapterError for a prompt the model cannot read."""
 
     @abstractmethod
-    def blank(self, inputs: I) -> I:
-        """The same request over an image of the same size that shows nothing."""
+    def hide(self, inputs: I, cells: Tensor) -> I:
+        """The same request over ``C`` copies of the image, with the ``cells`` of the first view, bool ``[C, h, w]``,
+        painted over in the image's median color. `embed` then takes ``C`` canvases, one per copy."""
 
     @abstractmethod
     def generate(self, inputs: I, steps: int | None = None, block_length: int | None = None) -> Trajectory:

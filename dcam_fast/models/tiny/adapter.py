@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
-from dcam_fast.models.tiny.modeling import Attention, TinyForMaskedDiffusion, attend
+from dcam_fast.models.tiny.modeling import CELL, Attention, TinyForMaskedDiffusion, attend
 from dcam_fast.models.tiny.processing import EOS, MASK, PAD, SPECIAL, UNKNOWN, VOCABULARY, TinyImageProcessor
 from dcam_fast.models.tiny.scenes import CAPTION_PROMPT
 
@@ -22,8 +22,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class TinyInputs(Inputs):
-    """``pixels``: float32 ``[1, 3, H, W]``. ``prompt_tokens``: int64 ``[1, P]``. ``rotary_*``: tables of both
-    streams."""
+    """``pixels``: float32 ``[1, 3, H, W]``, or one image per canvas. ``prompt_tokens``: int64 ``[1, P]``.
+    ``rotary_*``: tables of the streams."""
 
     pixels: Tensor
     prompt_tokens: Tensor
@@ -80,7 +80,7 @@ class TinyAdapter(Adapter[TinyInputs]):
     def encode(self, image: NDArray[np.uint8], prompt: str) -> TinyInputs:
         tokens = self._encode_prompt(prompt)
         pixels = self.processor(image)["pixel_values"].to(self.device)
-        h, w = (side // 8 for side in pixels.shape[2:])
+        h, w = (side // CELL for side in pixels.shape[2:])
         y = torch.linspace(0, image.shape[0], h + 1)
         x = torch.linspace(0, image.shape[1], w + 1)
         corners = [edge.expand(h, w) for edge in (x[None, :-1], y[:-1, None], x[None, 1:], y[1:, None])]
@@ -102,8 +102,10 @@ class TinyAdapter(Adapter[TinyInputs]):
             rotary_joint=(cos, sin),
         )
 
-    def blank(self, inputs: TinyInputs) -> TinyInputs:
-        return replace(inputs, pixels=torch.zeros_like(inputs.pixels))
+    def hide(self, inputs: TinyInputs, cells: Tensor) -> TinyInputs:
+        paint = inputs.pixels.flatten(2).median(-1).values[..., None, None]
+        covered = cells.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)[:, None]
+        return replace(inputs, pixels=torch.where(covered, paint, inputs.pixels))
 
     def generate(self, inputs: TinyInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
         result = self.model.generate(inputs.pixels, inputs.prompt_tokens, steps, block_length, self.attention)
@@ -112,8 +114,8 @@ class TinyAdapter(Adapter[TinyInputs]):
         return Trajectory(tokens, result.steps[0], int(ends[0]) if len(ends) else len(tokens))
 
     def embed(self, inputs: TinyInputs, canvases: Tensor) -> Hidden:
-        prefix = torch.cat((self.model.embed_image(inputs.pixels), self.model.embed(inputs.prompt_tokens)), 1)
-        canvas = self.model.embed(canvases)
+        image, canvas = self.model.embed_image(inputs.pixels), self.model.embed(canvases)
+        prefix = torch.cat((image, self.model.embed(inputs.prompt_tokens).expand(len(image), -1, -1)), 1)
         if self.attention == "prefix":
             return Hidden(prefix, canvas)
         return Hidden(torch.cat((prefix.expand(len(canvas), -1, -1), canvas), 1))

@@ -97,8 +97,10 @@ def refine_released(values: Map, repetition: float, rank_filter: Filter) -> Map:
     """The whole released profile around one of the filters: its gate changes nothing, so three modules are left."""
     z = rank_filter(values, kernel_size(values))
     lit = z[z > 0]
-    delta = 0.15 * np.median(lit) + 0.15 * np.percentile(z, 60) + 0.20 * lit.mean() + 0.015 * z.max() if lit.size else
-    1e-6 z = np.where(z < delta, z * np.clip(z / delta, 0.5, 1), z)
+    delta = 1e-6
+    if lit.size:
+        delta = 0.15 * np.median(lit) + 0.15 * np.percentile(z, 60) + 0.20 * lit.mean() + 0.015 * z.max()
+    z = np.where(z < delta, z * np.clip(z / delta, 0.5, 1), z)
     z = np.clip(z, 0, values.max())
     z = (z - z.min()) / (z.max() - z.min() + 1e-8)
     instance = 0.05 * repetition + 0.02 * (z > z.mean() + 2 * z.std())

@@ -14,6 +14,7 @@ from dcam_fast.config import RELEASED
 
 REPETITION = 0.2
 SIZES = (27, 48)
+LABELS = {"loop": "released algorithm, Python loop", "array": "the same, vectorised NumPy", "numba": "the same, numba"}
 
 
 def make_map(size: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -39,8 +40,8 @@ def test_baseline(benchmark: Any, name: str, size: int) -> None:
     chosen = {"loop": lambda: loop_filter, "array": lambda: array_filter, "numba": numba_filter}[name]()
     values = make_map(size).astype(np.float64)
     benchmark.group = f"refine {size}x{size}"
-    benchmark.extra_info["label"] = {"loop": "released, Python loop", "array": "NumPy, vectorised", "numba":
-    "numba"}[name] check(benchmark(refine_released, values, REPETITION, chosen), size)
+    benchmark.extra_info["label"] = LABELS[name]
+    check(benchmark(refine_released, values, REPETITION, chosen), size)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,0 +1,132 @@
+"""Writes the measured parts of README.md from the committed result files: ``./run python benchmarks/report.py``.
+
+Each part stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``. ``--check`` changes nothing and fails if one is stale.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def newest(pattern: str) -> tuple[str, dict[str, Any]]:
+    """Name and content of the newest result file of a kind (their names begin with the date)."""
+    path = max(RESULTS.glob(pattern))
+    return path.name, json.loads(path.read_text())
+
+
+def microseconds(seconds: float) -> str:
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.1f} µs"
+    return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def performance() -> str:
+    """One table a group of the pytest-benchmark file: median, spread, and the ratio to the group's slowest row."""
+    name, data = newest("*-cpu.json")
+    machine = data["machine_info"]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for case in data["benchmarks"]:
+        groups.setdefault(case["group"], []).append(case)
+    lines = [
+        f"{machine['cpu']['brand_raw']}, {machine['threads']} cores, torch {machine['torch']}; "
+        f"medians, with the 25th and 75th percentile; from `benchmarks/results/{name}`.",
+    ]
+    for group, cases in groups.items():
+        slowest = max(case["stats"]["median"] for case in cases)
+        copied = next((c["stats"]["median"] for c in cases if "copy" in c["extra_info"]["label"]), None)
+        last = "bandwidth of the copy" if copied else "times as fast"
+        lines += ["", f"**{group}**", "", f"| | median | spread | {last} |", "| --- | ---: | ---: | ---: |"]
+        for case in sorted(cases, key=lambda case: -case["stats"]["median"]):
+            stats = case["stats"]
+            ratio = f"{copied / stats['median']:.0%}" if copied else f"{slowest / stats['median']:.0f}"
+            spread = f"{microseconds(stats['q1'])} to {microseconds(stats['q3'])}"
+            lines.append(f"| {case['extra_info']['label']} | {microseconds(stats['median'])} | {spread} | {ratio} |")
+    return "\n".join(lines)
+
+
+def localisation() -> str:
+    """The localisation table of the test scenes."""
+    from dcam_fast.evaluation.localisation import format_table
+
+    name, data = newest("*-localisation.json")
+    return (
+        f"{data['words']} words of {data['right_captions']} right captions of {data['scenes']} held-out scenes; "
+        f"from `benchmarks/results/{name}`.\n\n{format_table(data)}"
+    )
+
+
+def accuracy() -> str:
+    """Exact answers of the embedded model by kind."""
+    name, data = newest("*-accuracy.json")
+    lines = [
+        f"On {data['scenes']} held-out scenes; from `benchmarks/results/{name}`.",
+        "",
+        "| answers exactly right | prefix attention | joint attention | of |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    prefix, joint = data["accuracy"]["prefix"], data["accuracy"]["joint"]
+    for kind, cell in prefix.items():
+        lines.append(f"| {kind} | {cell['exact']:.1%} | {joint[kind]['exact']:.1%} | {cell['count']:.0f} |")
+    return "\n".join(lines)
+
+
+def search() -> str:
+    """The best entries of both rounds of the search, and the published form's place in the first."""
+    from dcam_fast.evaluation.search import describe
+
+    name, data = newest("*-search.json")
+    lines = [f"{data['scenes']} selection scenes; from `benchmarks/results/{name}`.", ""]
+    lines += [
+        "| rank | objective | state | aggregation | blocks | hit | iou | f3 |",
+        "| ---: |" + " --- |" * 4 + " ---: |" * 3,
+    ]
+    published = ("contrast_sum", "final", "pooled")
+    ranked = list(enumerate(data["raw"], 1))
+    first = next(row for row in ranked if tuple(row[1][k] for k in ("objective", "state", "aggregation")) == published)
+    for rank, entry in [*ranked[:8], first]:
+        names = " | ".join(entry[key] for key in ("objective", "state", "aggregation"))
+        blocks = ", ".join(map(str, entry["blocks"]))
+        lines.append(f"| {rank} | {names} | {blocks} | {entry['hit']:.3f} | {entry['iou']:.3f} | {entry['f3']:.3f} |")
+    lines += ["", f"(of {len(ranked)}; the last row is the best of the published form)", ""]
+    lines += ["| rank | refinement | hit | iou | concentration | f3 |", "| ---: | --- |" + " ---: |" * 4]
+    for rank, entry in enumerate(data["profiles"][:8], 1):
+        figures = " | ".join(f"{entry[key]:.3f}" for key in ("hit", "iou", "concentration", "f3"))
+        lines.append(f"| {rank} | {describe(entry['profile'])} | {figures} |")
+    return "\n".join(lines)
+
+
+PARTS = {"performance": performance, "localisation": localisation, "accuracy": accuracy, "search": search}
+
+
+def render(text: str) -> str:
+    """``text`` with every measured part it holds written anew."""
+    for name, write in PARTS.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if pattern.search(text):
+            part = write()
+            text = pattern.sub(lambda match, part=part: f"{match[1]}{part}\n{match[2]}", text)  # type: ignore[misc]
+    return text
+
+
+def main() -> None:
+    stale = []
+    for path in (ROOT / "README.md", ROOT / "docs" / "evaluation.md"):
+        before = path.read_text()
+        after = render(before)
+        if after != before:
+            stale.append(path.name)
+            if "--check" not in sys.argv:
+                path.write_text(after)
+    if stale and "--check" in sys.argv:
+        sys.exit(f"report: {', '.join(stale)} must be what benchmarks/report.py writes, run it again")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Writes the measured parts of README.md from the committed result files: ``./run python benchmarks/report.py``.
 
-Each part stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``. ``--check`` changes nothing and fails if one is stale.
+Each part stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``. ``--check`` only fails if one is stale.
 """
 
 from __future__ import annotations

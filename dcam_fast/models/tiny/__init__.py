@@ -1,0 +1,1 @@
+"""The embedded model: scenes, architecture, words and pixels, training, accuracy, and its adapter."""

@@ -47,7 +47,8 @@ def fill(template: str, values: dict[str, str]) -> str:
     return head + "".join(values[name] + rest for name, _, rest in (part.partition("}}") for part in parts))
 
 
-def _css(color: Sequence[int]) -> str:
+def css_color(color: Sequence[int]) -> str:
+    """A colour as style sheets write it."""
     return "#" + bytes(color).hex()
 
 
@@ -70,7 +71,7 @@ def _page_data(explanation: Explanation, width: int, height: int) -> dict[str, o
                 "peak": f"{target.peak:.3g}",
                 "spread": f"{target.spread:.2f}",
                 "groundedness": round(target.groundedness, 3),
-                "color": _css(groundedness_color(target.groundedness)),
+                "color": css_color(groundedness_color(target.groundedness)),
                 "map": _base64(maps[index]),
             }
             for index, (target, name) in enumerate(zip(explanation.targets, explanation.names, strict=True))

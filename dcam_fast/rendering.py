@@ -118,7 +118,7 @@ def _write_caption(draw: ImageDraw.ImageDraw, explanation: Explanation, index: i
     """Writes a target's name, steps and groundedness under its panel, into (left, top, width)."""
     left, top, width = box
     target, name, steps = explanation.targets[index], explanation.names[index], explanation.steps(index)
-    value, bold, small = f"{target.groundedness:.2f}", _font(15, bold=True), _font(12)
+    value, bold, small = f"{target.groundedness:.2f}", _font(15 if width >= 160 else 13, bold=True), _font(12)
     color = groundedness_color(target.groundedness)
     draw.rounded_rectangle((left, top, left + width - 1, top + 4), 2, TRACK)
     filled = round((width - 1) * min(max(target.groundedness, 0), 1))

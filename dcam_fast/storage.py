@@ -41,25 +41,31 @@ def file_names(texts: Sequence[str]) -> list[str]:
     return names
 
 
-def _files_of(folder: Path) -> set[str]:
-    """Names of the files that an earlier save wrote into a folder, by its own record."""
+def _files_of(folder: Path, record: str) -> set[str]:
+    """Names of what an earlier save wrote into a folder, by its own record."""
     try:
-        record = json.loads((folder / RECORD).read_text("utf-8"))
+        facts = json.loads((folder / record).read_text("utf-8"))
     except (OSError, ValueError):
         return set()
-    return set(record["files"]) if isinstance(record, dict) and "schema" in record and "files" in record else set()
+    return set(facts["files"]) if isinstance(facts, dict) and "schema" in facts and "files" in facts else set()
 
 
-def check_replaceable(folder: Path) -> None:
-    """Raises FileExistsError unless ``folder`` is not there, is empty, or holds an earlier save and nothing else."""
+def check_replaceable(folder: Path, record: str, caller: str) -> None:
+    """Raises FileExistsError unless ``folder`` is not there, is empty, or holds an earlier save and nothing else.
+
+    Args:
+        folder: where something is to be written.
+        record: name of the JSON file in which a save lists its "files".
+        caller: what the error names.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise FileExistsError(f"Explanation.save: folder must be a folder or not exist, got the file '{folder}'")
-    others = sorted({path.name for path in folder.iterdir()} - _files_of(folder))
+        raise FileExistsError(f"{caller}: folder must be a folder or not exist, got the file '{folder}'")
+    others = sorted({path.name for path in folder.iterdir()} - _files_of(folder, record))
     if others:
         need = "new, empty or hold nothing but an earlier save"
-        raise FileExistsError(f"Explanation.save: folder must be {need}, got '{folder}' with '{others[0]}' in it")
+        raise FileExistsError(f"{caller}: folder must be {need}, got '{folder}' with '{others[0]}' in it")
 
 
 @contextmanager
@@ -85,7 +91,7 @@ def replacing(folder: Path) -> Iterator[Path]:
 def save(explanation: Explanation, folder: Path) -> Path:
     """See `Explanation.save`."""
     target_folder = folder.resolve()  # a link stays a link
-    check_replaceable(target_folder)
+    check_replaceable(target_folder, RECORD, "Explanation.save")
     pictures = file_names([target.text for target in explanation.targets])
     files = [RECORD, PAGE, SHEET, IMAGE, ARRAYS, *pictures]
     record = {
@@ -104,7 +110,7 @@ def save(explanation: Explanation, folder: Path) -> Path:
     with replacing(target_folder) as draft:
         (draft / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
         (draft / PAGE).write_text(explanation.to_html(), "utf-8")
-        explanation.contact_sheet().save(draft / SHEET, optimize=True)
+        explanation.contact_sheet().save(draft / SHEET)
         Image.fromarray(explanation.image).save(draft / IMAGE)
         for index, name in enumerate(pictures):
             explanation.overlay(index).save(draft / name)

@@ -1,0 +1,279 @@
+"""The command line. Whatever is slow to import is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+import dcam_fast
+
+if TYPE_CHECKING:
+    from dcam_fast.explainer import Explainer
+    from dcam_fast.explanation import Explanation
+
+Parameters = ParamSpec("Parameters")
+
+out_console = Console(highlight=False, soft_wrap=True)
+error_console = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+def _report(error: Exception) -> None:
+    """An error as one line; with --debug also where it came from."""
+    if settings.debug:
+        error_console.print("".join(traceback.format_exception(error)), end="", markup=False)
+        return
+    message = " ".join(str(error).split())
+    ours = isinstance(error, ValueError | TypeError | RuntimeError | OSError) and message
+    error_console.print(Text("error: ", "bold red") + Text(message if ours else f"{type(error).__name__}: {message}"))
+
+
+@dataclass
+class Settings:
+    """What was asked for before the command."""
+
+    debug: bool = False
+
+
+settings = Settings()
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def _one_line(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """A command whose errors are one line and exit code 1, unless --debug asks for more."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+            raise
+        except Exception as error:  # the last place that could make a line of it
+            _report(error)
+            raise typer.Exit(1) from error
+
+    return wrapped
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out_console.print(f"dcam-fast {dcam_fast.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+) -> None:
+    """For every word of a diffusion multimodal LLM's answer, a heat map over the image."""
+    settings.debug = debug
+
+
+def _progress() -> Progress:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=out_console, transient=True)
+
+
+def _load_explainer() -> Explainer:
+    with out_console.status("loading the model"):
+        from dcam_fast import Explainer
+
+        return Explainer.from_pretrained("tiny")
+
+
+def _colored(explanation: Explanation) -> Text:
+    """The answer, its targets in the colour of their groundedness."""
+    from dcam_fast.rendering import groundedness_color
+
+    text = Text()
+    for piece in explanation.pieces():
+        if piece.target is None:
+            text.append(piece.text, "dim")
+        else:
+            red, green, blue = groundedness_color(explanation.targets[piece.target].groundedness)
+            text.append(piece.text, f"bold rgb({red},{green},{blue})")
+    return text
+
+
+def _named(check: Callable[[str], object], value: str, option: str) -> str:
+    """A name that ``check`` accepts; any other is a usage error."""
+    try:
+        check(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+    return value
+
+
+@app.command()
+@_one_line
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write to; an earlier demo there is replaced.")] = Path(
+        "dcam-demo"
+    ),
+    scenes: Annotated[int, typer.Option(min=1, max=99, help="How many scenes.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Which scenes.")] = 7,
+) -> None:
+    """Explain what the embedded model answers about some scenes."""
+    with out_console.status("loading"):
+        from dcam_fast import demo as demonstration
+        from dcam_fast.rendering import groundedness_color
+        from dcam_fast.storage import SHEET, check_replaceable
+
+        check_replaceable(out.resolve(), demonstration.RECORD, "demo")
+        plan = demonstration.rounds(scenes, seed)
+    explainer = _load_explainer()
+
+    with _progress() as progress:
+        task = progress.add_task("explaining", total=len(plan))
+
+        def show(one: demonstration.Round, explanation: Explanation) -> None:
+            if one.folder.endswith("/caption"):
+                progress.console.print(f"\n{one.folder.partition('/')[0]}", style="bold")
+            progress.console.print(Text("  ") + Text(one.prompt, "italic dim"))
+            wrong = "" if one.is_right(explanation.answer) else f"  (right is: {one.expected})"
+            progress.console.print(Text("    ") + _colored(explanation) + Text(wrong, "yellow"))
+            progress.advance(task)
+
+        demonstration.run(explainer, plan, out, show)
+    scale = Text("\ncolour is groundedness, whether a word points at something in the image: ", "dim")
+    for tenths in range(0, 11, 2):
+        scale.append(f" {tenths / 10:.1f}", "bold rgb({},{},{})".format(*groundedness_color(tenths / 10)))
+    out_console.print(scale)
+    out_console.print(f"\ncontact sheet  {out / SHEET}\npages          {out / demonstration.INDEX}", markup=False)
+
+
+@app.command()
+@_one_line
+def explain(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures of any size and mode.")],
+    prompt: Annotated[str | None, typer.Option(help="What to ask; without it, for a caption.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="A word or phrase of the answer, or 'all'; may be repeated. Without it: content words."),
+    ] = None,
+    method: Annotated[str, typer.Option(help="How maps are made: default or published.")] = "default",
+    profile: Annotated[
+        str | None,
+        typer.Option(help="How maps are refined: default, released or paper. Without it: as the method does."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to, into one folder per image.")] = Path("dcam-out"),
+) -> None:
+    """Explain what the embedded model answers about images."""
+    with out_console.status("loading"):
+        from dcam_fast.attribution.diffusion_cam import method_named
+        from dcam_fast.config import profile as profile_named
+        from dcam_fast.storage import PAGE
+
+    _named(method_named, method, "--method")
+    if profile is not None:
+        _named(profile_named, profile, "--profile")
+    targets: str | list[str] = target or "content"
+    if targets == ["all"]:
+        targets = "all"
+    explainer = _load_explainer()
+
+    failures = []
+    with _progress() as progress:
+        for image, name in progress.track(
+            list(zip(images, _folder_names(images), strict=True)), description="explaining"
+        ):
+            try:
+                explanation = explainer.explain(image, prompt, targets, method=method, profile=profile)
+                explanation.save(out / name)
+            except Exception as error:  # the other images are still worth it
+                failures.append(error)
+                continue
+            progress.console.print(str(image), style="bold", markup=False)
+            progress.console.print(Text("  ") + _colored(explanation))
+            progress.console.print(f"  {out / name / PAGE}", markup=False)
+    for failure in failures:
+        _report(failure)
+    if failures:
+        if len(images) > 1:
+            error_console.print(f"{len(failures)} of {len(images)} images could not be explained", style="bold")
+        raise typer.Exit(1)
+
+
+def _folder_names(images: list[Path]) -> list[str]:
+    """A different folder name for each image: its own without the ending, numbered where that is taken."""
+    names: list[str] = []
+    for image in images:
+        stem = image.stem or "image"
+        same = [stem, *(f"{stem}-{number}" for number in range(2, len(images) + 1))]
+        names.append(next(name for name in same if name not in names))
+    return names
+
+
+@app.command()
+@_one_line
+def env() -> None:
+    """Say what is installed and built here, what can be used, and why something can not."""
+    with out_console.status("looking around"):
+        facts = str(dcam_fast.env())
+    out_console.print(facts, markup=False)
+
+
+@app.command()
+@_one_line
+def scenes(
+    out: Annotated[Path, typer.Option(help="Folder to write to; earlier scenes there are replaced.")] = Path(
+        "dcam-scenes"
+    ),
+    count: Annotated[int, typer.Option("--scenes", min=1, max=9999, help="How many.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Which ones.")] = 7,
+) -> None:
+    """Write sample scenes, with captions, questions and a mask for each object."""
+    with out_console.status("drawing"):
+        from dcam_fast.demo import SCENES_RECORD, write_scenes
+
+        write_scenes(out, count, seed)
+    out_console.print(f"{count} scenes  {out / SCENES_RECORD}", markup=False)
+
+
+@app.command()
+@_one_line
+def train_tiny(
+    folder: Annotated[Path, typer.Argument(help="Checkpoints go here; a run that was stopped goes on from the last.")],
+    scale: Annotated[float, typer.Option(help="Share of the steps, 1/n of them; 0.01 is a smoke test.")] = 1.0,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the blocks: faster, needs a C++ compiler.")
+    ] = False,
+) -> None:
+    """Train the embedded model anew."""
+    from dcam_fast.models.tiny.train import train
+
+    model = train(folder, scale=scale, compile=compile)
+    out_console.print(f"model  {model}", markup=False)
+
+
+def main() -> None:
+    """Runs the command line; see ``dcam-fast --help``."""
+    from PIL import Image
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # an answer can hold what a terminal cannot show
+            stream.reconfigure(errors="replace")
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an image that is too large is our own error
+    warnings.showwarning = lambda message, *_, **__: error_console.print(
+        Text("note: ", "bold yellow") + Text(" ".join(str(message).split()))
+    )
+    app()

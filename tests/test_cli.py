@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import dcam_fast
+from dcam_fast import cli, demo
+from dcam_fast.explanation import Explanation, Target, Token
+from dcam_fast.images import load_image
+
+
+class FakeExplainer:
+    """Answers with what it was asked, and remembers every call."""
+
+    calls: list[dict[str, Any]] = []  # noqa: RUF012
+
+    @classmethod
+    def from_pretrained(cls, model: str, **_: Any) -> FakeExplainer:
+        cls.calls = []
+        return cls()
+
+    def explain(self, image: Any, prompt: str | None = None, targets: Any = "content", **options: Any) -> Explanation:
+        pixels = load_image(image)
+        self.calls.append({"prompt": prompt, "targets": targets, **options})
+        texts = (prompt or "a red ring").split()
+        step = torch.arange(5) * float(pixels.shape[1]) / 4, torch.arange(4) * float(pixels.shape[0]) / 3
+        boxes = torch.stack(
+            torch.broadcast_tensors(step[0][:-1], step[1][:-1, None], step[0][1:], step[1][1:, None]), 2
+        )
+        maps = torch.rand(len(texts), 3, 4)
+        return Explanation(
+            image=pixels,
+            prompt=prompt or "describe",
+            answer=" ".join(texts),
+            tokens=tuple(Token(text, i, i, i) for i, text in enumerate(texts)),
+            targets=tuple(Target(text, (i,), 0.5, 0.5, 0.5) for i, text in enumerate(texts)),
+            maps=maps,
+            raw_maps=maps,
+            boxes=boxes,
+            provenance={},
+        )
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeExplainer]:
+    monkeypatch.setattr("dcam_fast.explainer.Explainer", FakeExplainer)
+    return FakeExplainer
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs the command line in an empty folder; the result has exit_code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def picture(path: Path) -> Path:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)).save(path)
+    return path
+
+
+def test_version_and_help(run: Callable[..., Any]) -> None:
+    assert run("--version").stdout == f"dcam-fast {dcam_fast.__version__}\n"
+    for command in ("demo", "explain", "env", "scenes", "train-tiny"):
+        assert command in run("--help").stdout
+        assert run(command, "--help").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("explain",),
+        ("no-such-command",),
+        ("explain", "x.png", "--method", "magic"),
+        ("explain", "x.png", "--profile", "magic"),
+        ("demo", "--scenes", "0"),
+        ("scenes", "--scenes", "many"),
+    ],
+)
+def test_usage_errors(run: Callable[..., Any], arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Usage:" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_explain(run: Callable[..., Any], fake: type[FakeExplainer], tmp_path: Path) -> None:
+    picture(tmp_path / "photo.png")
+    result = run("explain", "photo.png")
+    assert result.exit_code == 0, result.output
+    assert "a red ring" in result.stdout
+    assert "dcam-out/photo/explanation.html" in result.stdout
+    assert Explanation.load(tmp_path / "dcam-out" / "photo").answer == "a red ring"
+    assert fake.calls == [{"prompt": None, "targets": "content", "method": "default", "profile": None}]
+
+
+def test_explain_options(run: Callable[..., Any], fake: type[FakeExplainer], tmp_path: Path) -> None:
+    path = picture(tmp_path / "[a] photo.png")
+    options = ("--prompt", "what is it ?", "--method", "published", "--profile", "paper", "--out", tmp_path / "x")
+    result = run("explain", path, "--target", "it", "--target", "what is", *options)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "x" / "[a] photo" / "explanation.html").exists()
+    wanted = {"prompt": "what is it ?", "targets": ["it", "what is"], "method": "published", "profile": "paper"}
+    assert fake.calls == [wanted]
+    run("explain", path, "--target", "all")
+    assert fake.calls[0]["targets"] == "all"
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_bad_image_stops_no_other(run: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    paths = [
+        picture(tmp_path / "a.png"),
+        tmp_path / "none.png",
+        tmp_path / "bad.png",
+        picture(tmp_path / "sub" / "a.png"),
+    ]
+    paths[2].write_bytes(b"no picture")
+    result = run("explain", *paths)
+    assert result.exit_code == 1
+    assert sorted(path.name for path in (tmp_path / "dcam-out").iterdir()) == ["a", "a-2"]
+    lines = result.stderr.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("error: load_image: image must be a file that exists")
+    assert lines[1].startswith("error: load_image: image must be a picture")
+    assert lines[2] == "2 of 4 images could not be explained"
+
+
+@pytest.mark.usefixtures("fake")
+def test_debug_shows_where(run: Callable[..., Any]) -> None:
+    short, long = run("explain", "none.png"), run("--debug", "explain", "none.png")
+    assert (short.exit_code, long.exit_code) == (1, 1)
+    assert len(short.stderr.splitlines()) == 1
+    assert "Traceback" in long.stderr
+    assert "FileNotFoundError" in long.stderr
+
+
+def test_unexpected_errors_are_one_line(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise KeyError("no\nsuch key")
+
+    monkeypatch.setattr("dcam_fast.environment.env", broken)
+    result = run("env")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: KeyError: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_env(run: Callable[..., Any]) -> None:
+    result = run("env")
+    assert result.exit_code == 0
+    assert f"dcam_fast {dcam_fast.__version__}" in result.stdout
+
+
+def test_scenes(run: Callable[..., Any], tmp_path: Path) -> None:
+    result = run("scenes", "--scenes", "3", "--seed", "5", "--out", "drawn")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "drawn"
+    record = json.loads((folder / "scenes.json").read_text())
+    assert len(record["scenes"]) == 3
+    for scene in record["scenes"]:
+        assert load_image(folder / scene["image"]).shape == (128, 128, 3)
+        assert scene["caption"] == scene["dialogues"][0]["answer"]
+        for item in scene["objects"]:
+            assert f"{item['size']} {item['color']} {item['shape']}" in scene["caption"]
+            mask = load_image(folder / item["mask"])[..., 0] > 0
+            assert mask[item["y"] - item["radius"] : item["y"] + item["radius"], :].any()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    run("scenes", "--scenes", "3", "--seed", "5", "--out", "drawn")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (folder / "mine.txt").write_text("")
+    result = run("scenes", "--out", "drawn")
+    assert result.exit_code == 1
+    assert "mine.txt" in result.stderr
+
+
+def test_train_tiny(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def train(folder: Path, **options: Any) -> Path:
+        calls.append((folder, options))
+        return folder / "model"
+
+    monkeypatch.setattr("dcam_fast.models.tiny.train.train", train)
+    result = run("train-tiny", "here", "--scale", "0.01", "--compile")
+    assert result.exit_code == 0, result.output
+    assert calls == [(Path("here"), {"scale": 0.01, "compile": True})]
+    assert "here/model" in result.stdout
+
+
+def check_demo(result: Any, folder: Path, count: int) -> None:
+    assert result.exit_code == 0, result.output
+    rounds = json.loads((folder / "demo.json").read_text())["rounds"]
+    assert len([one for one in rounds if one["folder"].endswith("/caption")]) == count
+    assert 2 * count <= len(rounds) <= 3 * count
+    for one in rounds:
+        assert Explanation.load(folder / one["folder"]).answer == one["answer"]
+        assert one["answer"] in result.stdout
+    page = (folder / "index.html").read_text()
+    for address in re.findall(r'(?:href|src)="([^"]*)"', page):
+        assert address == "data:," or (folder / address).is_file(), address
+    with Image.open(folder / "contact_sheet.png") as sheet:
+        assert sheet.width > 300
+    assert str(folder / "contact_sheet.png") in result.stdout
+
+
+@pytest.mark.usefixtures("fake")
+def test_demo(run: Callable[..., Any], tmp_path: Path) -> None:
+    for count in (2, 1):
+        check_demo(run("demo", "--scenes", count, "--out", tmp_path / "shown"), tmp_path / "shown", count)
+    assert sorted(path.name for path in (tmp_path / "shown").iterdir()) == [
+        "contact_sheet.png", "demo.json", "index.html", "scene-01"
+    ]  # fmt: skip
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "index.html").write_text("mine")
+    assert run("demo", "--out", tmp_path / "mine").exit_code == 1
+    assert (tmp_path / "mine" / "index.html").read_text() == "mine"
+
+
+def test_demo_of_the_embedded_model(run: Callable[..., Any], tmp_path: Path) -> None:
+    check_demo(run("demo", "--scenes", 1, "--out", tmp_path / "shown"), tmp_path / "shown", 1)
+
+
+def test_rounds_are_the_same_for_a_seed_and_differ_in_kind() -> None:
+    plan = demo.rounds(5, 3)
+    assert [(one.folder, one.prompt, one.expected) for one in plan] == [
+        (one.folder, one.prompt, one.expected) for one in demo.rounds(5, 3)
+    ]
+    assert len({one.folder for one in plan}) == len(plan)
+    assert len({one.folder.partition("/")[2] for one in plan}) >= 5
+    assert plan[0].is_right(plan[0].expected.replace(" ,", ","))
+    assert not plan[0].is_right("nothing")
+
+
+def test_interruption(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dcam_fast.environment.env", interrupted)
+    assert run("env").exit_code == 128 + signal.SIGINT
+
+
+def test_module_is_the_command(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}  # a terminal that cannot show everything
+    (tmp_path / "環").write_text("mine")
+    command = [sys.executable, "-m", "dcam_fast", "scenes", "--out", "環"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: scenes: folder must be a folder or not exist, got the file")

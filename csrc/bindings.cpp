@@ -186,6 +186,7 @@ void refine_into(float* out, const Tensor& given, const std::vector<double>& con
     const Tensor maps = as_float(given);
     dcam::RefineParams p{};
     p.settings = dcam::RefineSettings::unpack(config.data());
+    check(p.settings.valid(), "refine: config must be RefineConfig.packed");
     p.maps = maps.const_data_ptr<float>();
     p.out = out;
     p.repetition = static_cast<float>(repetition);

@@ -2,6 +2,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <string>
+
 #include "dcam/cpu/kernels.h"
 #include "dcam/math.h"
 #include "dcam/refine.h"
@@ -28,14 +30,15 @@ Array as_map(const char* caller, const py::array& map) {
 Array refine_array(const py::array& given, const py::tuple& packed, double repetition, double image_side) {
     const Array map = as_map("refine_array", given);
     double numbers[dcam::RefineSettings::size];
-    if (packed.size() != dcam::RefineSettings::size)
-        throw py::value_error("refine_array: config must be RefineConfig.packed");
-    for (int i = 0; i < dcam::RefineSettings::size; ++i)
+    const bool complete = packed.size() == dcam::RefineSettings::size;
+    for (int i = 0; complete && i < dcam::RefineSettings::size; ++i)
         numbers[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(packed.ptr(), i));
+    dcam::RefineParams params{};
+    if (complete) params.settings = dcam::RefineSettings::unpack(numbers);
+    if (!complete || !params.settings.valid())
+        throw py::value_error("refine_array: config must be RefineConfig.packed");
     Array out({map.shape(0), map.shape(1)});
     int32_t flag = 0;
-    dcam::RefineParams params{};
-    params.settings = dcam::RefineSettings::unpack(numbers);
     params.maps = map.data();
     params.out = out.mutable_data();
     params.flags = &flag;
@@ -51,6 +54,8 @@ Array refine_array(const py::array& given, const py::tuple& packed, double repet
 
 Array rank_filter_array(const py::array& given, int side) {
     const Array map = as_map("rank_filter_array", given);
+    if (side < 3 || side > 11 || side % 2 == 0)
+        throw py::value_error("rank_filter_array: k must be an odd int from 3 to 11, got " + std::to_string(side));
     Array out({map.shape(0), map.shape(1)});
     dcam::rank_filter({map.data(), out.mutable_data(), 1, map.shape(0), map.shape(1), side}, 0, 1);
     return out;

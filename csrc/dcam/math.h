@@ -79,15 +79,19 @@ DCAM_HD void sort(typename L::V* v) {
 template <class L, int K>
 DCAM_HD typename L::V rank_mean(typename L::V* v) {
     using V = typename L::V;
-    V sum = v[0];
-    for (int i = 1; i < K; ++i) sum += v[i];
-    const V mean = sum * (1.0f / K);
-    V squares = v[0] * 0.0f;
-    for (int i = 0; i < K; ++i) squares = L::fma(v[i] - mean, v[i] - mean, squares);
+    // sorted first: windows of the same values then give the same bits, wherever they lie
     sort<L, K>(v);
+    constexpr int middle = K / 2;
+    V sum = v[middle];
+    for (int d = 1; d <= middle; ++d) sum += v[middle - d] + v[middle + d];
+    const V mean = sum * (1.0f / K);
+    V squares = (v[middle] - mean) * (v[middle] - mean);
+    for (int d = 1; d <= middle; ++d) {
+        const V low = v[middle - d] - mean, high = v[middle + d] - mean;
+        squares += L::fma(low, low, high * high);
+    }
     // 1 / (2 sigma^2) with sigma = std / mean; a flat window makes it infinite, and leaves its median alone.
     const V steep = mean * mean * (0.5f * K) / squares;
-    constexpr int middle = K / 2;
     V weights = v[0] * 0.0f + 1.0f;
     V total = v[middle];
     for (int d = 1; d <= middle; ++d) {

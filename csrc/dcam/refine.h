@@ -27,6 +27,8 @@ struct RefineSettings {
     float c_rep, c_high, alpha_max, keep_range;
 
     static RefineSettings unpack(const double* packed);
+    // Whether every number that sizes a buffer or chooses a kernel is one that RefineConfig allows.
+    bool valid() const;
 };
 
 // `count` maps one after the other; all of height x width, or map i of grids[i] at offsets[i].

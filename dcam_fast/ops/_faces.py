@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -48,6 +50,8 @@ FACES: Final = {
     "reference": Face("dcam_fast_reference", None, lambda: None),
 }
 FORCED: Final = os.environ.get("DCAM_BACKEND") or None
+# The kernels behind the NumPy entries, which pass torch's dispatcher by; None: they take the way through the ops.
+array_kernels: Final = native if FORCED in (None, "cpu") else None
 _TAGS: Final = (torch.Tag.pt2_compliant_tag,)
 
 
@@ -94,6 +98,13 @@ class Op:
                 f"{caller}: backend must be one that can run here, got {asked!r}: {reason}; {' or '.join(usable)} can"
             )
         return self._faces[asked]
+
+
+def need_map(caller: str, map: NDArray[np.float32]) -> Tensor:
+    """A NumPy entry's argument as maps [1, h, w], for where there are no `array_kernels`; their checks."""
+    if map.dtype != np.float32 or map.ndim != 2 or map.size == 0:
+        raise ValueError(f"{caller}: map must be float32 [h, w] with h, w > 0, got {map.dtype} {map.shape}")
+    return torch.from_numpy(np.ascontiguousarray(map))[None]
 
 
 def need_float(caller: str, name: str, tensor: Tensor, face: torch._ops.OpOverload) -> None:

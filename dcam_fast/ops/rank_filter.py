@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dcam_fast import reference
 from dcam_fast.config import KERNEL_SIZES
-from dcam_fast.ops._faces import Op, native, need_float
+from dcam_fast.ops._faces import Op, array_kernels, need_float, need_map
 
 
 def _fake(maps: Tensor, k: int) -> Tensor:
@@ -50,6 +50,6 @@ def rank_filter(maps: Tensor, k: int, *, backend: str | None = None) -> Tensor:
 def rank_filter_array(map: NDArray[np.float32], k: int) -> NDArray[np.float32]:
     """`rank_filter` on one float32 [h, w] array, past torch's dispatcher: the path of least latency."""
     _need_side(k, "rank_filter_array")
-    if native is None:
-        return rank_filter(torch.from_numpy(np.ascontiguousarray(map))[None], k)[0].numpy()
-    return native.rank_filter_array(map, k)
+    if array_kernels is None:
+        return rank_filter(need_map("rank_filter_array", map), k)[0].numpy()
+    return array_kernels.rank_filter_array(map, k)

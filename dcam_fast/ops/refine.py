@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dcam_fast import reference
 from dcam_fast.config import DEFAULT, RefineConfig
-from dcam_fast.ops._faces import Op, native, need_float
+from dcam_fast.ops._faces import Op, array_kernels, need_float, need_map
 
 
 def _fake(
@@ -84,6 +84,12 @@ def _need_image_side(caller: str, image_side: float | None) -> float:
     return float(image_side)
 
 
+def _need_ratio(caller: str, repetition: float) -> float:
+    if not 0 <= repetition <= 1:
+        raise ValueError(f"{caller}: repetition must be from 0 to 1, got {repetition}")
+    return float(repetition)
+
+
 def refine(
     maps: Tensor,
     config: RefineConfig = DEFAULT,
@@ -101,7 +107,8 @@ def refine(
         maps: [T, h, w]; float32, bfloat16 or float16. With `grids` a flat batch of maps of any sizes, [sum of h w].
         config: the modules and their numbers; see `dcam_fast.config` for the named profiles.
         grids: (h, w) of each map of a flat batch, or int64 [T, 2].
-        repetition: rho, the share of repeated tokens in the answer (`repetition_ratio`); one number or float [T].
+        repetition: rho, the share of repeated tokens in the answer (`repetition_ratio`), 0 to 1; one number, or float
+            [T] (whose values are not checked).
         image_side: shorter side of the model's input image in pixels; needed where the config's kernel depends on it.
         check: refuse NaN and Inf (on a GPU this waits for the result). Otherwise such a map becomes zeros, and the
             other maps are what they would be without it.
@@ -139,7 +146,7 @@ def refine(
             )
         ratios = repetition
     else:
-        ratio = float(repetition)
+        ratio = _need_ratio("refine", repetition)
     op = _REFINE if out is None else _REFINE_OUT
     face = op.face(maps, backend, "refine")
     need_float("refine", "maps", maps, face)
@@ -164,7 +171,10 @@ def refine_array(
 ) -> NDArray[np.float32]:
     """`refine` on one float32 [h, w] array, past torch's dispatcher: the path of least latency."""
     side = _need_image_side("refine_array", image_side) if config.needs_image_side else 0.0
-    if native is None:
-        tensor = torch.from_numpy(np.ascontiguousarray(map))[None]
-        return refine(tensor, config, repetition=repetition, image_side=image_side)[0].numpy()
-    return native.refine_array(map, config.packed, repetition, side)
+    ratio = _need_ratio("refine_array", repetition)
+    if array_kernels is None:
+        tensor = need_map("refine_array", map)
+        if not np.isfinite(map).all():
+            raise ValueError("refine_array: map must be finite, got NaN or Inf")
+        return refine(tensor, config, repetition=ratio, image_side=image_side)[0].numpy()
+    return array_kernels.refine_array(map, config.packed, ratio, side)

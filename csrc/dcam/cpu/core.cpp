@@ -101,6 +101,12 @@ RefineSettings RefineSettings::unpack(const double* p) {
     return s;
 }
 
+bool RefineSettings::valid() const {
+    const bool side = kernel_size == 0 || (kernel_size >= 3 && kernel_size <= 11 && kernel_size % 2 == 1);
+    return side && denoise >= Denoise::none && denoise <= Denoise::gaussian && step_ratio > 0 && smoothing_sigma > 0 &&
+           smoothing_sigma <= 5 && gating_sigma >= 0 && gating_sigma <= 5;
+}
+
 void refine(const RefineParams& p, int64_t begin, int64_t end) { kernels().refine(p, begin, end); }
 void rank_filter(const RankFilterParams& p, int64_t begin, int64_t end) { kernels().rank_filter(p, begin, end); }
 void pool_weights(const PoolParams& p, int64_t begin, int64_t end) { kernels().pool_weights(p, begin, end); }

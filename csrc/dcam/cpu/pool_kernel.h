@@ -200,14 +200,17 @@ static void weigh(const PoolParams& p, int64_t begin, int64_t end) {
         float sums[kWeightChunk] = {};
         for (int64_t n = 0; n < p.count; n += 4) {
             // four rows for one reading of the sums
-            const Stored* rows[4];
-            for (int64_t i = 0; i < 4; ++i)
-                rows[i] =
-                    n + i < p.count ? gradients + (p.cells ? p.cells[n + i] : n + i) * p.gradient_row_stride : nothing;
+            const Stored *rows[4], *next[4];
+            for (int64_t i = 0; i < 4; ++i) {
+                rows[i] = row_or(nothing, p, gradients, n + i);
+                next[i] = row_or(nothing, p, gradients, n + i + 4);
+            }
             int64_t d = 0;
             for (; d + 2 * W <= width; d += 2 * W)
-                add_rows<T, Positive>(
-                    sums + d, [&](int i, vf& a, vf& b) __attribute__((always_inline)) { T::widen(rows[i] + d, a, b); });
+                add_rows<T, Positive>(sums + d, [&](int i, vf& a, vf& b) __attribute__((always_inline)) {
+                    prefetch<2 * W>(next[i] + d);
+                    T::widen(rows[i] + d, a, b);
+                });
             if (d < width)
                 add_rows<T, Positive>(sums + d, [&](int i, vf& a, vf& b) __attribute__((always_inline)) {
                     widen_tail<T>(rows[i] + d, width - d, a, b);

@@ -1,0 +1,63 @@
+"""The faces that this machine has, each of which every op test runs against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dcam_fast.ops import _faces
+
+
+@dataclass(frozen=True)
+class Face:
+    """A backend, the device to put tensors on, and for the CPU the instruction set."""
+
+    backend: str
+    device: str
+    kernels: str | None = None
+
+    def __str__(self) -> str:
+        return self.backend if self.kernels is None else f"{self.backend}-{self.kernels}"
+
+
+def _faces_here() -> list[Face]:
+    found = []
+    for name, face in _faces.FACES.items():
+        if name == "reference" or face.unusable() is not None:
+            continue
+        if name == "cpu":
+            best = _faces.native.cpu_kernels()
+            sets = [kernels for kernels in ("avx512", "avx2", "base") if _faces.native.use_cpu_kernels(kernels)]
+            _faces.native.use_cpu_kernels(best)
+            found += [Face(name, "cpu", kernels) for kernels in sets]
+        else:
+            found.append(Face(name, face.device or "cpu"))
+    return found
+
+
+@pytest.fixture(params=_faces_here(), ids=str)
+def face(request: pytest.FixtureRequest) -> Iterator[Face]:
+    face: Face = request.param
+    if face.kernels is None:
+        yield face
+        return
+    best = _faces.native.cpu_kernels()
+    _faces.native.use_cpu_kernels(face.kernels)
+    yield face
+    _faces.native.use_cpu_kernels(best)
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(Path(__file__).parents[1] / "data" / "golden_public.npz") as data:
+        return dict(data)
+
+
+@pytest.fixture
+def random() -> torch.Generator:
+    return torch.Generator().manual_seed(20240611)

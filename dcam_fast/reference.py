@@ -262,16 +262,16 @@ def refine(
 # ------------------------------------------------------------------------------------------------------------- overlay
 
 
-def _axes(boxes: Tensor) -> tuple[Tensor, Tensor]:
+def _axes(boxes: Tensor, caller: str) -> tuple[Tensor, Tensor]:
     """Pixel boxes [h, w, 4] -> (start, end) of each column [2, w] and of each row [2, h]."""
     columns, rows = boxes[0, :, 0::2].T, boxes[:, 0, 1::2].T
     separable = bool((boxes[..., 0::2] == columns.T[None]).all() and (boxes[..., 1::2] == rows.T[:, None]).all())
     if not separable:
-        raise ValueError("overlay: boxes must be separable (x from the column, y from the row), got others")
+        raise ValueError(f"{caller}: boxes must be separable (x from the column, y from the row), got others")
     for axis in (columns, rows):
         # written so that a NaN fails
         if not bool((axis[0] < axis[1]).all() and (axis.sum(0).diff() > 0).all()):
-            raise ValueError("overlay: boxes must be ordered (x0 < x1, y0 < y1, centres ascending), got others")
+            raise ValueError(f"{caller}: boxes must be ordered (x0 < x1, y0 < y1, centres ascending), got others")
     return columns, rows
 
 
@@ -293,24 +293,25 @@ def _interpolation(axis: Tensor, pixels: int, like: Tensor) -> Tensor:
 
 def upsample(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps [T, h, w] at the pixels of an image of `size` (H, W) -> [T, H, W]; see `dcam_fast.ops.upsample`."""
-    x = _wide(maps)
-    columns, rows = _axes(boxes)
-    vertical, horizontal = _interpolation(rows, size[0], x), _interpolation(columns, size[1], x)
-    return vertical @ x @ horizontal.T
+    return _at_pixels(_wide(maps), *_axes(boxes, "upsample"), size)
+
+
+def _at_pixels(x: Tensor, columns: Tensor, rows: Tensor, size: tuple[int, int]) -> Tensor:
+    return _interpolation(rows, size[0], x) @ x @ _interpolation(columns, size[1], x).T
 
 
 def overlay(maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float = 0.5) -> Tensor:
     """Maps [T, h, w] in colour over the image uint8 [H, W, 3]; `colormap` is uint8 [256, 3]. See `ops.overlay`."""
     height, width = image.shape[:2]
-    value = upsample(maps.nan_to_num(0), boxes, (height, width)).nan_to_num(0).clamp(0, 1)
+    columns, rows = _axes(boxes, "overlay")
+    value = _at_pixels(_wide(maps).nan_to_num(0), columns, rows, (height, width)).nan_to_num(0).clamp(0, 1)
     colour = colormap[(value * 255 + 0.5).floor().long()].to(value.dtype)
     blended = ((1 - alpha) * image.to(value.dtype) + alpha * colour + 0.5).floor().to(torch.uint8)
-    columns, rows = _axes(boxes)
-    seen = [
-        (at + 0.5 >= axis[0].min()) & (at + 0.5 <= axis[1].max())
-        for axis, at in (
-            (rows, torch.arange(height, device=rows.device)),
-            (columns, torch.arange(width, device=rows.device)),
-        )
-    ]
-    return torch.where((seen[0][:, None] & seen[1])[None, ..., None], blended, image)
+    seen_row, seen_column = _seen(rows, height), _seen(columns, width)
+    return torch.where((seen_row[:, None] & seen_column)[None, ..., None], blended, image)
+
+
+def _seen(axis: Tensor, pixels: int) -> Tensor:
+    """Which pixels of an axis lie between the first and the last edge of its boxes."""
+    at = torch.arange(pixels, device=axis.device) + 0.5
+    return (at >= axis[0].min()) & (at <= axis[1].max())

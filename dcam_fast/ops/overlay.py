@@ -119,11 +119,14 @@ def overlay(
         raise ValueError(f"overlay: image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
     if image.device != maps.device:
         raise ValueError(f"overlay: image must be on {maps.device}, got {image.device}")
-    table = colormap if isinstance(colormap, Tensor) else colour_table(colormap, maps.device)
-    if table.shape != (256, 3) or table.dtype is not torch.uint8 or table.device != maps.device:
+    if isinstance(colormap, str):
+        table = colour_table(colormap, maps.device)
+    elif colormap.shape == (256, 3) and colormap.dtype is torch.uint8 and colormap.device == maps.device:
+        table = colormap
+    else:
         raise ValueError(
-            f"overlay: colormap must be uint8 [256, 3] on {maps.device}, "
-            f"got {table.dtype} {list(table.shape)} on {table.device}"
+            f"overlay: colormap must be a name or uint8 [256, 3] on {maps.device}, "
+            f"got {colormap.dtype} {list(colormap.shape)} on {colormap.device}"
         )
     if not 0 <= alpha <= 1:
         raise ValueError(f"overlay: alpha must be from 0 to 1, got {alpha}")

@@ -146,7 +146,7 @@ def test_blocks_not_finite(face, random):
 
 def test_overflow(face):
     A = torch.full((4, 8), 1e30, device=face.device)
-    with pytest.raises(ValueError, match="^pool: activations times gradients must be finite, got NaN or Inf$"):
+    with pytest.raises(ValueError, match=r"^pool: activations times gradients must be finite, got NaN or Inf$"):
         ops.pool(A, A[None], backend=face.backend)
 
 

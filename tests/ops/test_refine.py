@@ -134,9 +134,7 @@ def test_ragged(face, random, config):
     ratios = torch.tensor([0.0, 0.3, 0.1, 0.2], device=face.device)
     flat = torch.cat([m.flatten() for m in maps])
     for given_grids in (grids, torch.tensor(grids)):
-        got = ops.refine(
-            flat, config, grids=given_grids, repetition=ratios, image_side=384, backend=face.backend
-        )
+        got = ops.refine(flat, config, grids=given_grids, repetition=ratios, image_side=384, backend=face.backend)
         parts = got.split([h * w for h, w in grids])
         for one, ratio, part in zip(maps, ratios.tolist(), parts, strict=True):
             alone = ops.refine(one, config, repetition=ratio, image_side=384, backend=face.backend)
@@ -187,7 +185,7 @@ def test_not_finite(face, random, bad):
     clean = ops.refine(maps, PAPER, image_side=384, backend=face.backend)
     spoiled = maps.clone()
     spoiled[3, 9, 11] = bad
-    with pytest.raises(ValueError, match="^refine: maps must be finite, got NaN or Inf in map 3$"):
+    with pytest.raises(ValueError, match=r"^refine: maps must be finite, got NaN or Inf in map 3$"):
         ops.refine(spoiled, PAPER, image_side=384, backend=face.backend)
     got = ops.refine(spoiled, PAPER, image_side=384, check=False, backend=face.backend)
     assert got[3].count_nonzero() == 0

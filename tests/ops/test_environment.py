@@ -1,0 +1,187 @@
+"""What is said of this installation, and what still works where a part of it is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+import dcam_fast
+from dcam_fast.config import DEFAULT, PAPER, PROFILES, RELEASED, RefineConfig
+from dcam_fast.ops import _faces
+
+
+def run(code: str, **variables: str) -> dict:
+    """The JSON that `code` prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONSAFEPATH": "1"} | variables,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+WITHOUT_EXTENSION = """
+    import json, sys, warnings
+    import numpy as np
+
+    class Block:
+        def find_spec(self, name, path=None, target=None):
+            if name == "dcam_fast._C":
+                raise ImportError("blocked for this test")
+    sys.meta_path.insert(0, Block())
+"""
+
+
+def test_without_extension():
+    found = run(
+        WITHOUT_EXTENSION
+        + """
+    with warnings.catch_warnings(record=True) as notices:
+        warnings.simplefilter("always")
+        import torch, dcam_fast
+        from dcam_fast import ops
+        before = len(notices)
+        A, G = torch.rand(12, 8), torch.rand(2, 12, 8)
+        maps = ops.pool(A, G).reshape(2, 3, 4)
+        ops.refine(maps, out=maps)
+        array = ops.refine_array(maps[0].numpy(), dcam_fast.RELEASED)
+        ops.rank_filter_array(maps[0].numpy(), 3)
+        flags = torch.ones(2, dtype=torch.int32)
+        ops.pool_out(torch.empty(2, 12), flags, A, G)
+        compiled = torch.compile(lambda m: ops.refine(m) + 1, backend="aot_eager", fullgraph=True)(maps)
+    errors = []
+    for call in (
+        lambda: ops.refine(maps, backend="cpu"),
+        lambda: ops.refine_array(np.zeros((2, 2))),
+        lambda: ops.refine_array(np.full((2, 2), np.nan, np.float32)),
+    ):
+        try:
+            call()
+        except (RuntimeError, ValueError) as error:
+            errors.append(str(error))
+    env = dcam_fast.env()
+    print(json.dumps({
+        "before": before,
+        "notices": [str(n.message) for n in notices if "dcam_fast" in str(n.message)],
+        "errors": errors,
+        "array": [str(array.dtype), list(array.shape)],
+        "flags": flags.tolist(),
+        "faces": env.faces,
+        "text": str(env),
+    }))
+    """
+    )
+    assert found["before"] == 0
+    assert found["notices"] == [
+        "dcam_fast: the extension dcam_fast._C is not there (blocked for this test); "
+        "the ops run on the slow reference, in plain PyTorch"
+    ]
+    assert found["errors"] == [
+        "refine: backend must be one that can run here, got 'cpu': "
+        "the extension dcam_fast._C is not there (blocked for this test); reference can",
+        "refine_array: map must be float32 [h, w] with h, w > 0, got float64 (2, 2)",
+        "refine_array: map must be finite, got NaN or Inf",
+    ]
+    assert found["array"] == ["float32", [3, 4]]
+    assert found["flags"] == [0, 0]
+    assert found["faces"]["reference"] is None
+    assert "blocked for this test" in found["faces"]["cpu"]
+    assert "not built: blocked for this test" in found["text"]
+
+
+def test_import_is_light():
+    loaded = run(
+        """
+        import json, sys, dcam_fast
+        dcam_fast.RELEASED, dcam_fast.profile("paper")
+        print(json.dumps([name for name in ("torch", "numpy", "transformers", "triton") if name in sys.modules]))
+        """
+    )
+    assert loaded == []
+
+
+@pytest.mark.parametrize("forced", ["reference", "cpu"])
+def test_forced_backend(forced):
+    found = run(
+        """
+        import json, warnings, torch
+        warnings.simplefilter("error")
+        import dcam_fast
+        from dcam_fast import ops, reference
+        maps = torch.rand(1, 9, 9)
+        same = torch.equal(ops.refine(maps, dcam_fast.RELEASED), reference.refine(maps, dcam_fast.RELEASED))
+        array = torch.from_numpy(ops.refine_array(maps[0].numpy(), dcam_fast.RELEASED))
+        same_array = torch.equal(array, ops.refine(maps, dcam_fast.RELEASED)[0])
+        print(json.dumps([dcam_fast.env().forced_backend, same, same_array]))
+        """,
+        DCAM_BACKEND=forced,
+    )
+    assert found == [forced, forced == "reference", True]
+
+
+def test_forced_backend_unknown():
+    found = run(
+        """
+        import json, torch
+        from dcam_fast import ops
+        try:
+            ops.rank_filter(torch.rand(1, 3, 3), 3)
+        except ValueError as error:
+            print(json.dumps(str(error)))
+        """,
+        DCAM_BACKEND="opencl",
+    )
+    assert found == "rank_filter: backend must be one of cpu, reference, got 'opencl'"
+
+
+def test_env():
+    env = dcam_fast.env()
+    assert env.versions["torch"] == torch.__version__ or torch.__version__.startswith(env.versions["torch"])
+    assert env.faces["reference"] is None
+    assert env.devices[0] == "cpu"
+    assert env.threads == torch.get_num_threads()
+    assert (env.extension is None) == (_faces.native is None) == (env.cpu_kernels is None)
+    text = str(env)
+    for word in ("versions", "extension", "face cpu", "face reference", "threads"):
+        assert word in text
+    with pytest.raises(AttributeError):
+        env.threads = 3
+
+
+def test_public_names():
+    for name in ("RefineConfig", "RELEASED", "PAPER", "DEFAULT", "profile", "env", "Environment", "ops", "reference"):
+        assert getattr(dcam_fast, name) is not None
+        assert name in dir(dcam_fast)
+    with pytest.raises(AttributeError, match="module 'dcam_fast' has no attribute 'nothing'"):
+        dcam_fast.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("config", [*PROFILES.values(), RefineConfig(kernel_size=7, denoise="gaussian")])
+def test_packed(config):
+    again = RefineConfig.from_packed(config.packed)
+    assert again.packed == config.packed
+    assert again.kernel_size == config.kernel_size
+    assert again.gating is config.gating
+    assert hash(config) == hash(RefineConfig(**{f: getattr(config, f) for f in config.__dataclass_fields__}))
+
+
+def test_ablation():
+    for config in (RELEASED, PAPER, DEFAULT):
+        bare = config.ablation("baseline")
+        assert (bare.denoise, bare.gating, bare.attenuation, bare.debiasing) == ("none", False, False, False)
+        whole = config.ablation("all_methods")
+        assert (whole.denoise, whole.gating, whole.attenuation, whole.debiasing) == (config.denoise, True, True, True)
+    assert RELEASED.ablation("gaussian_only").debiasing
+    assert not PAPER.ablation("gaussian_only").debiasing
+    assert PAPER.ablation("debiasing_only").debiasing
+    assert PAPER.needs_image_side
+    assert not PAPER.ablation("background_only").needs_image_side

@@ -1,0 +1,70 @@
+"""Every face is a registered operator: schemas and fakes hold, and torch.compile keeps calls whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dcam_fast import ops
+from dcam_fast.config import PAPER, RELEASED
+from dcam_fast.ops import _faces
+
+NAMESPACES = sorted({face.namespace for face in _faces.FACES.values() if face.unusable() is None})
+
+
+def operands(name: str) -> list[tuple]:
+    random = torch.Generator().manual_seed(1)
+    A, G = torch.rand(12, 9, generator=random), torch.rand(3, 12, 9, generator=random)
+    maps = torch.rand(3, 4, 5, generator=random)
+    cells, grids, ratios = torch.tensor([3, 0, 11]), torch.tensor([[4, 5], [5, 4], [2, 10]]), torch.rand(3)
+    settings = list(PAPER.packed)
+    start = torch.stack(torch.meshgrid(torch.arange(5.0), torch.arange(4.0), indexing="xy"), -1)
+    boxes = torch.cat([start, start + 1], -1)
+    image, table = torch.zeros(6, 7, 3, dtype=torch.uint8), torch.zeros(256, 3, dtype=torch.uint8)
+    flags = torch.zeros(3, dtype=torch.int32)
+    return {
+        "pool": [([A], [G], None, 1, True), ([A, A], [G, G], cells, 0, False)],
+        "pool_out": [(torch.empty(3, 12), flags, [A], [G], None, 1), (torch.empty(3, 3), flags, [A], [G], cells, 5)],
+        "refine": [
+            (maps, settings, None, 0.1, None, 384.0, True),
+            (maps.flatten(), settings, grids, 0.0, ratios, 384.0, False),
+        ],
+        "refine_out": [(torch.empty_like(maps), maps, settings, None, 0.1, None, 384.0, True)],
+        "rank_filter": [(maps, 5), (maps.bfloat16(), 3)],
+        "upsample": [(maps, boxes, 6, 7)],
+        "overlay": [(maps, image, boxes, table, 0.5)],
+    }[name]
+
+
+OPS = ("pool", "pool_out", "refine", "refine_out", "rank_filter", "upsample", "overlay")
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES)
+@pytest.mark.parametrize("name", OPS)
+def test_opcheck(namespace, name):
+    op = getattr(getattr(torch.ops, namespace), name).default
+    for args in operands(name):
+        torch.library.opcheck(op, args)
+
+
+def chain(A, G, image, boxes, ratios):
+    maps = ops.pool([A, A], [G, G], aggregation="pooled").reshape(-1, 4, 3)
+    refined = ops.refine(maps, RELEASED, repetition=ratios)
+    filtered = ops.rank_filter(refined * 0.5, 3)
+    room = torch.empty_like(filtered)
+    ops.refine(filtered, out=room, check=False)
+    ragged = ops.refine(room.flatten()[:24], grids=[(4, 3), (3, 4)])
+    return ops.overlay(room, image, boxes, "turbo"), ops.upsample(maps, boxes, (8, 6)), ragged
+
+
+def test_compile():
+    """One graph, also with another number of targets; and the results of the eager calls."""
+    start = torch.stack(torch.meshgrid(torch.arange(3.0), torch.arange(4.0), indexing="xy"), -1) * 2
+    boxes = torch.cat([start, start + 2], -1)
+    compiled = torch.compile(chain, fullgraph=True, dynamic=True)
+    for T in (2, 5):
+        A, G = torch.randn(12, 40), torch.randn(T, 12, 40)
+        image = torch.randint(0, 256, (8, 6, 3), dtype=torch.uint8)
+        args = (A, G, image, boxes, torch.rand(T))
+        for got, expected in zip(compiled(*args), chain(*args), strict=True):
+            assert torch.equal(got, expected)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import types
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -357,3 +359,15 @@ def test_load_says_what_is_wrong(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message) as caught:
             Explanation.load(folder)
         assert "\n" not in str(caught.value)
+
+
+def test_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "IPython.display", None)
+    with pytest.raises(RuntimeError, match=r"^Explanation.show: needs IPython"):
+        make().show()
+    shown: list[str] = []
+    notebook = types.SimpleNamespace(HTML=str, display=shown.append)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=notebook))
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    make().show()
+    assert shown == [make()._repr_html_()]

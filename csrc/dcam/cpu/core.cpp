@@ -60,6 +60,9 @@ float* scratch(int64_t size) {
     };
     thread_local std::unique_ptr<float, Free> memory;
     thread_local int64_t capacity = 0;
+#ifdef __SANITIZE_ADDRESS__
+    capacity = 0;  // room left from a larger map would hide that a smaller one overruns its own
+#endif
     if (size > capacity) {
         memory.reset();
         capacity = 0;

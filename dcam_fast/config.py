@@ -1,4 +1,4 @@
-"""What a refinement does, as data: `RefineConfig` and its named profiles (METHOD: AKD, DACG, CBA, SICD)."""
+"""What a refinement does, as data: `RefineConfig` and its named profiles (docs/method.md, sections 2 to 5)."""
 
 from __future__ import annotations
 

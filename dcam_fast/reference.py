@@ -73,7 +73,7 @@ def pool(
     *,
     check: bool = True,
 ) -> Tensor:
-    """Raw maps [T, N] (METHOD 1); see `dcam_fast.ops.pool`."""
+    """Raw maps [T, N] (docs/method.md, section 1); see `dcam_fast.ops.pool`."""
     maps, flags = pool_flagged(activations, gradients, cells, aggregation)
     if check and bool(flags.any()):
         named = {"activations": activations, "gradients": gradients}
@@ -143,7 +143,7 @@ def _pad(x: Tensor, radius: int) -> Tensor:
 
 
 def rank_filter(maps: Tensor, k: int) -> Tensor:
-    """The rank-weighted Gaussian filter of METHOD 2 on maps [T, h, w], windows of k x k cells."""
+    """The rank-weighted Gaussian filter of docs/method.md, section 2 on maps [T, h, w], windows of k x k cells."""
     x = _wide(maps)
     if x.numel() == 0:
         return x.clone()
@@ -167,7 +167,7 @@ def gaussian_smooth(maps: Tensor, sigma: float) -> Tensor:
 
 
 def kernel_size(step_ratio: float, std: float, size: float) -> int:
-    """Side of the adaptive kernel (METHOD 2): odd, 3 to 11."""
+    """Side of the adaptive kernel (docs/method.md, section 2): odd, 3 to 11."""
     k = int(3 * min(int(1 / step_ratio) / 16, 2) * min(5 * std, 2) * min(size / 512, 1.5))
     return max(3, min(k + 1 - k % 2, 11))
 
@@ -242,7 +242,8 @@ def refine(
     image_side: float | None = None,
     check: bool = True,
 ) -> Tensor:
-    """AKD, DACG, CBA and SICD (METHOD 2 to 5) on maps [T, h, w] or a ragged batch; see `dcam_fast.ops.refine`."""
+    """AKD, DACG, CBA and SICD (docs/method.md, sections 2 to 5) on maps [T, h, w] or a ragged batch; see
+    `dcam_fast.ops.refine`."""
     x = _wide(maps)
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
     grid = [(x.shape[1], x.shape[2])] * x.shape[0] if grids is None else grids

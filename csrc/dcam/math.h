@@ -75,7 +75,7 @@ DCAM_HD void sort(typename L::V* v) {
 
 // ------------------------------------------------------------------------------------------------- AKD
 
-// The rank-weighted Gaussian mean of a window of K values (METHOD 2); reorders v.
+// The rank-weighted Gaussian mean of a window of K values (docs/method.md, section 2); reorders v.
 template <class L, int K>
 DCAM_HD typename L::V rank_mean(typename L::V* v) {
     using V = typename L::V;

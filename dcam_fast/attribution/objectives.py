@@ -1,4 +1,4 @@
-"""The scalar that is differentiated (the paper's section 3.2; METHODs' names are those of the field).
+"""The scalar that is differentiated (the paper's section 3.2; docs/method.md, section 0).
 
 Every objective maps the logits of the target rows to one scalar per target, so that T targets are one backward pass.
 """

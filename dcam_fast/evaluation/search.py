@@ -30,7 +30,7 @@ from dcam_fast.models.adapter import Adapter
 OBJECTIVES: tuple[ObjectiveName, ...] = ("logprob", "logit", "contrast", "contrast_sum")
 STATES: tuple[StateName, ...] = ("committed", "remask", "first", "final")
 AGGREGATIONS = ("elementwise", "layercam", "hirescam", "gradcam", "pooled", "activation")
-BLOCKS = ((0,), (1,), (2,), (3,), (4,), (0, 1), (1, 2), (2, 3), (0, 1, 2), (1, 2, 3), (0, 1, 2, 3))
+BLOCKS = ((0,), (1,), (2,), (3,), (4,), (1, 2), (2, 3), (0, 1, 2))
 NO_MODULES = RefineConfig(denoise="none", gating=False, attenuation=False, debiasing=False)
 
 
@@ -102,7 +102,7 @@ def describe(profile: dict[str, Any]) -> str:
 
 
 def main(
-    count: Annotated[int, typer.Option(help="Selection scenes.")] = 80,
+    count: Annotated[int, typer.Option(help="Selection scenes.")] = 40,
     attention: Annotated[str, typer.Option(help="Attention topology, prefix or joint.")] = "prefix",
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:

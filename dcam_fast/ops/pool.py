@@ -1,4 +1,4 @@
-"""`pool`: gradient-weighted pooling of activations to raw maps (METHOD 1)."""
+"""`pool`: gradient-weighted pooling of activations to raw maps (docs/method.md, section 1)."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def pool(
     check: bool = True,
     backend: str | None = None,
 ) -> Tensor:
-    """Raw maps of T targets: activations weighted by their gradients, min-max normalised (METHOD 1).
+    """Raw maps of T targets: activations weighted by their gradients, min-max normalised (docs/method.md, section 1).
 
     Args:
         activations: [S, D] shared by all targets, or [T, S, D]; float32, bfloat16 or float16. A sequence of such

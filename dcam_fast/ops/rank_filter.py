@@ -1,4 +1,4 @@
-"""`rank_filter`: the rank-weighted Gaussian filter of AKD alone (METHOD 2)."""
+"""`rank_filter`: the rank-weighted Gaussian filter of AKD alone (docs/method.md, section 2)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def _need_side(k: int, caller: str) -> None:
 
 
 def rank_filter(maps: Tensor, k: int, *, backend: str | None = None) -> Tensor:
-    """Each cell becomes a mean of its k x k window, Gaussian in the rank of the values around their median (METHOD 2).
+    """Each cell becomes a mean of its k x k window, Gaussian in the rank of the values around their median
+    (docs/method.md, section 2).
 
     Borders reflect without repeating the edge; where the window is larger than the map the reflection is folded until
     it falls inside, and an axis of one cell repeats it. A flat window keeps its value; a window whose mean is not

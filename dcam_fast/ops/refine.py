@@ -1,4 +1,4 @@
-"""`refine`: AKD, DACG, CBA and SICD in one fused call (METHOD 2 to 5)."""
+"""`refine`: AKD, DACG, CBA and SICD in one fused call (docs/method.md, sections 2 to 5)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ _REFINE_OUT = Op("refine_out", f"(Tensor(a!) out, {_INPUTS}) -> ()", _fake_out, 
 
 
 def repetition_ratio(token_ids: Iterable[int] | Tensor) -> float:
-    """rho of SICD (METHOD 5): distinct token ids that occur more than once, per token of the answer; 0 if empty."""
+    """rho of SICD (docs/method.md, section 5): distinct token ids that occur more than once, per token of the answer; 0
+    if empty."""
     counts = Counter(token_ids.tolist() if isinstance(token_ids, Tensor) else token_ids)
     return sum(count > 1 for count in counts.values()) / max(counts.total(), 1)
 
@@ -101,7 +102,8 @@ def refine(
     out: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Raw maps cleaned by the four modules of Diffusion-CAM that `config` switches on (METHOD 2 to 5), 0..1.
+    """Raw maps cleaned by the four modules of Diffusion-CAM that `config` switches on (docs/method.md, sections 2 to
+    5), 0..1.
 
     Args:
         maps: [T, h, w]; float32, bfloat16 or float16. With `grids` a flat batch of maps of any sizes, [sum of h w].

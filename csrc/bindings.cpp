@@ -31,7 +31,7 @@ void check(bool ok, const Parts&... parts) {
 // `body` over 0..count, in pieces worth waking a thread for; `cost` is of one item, in nanoseconds, roughly.
 template <class Body>
 void divide(int64_t count, double cost, const Body& body) {
-    constexpr double worth = 30'000;
+    constexpr double worth = 100'000;
     const auto grain = static_cast<int64_t>(worth / cost) + 1;
     if (count <= grain)
         body(0, count);

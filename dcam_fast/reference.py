@@ -2,7 +2,7 @@
 
 Written to be read beside the method, one step a line, in the dtype of the input (float64 included), on any device.
 Names, argument order and semantics are those of `dcam_fast.ops`; the low precision floats are computed in float32.
-Lists of tensors stand where `ops` takes one or several.
+Like those they carry no gradient on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ AGGREGATIONS: Final = ("pooled", "elementwise", "layercam", "gradcam", "gradcam_
 
 
 def _wide(x: Tensor) -> Tensor:
+    x = x.detach()
     return x if x.dtype == torch.float64 else x.float()
 
 

@@ -69,7 +69,8 @@ DCAM_HD void sort(typename L::V* v) {
     if constexpr (N <= 49) {
         sort_unrolled<L, N>(v, std::make_index_sequence<Network<N>::size>{});
     } else {
-        for (const Comparator& pair : network<N>.pairs) compare_exchange<L>(v[pair.low], v[pair.high]);
+        static constexpr Network<N> table;  // in the function: device code cannot read a variable of the namespace
+        for (int i = 0; i < table.size; ++i) compare_exchange<L>(v[table.pairs[i].low], v[table.pairs[i].high]);
     }
 }
 

@@ -1,4 +1,7 @@
-"""The public ops. Each runs on every face that the machine has (`dcam_fast.env()` lists them)."""
+"""The public ops. Each runs on every face that the machine has (`dcam_fast.env()` lists them). None carries gradients.
+
+The face is chosen by the tensors' device, or asked for by `backend=` or, for the whole process, by DCAM_BACKEND.
+"""
 
 from dcam_fast.ops.overlay import overlay, upsample
 from dcam_fast.ops.pool import AGGREGATIONS, pool, pool_out

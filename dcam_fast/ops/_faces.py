@@ -100,6 +100,11 @@ class Op:
         return self._faces[asked]
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """The tensor without its history: the ops explain a backward pass, and take no part in one."""
+    return tensor.detach() if tensor.requires_grad else tensor
+
+
 def need_map(caller: str, map: NDArray[np.float32]) -> Tensor:
     """A NumPy entry's argument as maps [1, h, w], for where there are no `array_kernels`; their checks."""
     if map.dtype != np.float32 or map.ndim != 2 or map.size == 0:

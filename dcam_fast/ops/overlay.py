@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast import reference
-from dcam_fast.ops._faces import Op, need_float
+from dcam_fast.ops._faces import Op, need_float, plain
 
 
 def _fake_upsample(maps: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
@@ -85,7 +85,7 @@ def upsample(maps: Tensor, boxes: Tensor, size: tuple[int, int], *, backend: str
         raise ValueError(f"upsample: size must be (H, W) of a pixel at least, got {size}")
     face = _UPSAMPLE.face(maps, backend)
     need_float("upsample", "maps", maps, face)
-    return face(maps, boxes, height, width)
+    return face(plain(maps), boxes, height, width)
 
 
 def overlay(
@@ -132,4 +132,4 @@ def overlay(
         raise ValueError(f"overlay: alpha must be from 0 to 1, got {alpha}")
     face = _OVERLAY.face(maps, backend)
     need_float("overlay", "maps", maps, face)
-    return face(maps, image, boxes, table, alpha)
+    return face(plain(maps), image, boxes, table, alpha)

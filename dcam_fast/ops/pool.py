@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast import reference
-from dcam_fast.ops._faces import Op, need_float
+from dcam_fast.ops._faces import Op, need_float, plain
 
 AGGREGATIONS = reference.AGGREGATIONS
 _CODES = {name: code for code, name in enumerate(AGGREGATIONS)}
@@ -103,7 +103,7 @@ def _blocks(
             raise ValueError(f"{caller}: cells must be int64 [N], N > 0, got {cells.dtype} {list(cells.shape)}")
         if cells.device != G[0].device:
             raise ValueError(f"{caller}: cells must be on the gradients' device {G[0].device}, got {cells.device}")
-    return A, G
+    return list(map(plain, A)), list(map(plain, G))
 
 
 def pool(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dcam_fast import reference
 from dcam_fast.config import KERNEL_SIZES
-from dcam_fast.ops._faces import Op, array_kernels, need_float, need_map
+from dcam_fast.ops._faces import Op, array_kernels, need_float, need_map, plain
 
 
 def _fake(maps: Tensor, k: int) -> Tensor:
@@ -45,7 +45,7 @@ def rank_filter(maps: Tensor, k: int, *, backend: str | None = None) -> Tensor:
     _need_side(k, "rank_filter")
     face = _RANK_FILTER.face(maps, backend)
     need_float("rank_filter", "maps", maps, face)
-    return face(maps, k)
+    return face(plain(maps), k)
 
 
 def rank_filter_array(map: NDArray[np.float32], k: int) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dcam_fast import reference
 from dcam_fast.config import DEFAULT, RefineConfig
-from dcam_fast.ops._faces import Op, array_kernels, need_float, need_map
+from dcam_fast.ops._faces import Op, array_kernels, need_float, need_map, plain
 
 
 def _fake(
@@ -146,21 +146,21 @@ def refine(
                 f"refine: repetition must be a float or float [{count}] on {maps.device}, "
                 f"got {repetition.dtype} {list(repetition.shape)} on {repetition.device}"
             )
-        ratios = repetition
+        ratios = plain(repetition)
     else:
         ratio = _need_ratio("refine", repetition)
     op = _REFINE if out is None else _REFINE_OUT
     face = op.face(maps, backend, "refine")
     need_float("refine", "maps", maps, face)
     if out is None:
-        return face(maps, config.packed, grids, ratio, ratios, side, check)
+        return face(plain(maps), config.packed, grids, ratio, ratios, side, check)
     dtype = torch.float64 if maps.dtype is torch.float64 else torch.float32
     if out.dtype is not dtype or out.shape != maps.shape or out.device != maps.device or not out.is_contiguous():
         raise ValueError(
             f"refine: out must be contiguous {dtype} {list(maps.shape)} on {maps.device}, "
             f"got {out.dtype} {list(out.shape)} on {out.device}"
         )
-    face(out, maps, config.packed, grids, ratio, ratios, side, check)
+    face(out, plain(maps), config.packed, grids, ratio, ratios, side, check)
     return out
 
 

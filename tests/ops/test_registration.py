@@ -68,3 +68,16 @@ def test_compile():
         args = (A, G, image, boxes, torch.rand(T))
         for got, expected in zip(compiled(*args), chain(*args), strict=True):
             assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_no_gradient(backend):
+    """Tensors straight from a backward pass are taken as they are, and the result has no history."""
+    A, maps = torch.rand(6, 4, requires_grad=True), torch.rand(1, 3, 4, requires_grad=True)
+    results = [
+        ops.pool(A, A[None] * 2, backend=backend),
+        ops.refine(maps, repetition=torch.rand(1, requires_grad=True), backend=backend),
+        ops.refine(maps, out=torch.empty(1, 3, 4), backend=backend),
+        ops.rank_filter(maps, 3, backend=backend),
+    ]
+    assert not any(result.requires_grad for result in results)

@@ -49,10 +49,13 @@ def _table(name: str, device: torch.device) -> Tensor:
     return torch.from_numpy(colormaps[name](np.arange(256), bytes=True)[:, :3].copy()).to(device)
 
 
-@torch.compiler.assume_constant_result
 def colour_table(name: str, device: torch.device) -> Tensor:
     """uint8 [256, 3] of a matplotlib colormap, on `device`."""
     return _table(name, device)
+
+
+# What torch.compiler.assume_constant_result does, which would import all of dynamo: a second that every import pays.
+colour_table._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _check(caller: str, maps: Tensor, boxes: Tensor) -> None:

@@ -35,16 +35,21 @@ NO_MODULES = RefineConfig(denoise="none", gating=False, attenuation=False, debia
 
 
 def profiles() -> Iterator[RefineConfig]:
-    """Every refinement that the second round tries."""
+    """Every refinement that the second round tries: smoothing, gating, attenuation (times the published weights, 0 for
+    none) and debiasing (its two coefficients, 0 for none)."""
     smoothing: list[dict[str, Any]] = [{"denoise": "none"}, {"denoise": "rank"}]
-    smoothing += [{"denoise": "gaussian", "smoothing_sigma": sigma} for sigma in (0.4, 0.5, 0.6, 0.7, 0.8)]
-    switches = itertools.product(smoothing, (False, True), (False, True), ((0.0, 0.0), (0.05, 0.02), (0.02, 0.05)))
-    for smooth, gating, attenuation, (c_rep, c_high) in switches:
+    smoothing += [{"denoise": "gaussian", "smoothing_sigma": sigma} for sigma in (0.4, 0.5, 0.6)]
+    debiasing = ((0.0, 0.0), (0.05, 0.02), (0.02, 0.05), (0.2, 0.02), (0.4, 0.02))
+    weights = NO_MODULES.attenuation_weights
+    for smooth, gating, times, (c_rep, c_high) in itertools.product(
+        smoothing, (False, True), (0, 1, 2, 4, 6), debiasing
+    ):
         yield RefineConfig(
             **smooth,
             gating=gating,
             gating_sigma=0.3,
-            attenuation=attenuation,
+            attenuation=times > 0,
+            attenuation_weights=tuple(round(max(times, 1) * weight, 3) for weight in weights),
             debiasing=c_rep > 0,
             c_rep=c_rep,
             c_high=c_high,
@@ -97,7 +102,9 @@ def describe(profile: dict[str, Any]) -> str:
     """A profile of the second round in a few words."""
     smooth = f"gaussian {profile['smoothing_sigma']}" if profile["denoise"] == "gaussian" else profile["denoise"]
     debias = f"SICD {profile['c_rep']}/{profile['c_high']}" if profile["debiasing"] else ""
-    parts = (smooth, "DACG" * profile["gating"], "CBA" * profile["attenuation"], debias)
+    times = profile["attenuation_weights"][0] / NO_MODULES.attenuation_weights[0]
+    attenuate = f"CBA x{times:.0f}" if profile["attenuation"] else ""
+    parts = (smooth, "DACG" * profile["gating"], attenuate, debias)
     return " + ".join(part for part in parts if part)
 
 

@@ -32,7 +32,7 @@ class Method:
     """
 
     objective: Objective = "logprob"
-    state: State = "committed"
+    state: State = "remask"
     aggregation: str = "elementwise"
     blocks: tuple[int, ...] | None = None
     profile: RefineConfig = DEFAULT

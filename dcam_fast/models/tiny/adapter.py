@@ -49,7 +49,7 @@ class TinyAdapter(Adapter[TinyInputs]):
     """The embedded model with joint or prefix attention, in float32."""
 
     name = "tiny"
-    default_blocks = (0, 1, 2)
+    default_blocks = (2,)
     mask_token = MASK
     default_prompt = CAPTION_PROMPT
 

@@ -12,8 +12,9 @@ from torch import Tensor
 import dcam_fast
 from dcam_fast import models, ops
 from dcam_fast.attribution import scores
-from dcam_fast.attribution.diffusion_cam import METHODS, Method, build_targets, method_named, raw_maps
-from dcam_fast.attribution.engine import log_probabilities
+from dcam_fast.attribution.diffusion_cam import CHUNK, METHODS, Method, build_targets, method_named, raw_maps
+from dcam_fast.attribution.engine import Targets as AnswerTargets
+from dcam_fast.attribution.engine import ablated_log_probabilities, log_probabilities
 from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
 from dcam_fast.explanation import Explanation, Target, Token
@@ -124,10 +125,20 @@ class Explainer:
             return maps, raw, []
         masked = build_targets(trajectory, positions, "remask", adapter.mask_token)
         seen = _mean_by_owner(log_probabilities(adapter, inputs, masked), owner, len(chosen))
-        covered = adapter.hide(inputs, scores.hot_cells(maps)[owner])
-        hidden = _mean_by_owner(log_probabilities(adapter, covered, masked), owner, len(chosen))
-        measures = (scores.peak(maps), scores.spread(maps), scores.groundedness(maps, seen, hidden))
+        without = self._without(inputs, masked, settings, scores.hot_cells(maps).flatten(1)[owner])
+        ablated = _mean_by_owner(without, owner, len(chosen))
+        measures = (scores.peak(maps), scores.spread(maps), scores.groundedness(maps, seen, ablated))
         return maps, raw, [(float(p), float(s), float(g)) for p, s, g in torch.stack(measures, 1).tolist()]
+
+    def _without(self, inputs: Inputs, targets: AnswerTargets, settings: Method, hot: Tensor) -> Tensor:
+        """Log-probability ``[T]`` of each token without what its hot cells, bool ``[T, N]``, hold at the explained
+        block."""
+        block = (settings.blocks or self.adapter.default_blocks)[0]
+        cells = inputs.views[0].cells.flatten()
+        parts = zip(targets.chunks(CHUNK), hot.split(CHUNK), strict=True)
+        return torch.cat(
+            [ablated_log_probabilities(self.adapter, inputs, some, block, cells, theirs) for some, theirs in parts]
+        )
 
     def _tokens(self, trajectory: Trajectory) -> list[Token]:
         tokens, steps = trajectory.tokens[: trajectory.length], trajectory.steps.tolist()

@@ -86,5 +86,30 @@ def capture(
 def log_probabilities(adapter: Adapter[Any], inputs: Inputs, targets: Targets) -> Tensor:
     """Log-probability ``[T]`` of every target's token at its canvas."""
     hidden = _run(adapter, adapter.embed(inputs, targets.canvases), inputs, range(adapter.blocks))
+    return _read(adapter, hidden, inputs, targets)
+
+
+@torch.no_grad()
+def ablated_log_probabilities(
+    adapter: Adapter[Any], inputs: Inputs, targets: Targets, block: int, cells: Tensor, ablated: Tensor
+) -> Tensor:
+    """The same, ``[T]``, with what some cells hold behind ``block`` replaced by the mean of the other cells.
+
+    Args:
+        adapter, inputs, targets: as in `capture`.
+        block: where to intervene; only the blocks above it run once per target.
+        cells: int64 ``[N]``, rows of the image stream.
+        ablated: bool ``[T, N]``, the cells that each target has to do without.
+    """
+    below = _run(adapter, adapter.embed(inputs, targets.canvases), inputs, range(block + 1)).split()
+    states = below.image[:, cells]
+    kept = (~ablated).to(states.dtype)[..., None]
+    mean = (states * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
+    image = below.image.index_copy(1, cells, torch.where(ablated[..., None], mean, states))
+    hidden = _run(adapter, Hidden(image, below.canvas), inputs, range(block + 1, adapter.blocks))
+    return _read(adapter, hidden, inputs, targets)
+
+
+def _read(adapter: Adapter[Any], hidden: Hidden, inputs: Inputs, targets: Targets) -> Tensor:
     logits = adapter.logits(hidden, targets.positions[:, None], inputs)[:, 0]
     return logits.log_softmax(-1).gather(1, targets.tokens[:, None])[:, 0]

@@ -24,24 +24,23 @@ def spread(maps: Tensor) -> Tensor:
 
 def hot_cells(maps: Tensor) -> Tensor:
     """The place a map points at, bool ``[T, h, w]``: cells of at least a tenth of its maximum, and their neighbours,
-    for an edge left uncovered gives a color away. None in an empty map."""
+    for an edge that is left gives a color away. None in an empty map."""
     strongest = maps.flatten(1).amax(1).view(-1, 1, 1)
     hot = maps > (0.1 * strongest).clamp(min=1e-6)
     return F.max_pool2d(hot[:, None].float(), 3, 1, 1)[:, 0] > 0
 
 
-def groundedness(maps: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
+def groundedness(maps: Tensor, seen: Tensor, ablated: Tensor) -> Tensor:
     """Whether each word rests on the place that its map points at, ``[T]`` in 0..1: dependence times focus.
 
-    Dependence is the part of the word's probability that goes when that place is painted over, the rest of the image
-    and of the answer left as they are (``1 - p_hidden / p_seen``). A function word is as likely without it; so is any
-    word whose map is wrong. Focus is ``1 - 3 spread``, and 0 for a map over a third of the image or more: an abstract
-    word may need the picture, but no place in it.
+    Dependence is the part of the word's probability that goes when that place is taken away, the rest of the image and
+    of the answer left as they are (``1 - p_ablated / p_seen``). A function word is as likely without it; so is any word
+    whose map is wrong. Focus is ``1 - spread``: an abstract word may need the picture, but no place in it.
 
     Args:
         maps: ``[T, h, w]``, refined.
         seen: log-probability ``[T]`` of each word's token given the image and all other words.
-        hidden: the same with the word's `hot_cells` painted over.
+        ablated: the same without what the word's `hot_cells` hold.
     """
-    dependence = 1 - (hidden - seen).exp().clamp(max=1)
-    return dependence * (1 - 3 * spread(maps)).clamp(min=0)
+    dependence = 1 - (ablated - seen).exp().clamp(max=1)
+    return dependence * (1 - spread(maps))

@@ -28,7 +28,7 @@ from dcam_fast.evaluation.metrics import overlap, points_at
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory
 from dcam_fast.models.tiny import scenes
 
-SELECTION_SEED, TEST_SEED = 31_000, 32_000  # settings are chosen on the first set only; the second is only reported
+SELECTION_SEED, TEST_SEED = 31_000, 33_000  # settings are chosen on the first set only; the second is only reported
 DELETED = (4, 32)  # cells painted over
 
 
@@ -143,8 +143,9 @@ def method_maps(adapter: Adapter[Any], case: Case, method: Method) -> Tensor:
 
 
 def summarise(rows: list[Row]) -> dict[str, float]:
-    """Means over words; the median for contrast, which a single dark background would rule."""
+    """Means over words, with the standard error of F3; the median for contrast, which a dark background would rule."""
     table = {name: statistics.fmean(getattr(row, name) for row in rows) for name in _MEANS}
+    table["f3_error"] = statistics.pstdev(row.f3 for row in rows) / len(rows) ** 0.5
     table["contrast"] = statistics.median(row.contrast for row in rows)
     for index, cells in enumerate(DELETED):
         if rows[0].deletion:

@@ -1,7 +1,8 @@
 """How the default method and profile were chosen: ``python -m dcam_fast.evaluation.search``.
 
 Two rounds on the selection scenes, which no reported figure is measured on. The first compares raw maps over
-objectives, answer states, aggregations and blocks; the second refines the best raw map in every way. Both rank by F3.
+objectives, answer states, aggregations and blocks; the second refines the best raw map in every way. The best is the
+one with the highest pointing rate among those whose F3 is within one standard error of the highest.
 """
 
 from __future__ import annotations
@@ -57,6 +58,13 @@ def profiles() -> Iterator[RefineConfig]:
         )
 
 
+def ranked(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By F3, after those within one standard error of the highest, which come first and by pointing rate."""
+    top = max(entries, key=lambda entry: entry["f3"])
+    level = top["f3"] - top["f3_error"]
+    return sorted(entries, key=lambda entry: (-entry["hit"] if entry["f3"] >= level else 0.0, -entry["f3"]))
+
+
 def compare_raw(adapter: Adapter[Any], cases: list[Case]) -> list[dict[str, Any]]:
     """The first round: one entry per method, best first."""
     rows: dict[tuple[Any, ...], list[Row]] = {}
@@ -77,7 +85,7 @@ def compare_raw(adapter: Adapter[Any], cases: list[Case]) -> list[dict[str, Any]
         {"objective": objective, "state": state, "aggregation": aggregation, "blocks": list(blocks)} | summarise(of)
         for (objective, state, aggregation, blocks), of in rows.items()
     ]
-    return sorted(entries, key=lambda entry: -entry["f3"])
+    return ranked(entries)
 
 
 def compare_profiles(adapter: Adapter[Any], cases: list[Case], method: Method) -> list[dict[str, Any]]:
@@ -95,7 +103,7 @@ def compare_profiles(adapter: Adapter[Any], cases: list[Case], method: Method) -
             maps = ops.refine(raw, config, repetition=repetition, image_side=side)
             rows.setdefault(config, []).extend(score(adapter, case, maps, False))
     entries = [summarise(of) | {"profile": asdict(config)} for config, of in rows.items()]
-    return sorted(entries, key=lambda entry: -entry["f3"])
+    return ranked(entries)
 
 
 def describe(profile: dict[str, Any]) -> str:

@@ -114,11 +114,6 @@ class Adapter(ABC, Generic[I]):
         """Image ``uint8[H, W, 3]`` and prompt, encoded. Raises AdapterError for a prompt the model cannot read."""
 
     @abstractmethod
-    def hide(self, inputs: I, cells: Tensor) -> I:
-        """The same request over ``C`` copies of the image, with the ``cells`` of the first view, bool ``[C, h, w]``,
-        painted over in the image's median color. `embed` then takes ``C`` canvases, one per copy."""
-
-    @abstractmethod
     def generate(self, inputs: I, steps: int | None = None, block_length: int | None = None) -> Trajectory:
         """An answer and how it came about: ``steps`` denoising steps, blocks of ``block_length`` tokens (None: the
         model's own default)."""

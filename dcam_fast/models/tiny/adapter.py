@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class TinyInputs(Inputs):
-    """``pixels``: float32 ``[1, 3, H, W]``, or one image per canvas. ``prompt_tokens``: int64 ``[1, P]``.
+    """``pixels``: float32 ``[1, 3, H, W]``. ``prompt_tokens``: int64 ``[1, P]``.
     ``rotary_*``: tables of the streams."""
 
     pixels: Tensor
@@ -102,11 +102,6 @@ class TinyAdapter(Adapter[TinyInputs]):
             rotary_joint=(cos, sin),
         )
 
-    def hide(self, inputs: TinyInputs, cells: Tensor) -> TinyInputs:
-        paint = inputs.pixels.flatten(2).median(-1).values[..., None, None]
-        covered = cells.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)[:, None]
-        return replace(inputs, pixels=torch.where(covered, paint, inputs.pixels))
-
     def generate(self, inputs: TinyInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
         result = self.model.generate(inputs.pixels, inputs.prompt_tokens, steps, block_length, self.attention)
         tokens = result.tokens[0]
@@ -115,7 +110,7 @@ class TinyAdapter(Adapter[TinyInputs]):
 
     def embed(self, inputs: TinyInputs, canvases: Tensor) -> Hidden:
         image, canvas = self.model.embed_image(inputs.pixels), self.model.embed(canvases)
-        prefix = torch.cat((image, self.model.embed(inputs.prompt_tokens).expand(len(image), -1, -1)), 1)
+        prefix = torch.cat((image, self.model.embed(inputs.prompt_tokens)), 1)
         if self.attention == "prefix":
             return Hidden(prefix, canvas)
         return Hidden(torch.cat((prefix.expand(len(canvas), -1, -1), canvas), 1))

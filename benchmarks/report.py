@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,21 @@ def newest(pattern: str) -> tuple[str, dict[str, Any]]:
     return path.name, json.loads(path.read_text())
 
 
-def microseconds(seconds: float) -> str:
+def comparison(cases: list[dict[str, Any]]) -> tuple[Callable[[float], str], str]:
+    """How the rows of a group compare, and the column's heading: with the copy of as many bytes, the released
+    algorithm, or not at all."""
+    medians = {case["extra_info"]["label"]: case["stats"]["median"] for case in cases}
+    copied = next((median for label, median in medians.items() if "copy" in label), None)
+    if copied is not None:
+        return lambda seconds: f"{copied / seconds:.0%}", "bandwidth of the copy"
+    released = next((median for label, median in medians.items() if "released" in label), None)
+    if released is not None:
+        return lambda seconds: f"{released / seconds:.0f}", "times as fast"
+    return lambda seconds: "", ""
+
+
+def readable(seconds: float) -> str:
+    """A time in the unit that suits it."""
     if seconds < 1e-3:
         return f"{seconds * 1e6:.1f} µs"
     return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
@@ -39,15 +54,13 @@ def performance() -> str:
         f"medians, with the 25th and 75th percentile; from `benchmarks/results/{name}`.",
     ]
     for group, cases in groups.items():
-        slowest = max(case["stats"]["median"] for case in cases)
-        copied = next((c["stats"]["median"] for c in cases if "copy" in c["extra_info"]["label"]), None)
-        last = "bandwidth of the copy" if copied else "times as fast"
-        lines += ["", f"**{group}**", "", f"| | median | spread | {last} |", "| --- | ---: | ---: | ---: |"]
+        compare, heading = comparison(cases)
+        lines += ["", f"**{group}**", "", f"| | median | spread | {heading} |", "| --- | ---: | ---: | ---: |"]
         for case in sorted(cases, key=lambda case: -case["stats"]["median"]):
             stats = case["stats"]
-            ratio = f"{copied / stats['median']:.0%}" if copied else f"{slowest / stats['median']:.0f}"
-            spread = f"{microseconds(stats['q1'])} to {microseconds(stats['q3'])}"
-            lines.append(f"| {case['extra_info']['label']} | {microseconds(stats['median'])} | {spread} | {ratio} |")
+            spread = f"{readable(stats['q1'])} to {readable(stats['q3'])}"
+            label, median = case["extra_info"]["label"], stats["median"]
+            lines.append(f"| {label} | {readable(median)} | {spread} | {compare(median)} |")
     return "\n".join(lines)
 
 

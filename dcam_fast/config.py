@@ -147,7 +147,7 @@ PAPER: Final = RefineConfig(size="image", gating_sigma=0.3, c_rep=0.02, c_high=0
 # Chosen by dcam_fast.evaluation.search on scenes that no figure is reported on (docs/evaluation.md).
 DEFAULT: Final = RefineConfig(
     denoise="gaussian",
-    smoothing_sigma=0.5,
+    smoothing_sigma=0.6,
     gating=False,
     attenuation_weights=(0.9, 0.9, 1.2, 0.09),
     c_rep=0.4,

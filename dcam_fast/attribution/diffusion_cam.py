@@ -33,7 +33,7 @@ class Method:
 
     objective: Objective = "logprob"
     state: State = "remask"
-    aggregation: str = "elementwise"
+    aggregation: str = "layercam"
     blocks: tuple[int, ...] | None = None
     profile: RefineConfig = DEFAULT
 

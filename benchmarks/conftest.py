@@ -18,6 +18,12 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info["platform"] = platform.platform()
 
 
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
+    """Keeps the statistics and drops the thousands of single timings behind them."""
+    for case in output_json["benchmarks"]:
+        case["stats"].pop("data", None)
+
+
 @pytest.fixture
 def one_thread() -> Any:
     before = torch.get_num_threads()

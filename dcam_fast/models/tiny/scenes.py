@@ -219,16 +219,21 @@ def caption(scene: Scene) -> Dialogue:
     return Dialogue(CAPTION_PROMPT, tuple(words), tuple(owners))
 
 
+def _pick_unique(rng: np.random.Generator, words: list[str]) -> int | None:
+    """The index of one of the words that occur once, or None where all are repeated."""
+    unique = [index for index, word in enumerate(words) if words.count(word) == 1]
+    return unique[rng.integers(len(unique))] if unique else None
+
+
 def question(rng: np.random.Generator, scene: Scene, kind: str) -> Dialogue | None:
     """A question of one of ``QUESTIONS`` about a scene, or None where the scene has no unambiguous one of that kind."""
     shapes = [item.shape for item in scene.objects]
     colors = [item.color for item in scene.objects]
     match kind:
         case "color":
-            unique = [index for index, shape in enumerate(shapes) if shapes.count(shape) == 1]
-            if not unique:
+            index = _pick_unique(rng, shapes)
+            if index is None:
                 return None
-            index = unique[rng.integers(len(unique))]
             shape, color = shapes[index], colors[index]
             return Dialogue(f"what color is the {shape} ?", ("the", shape, "is", color), (-1, index, -1, index))
         case "absent":
@@ -236,10 +241,9 @@ def question(rng: np.random.Generator, scene: Scene, kind: str) -> Dialogue | No
             shape = missing[rng.integers(len(missing))]
             return Dialogue(f"what color is the {shape} ?", ("there", "is", "no", shape), (-1, -1, -1, -1))
         case "object":
-            unique = [index for index, color in enumerate(colors) if colors.count(color) == 1]
-            if not unique:
+            index = _pick_unique(rng, colors)
+            if index is None:
                 return None
-            index = unique[rng.integers(len(unique))]
             shape, color = shapes[index], colors[index]
             answer = ("the", color, "object", "is", "a", shape)
             return Dialogue(f"what is the {color} object ?", answer, (-1, index, index, -1, -1, index))

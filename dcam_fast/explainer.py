@@ -119,8 +119,7 @@ class Explainer:
         )
         raw = _mean_by_owner(per_token, owner, len(chosen))
         repetition = ops.repetition_ratio(trajectory.tokens[: trajectory.length])
-        side = min(inputs.image.shape[:2])
-        maps = ops.refine(raw, config, repetition=repetition, image_side=side)
+        maps = ops.refine(raw, config, repetition=repetition, image_side=inputs.side)
         if not chosen:
             return maps, raw, []
         masked = build_targets(trajectory, positions, "remask", adapter.mask_token)

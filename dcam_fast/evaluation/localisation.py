@@ -139,7 +139,7 @@ def method_maps(adapter: Adapter[Any], case: Case, method: Method) -> Tensor:
     targets = build_targets(case.trajectory, case.positions, method.state, adapter.mask_token)
     raw = raw_maps(adapter, case.inputs, targets, method, case.inputs.views[0])
     repetition = ops.repetition_ratio(case.trajectory.tokens[: case.trajectory.length])
-    return ops.refine(raw, method.profile, repetition=repetition, image_side=min(case.inputs.image.shape[:2]))
+    return ops.refine(raw, method.profile, repetition=repetition, image_side=case.inputs.side)
 
 
 def summarise(rows: list[Row]) -> dict[str, float]:

@@ -98,9 +98,8 @@ def compare_profiles(adapter: Adapter[Any], cases: list[Case], method: Method) -
         activations, gradients = [c.activations for c in captured], [c.gradients for c in captured]
         raw = ops.pool(activations, gradients, view.cells.flatten(), method.aggregation).view(-1, *view.cells.shape)
         repetition = ops.repetition_ratio(case.trajectory.tokens[: case.trajectory.length])
-        side = min(case.inputs.image.shape[:2])
         for config in profiles():
-            maps = ops.refine(raw, config, repetition=repetition, image_side=side)
+            maps = ops.refine(raw, config, repetition=repetition, image_side=case.inputs.side)
             rows.setdefault(config, []).extend(score(adapter, case, maps, False))
     entries = [summarise(of) | {"profile": asdict(config)} for config, of in rows.items()]
     return ranked(entries)

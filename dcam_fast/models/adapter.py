@@ -44,11 +44,13 @@ class Inputs:
         image: uint8 ``[H, W, 3]``, the original.
         prompt: the text.
         views: the grids over the image, the one to explain by default first.
+        side: shorter side in pixels of the image as the model takes it in, after its own resizing.
     """
 
     image: NDArray[np.uint8]
     prompt: str
     views: tuple[ImageView, ...]
+    side: int
 
 
 @dataclass(frozen=True)

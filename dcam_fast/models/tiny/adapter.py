@@ -95,6 +95,7 @@ class TinyAdapter(Adapter[TinyInputs]):
             image=image,
             prompt=prompt,
             views=(view,),
+            side=min(pixels.shape[2:]),
             pixels=pixels,
             prompt_tokens=tokens,
             rotary_prefix=(cos[:prefix], sin[:prefix]),

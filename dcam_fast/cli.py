@@ -170,7 +170,7 @@ def explain(
         list[str] | None,
         typer.Option(help="A word or phrase of the answer, or 'all'; may be repeated. Without it: content words."),
     ] = None,
-    method: Annotated[str, typer.Option(help="How maps are made: default or published.")] = "default",
+    method: Annotated[str, typer.Option(help="How maps are made: default, published, grad_cam, tam, ...")] = "default",
     profile: Annotated[
         str | None,
         typer.Option(help="How maps are refined: default, released or paper. Without it: as the method does."),
@@ -179,7 +179,7 @@ def explain(
 ) -> None:
     """Explain what the embedded model answers about images."""
     with out_console.status("loading"):
-        from dcam_fast.attribution.diffusion_cam import method_named
+        from dcam_fast.attribution.methods import method_named
         from dcam_fast.config import profile as profile_named
         from dcam_fast.storage import PAGE
 

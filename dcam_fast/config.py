@@ -154,6 +154,9 @@ DEFAULT: Final = RefineConfig(
     c_high=0.02,
     debiasing_in_ablations=False,
 )
+RAW: Final = RefineConfig(  # no module at all
+    denoise="none", gating=False, attenuation=False, debiasing=False
+)
 PROFILES: Final = {"released": RELEASED, "paper": PAPER, "default": DEFAULT}
 
 

@@ -11,10 +11,12 @@ from torch import Tensor
 
 import dcam_fast
 from dcam_fast import models, ops
-from dcam_fast.attribution import scores
-from dcam_fast.attribution.diffusion_cam import CHUNK, METHODS, Method, build_targets, method_named, raw_maps
+from dcam_fast.attribution import Attribution, scores
+from dcam_fast.attribution.diffusion_cam import CHUNK, build_targets
 from dcam_fast.attribution.engine import Targets as AnswerTargets
 from dcam_fast.attribution.engine import ablated_log_probabilities, log_probabilities
+from dcam_fast.attribution.methods import METHODS, describe, method_named
+from dcam_fast.attribution.words import mean_by_word, owners_of, positions_of
 from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
 from dcam_fast.explanation import Explanation, Target, Token
@@ -42,7 +44,7 @@ class Explainer:
         prompt: str | None = None,
         targets: Targets = "content",
         *,
-        method: str | Method = "default",
+        method: str | Attribution = "default",
         profile: str | RefineConfig | None = None,
         steps: int | None = None,
         block_length: int | None = None,
@@ -54,7 +56,8 @@ class Explainer:
             prompt: what to ask (None: the model's own, usually a request for a caption).
             targets: ``"content"`` (every content word), ``"all"`` (every word), or a list of words, phrases and token
                 positions. A phrase has the mean map of its tokens; ``"ring#2"`` is the second ring.
-            method: ``"default"``, ``"published"`` or a `Method`.
+            method: a name of `dcam_fast.attribution.METHODS` (``"default"``, ``"published"``, ``"grad_cam"``, ...), a
+                `Method` or any other `Attribution`.
             profile: how maps are refined: ``"default"``, ``"released"``, ``"paper"`` or a `RefineConfig` (None: the
                 method's).
             steps: denoising steps of the generation (None: the model's own).
@@ -96,9 +99,7 @@ class Explainer:
                 "torch": torch.__version__,
                 "model": self.adapter.name,
                 "method": _name_of(method),
-                "objective": settings.objective if isinstance(settings.objective, str) else repr(settings.objective),
-                "state": settings.state,
-                "aggregation": settings.aggregation,
+                **describe(settings),
                 "blocks": list(settings.blocks or self.adapter.default_blocks),
                 "profile": profile if isinstance(profile, str) else repr(config),
                 "seconds": seconds,
@@ -106,30 +107,24 @@ class Explainer:
         )
 
     def _attribute(
-        self, inputs: Inputs, trajectory: Trajectory, chosen: list[Word], settings: Method, config: RefineConfig
+        self, inputs: Inputs, trajectory: Trajectory, chosen: list[Word], settings: Attribution, config: RefineConfig
     ) -> tuple[Tensor, Tensor, list[tuple[float, float, float]]]:
         """Refined maps, raw maps and (peak, spread, groundedness) of the chosen words."""
         adapter = self.adapter
-        flat = [position for word in chosen for position in word.positions]
-        positions = torch.tensor(flat, dtype=torch.int64, device=adapter.device)
-        targets = build_targets(trajectory, positions, settings.state, adapter.mask_token)
-        per_token = raw_maps(adapter, inputs, targets, settings, inputs.views[0])
-        owner = torch.tensor(
-            [i for i, word in enumerate(chosen) for _ in word.positions], device=adapter.device, dtype=torch.int64
-        )
-        raw = _mean_by_owner(per_token, owner, len(chosen))
+        raw = settings.raw_maps(adapter, inputs, trajectory, chosen, inputs.views[0])
         repetition = ops.repetition_ratio(trajectory.tokens[: trajectory.length])
         maps = ops.refine(raw, config, repetition=repetition, image_side=inputs.side)
         if not chosen:
             return maps, raw, []
+        positions, owners = positions_of(chosen).to(adapter.device), owners_of(chosen).to(adapter.device)
         masked = build_targets(trajectory, positions, "remask", adapter.mask_token)
-        seen = _mean_by_owner(log_probabilities(adapter, inputs, masked), owner, len(chosen))
-        without = self._without(inputs, masked, settings, scores.hot_cells(maps).flatten(1)[owner])
-        ablated = _mean_by_owner(without, owner, len(chosen))
+        seen = mean_by_word(log_probabilities(adapter, inputs, masked), chosen)
+        without = self._without(inputs, masked, settings, scores.hot_cells(maps).flatten(1)[owners])
+        ablated = mean_by_word(without, chosen)
         measures = (scores.peak(maps), scores.spread(maps), scores.groundedness(maps, seen, ablated))
         return maps, raw, [(float(p), float(s), float(g)) for p, s, g in torch.stack(measures, 1).tolist()]
 
-    def _without(self, inputs: Inputs, targets: AnswerTargets, settings: Method, hot: Tensor) -> Tensor:
+    def _without(self, inputs: Inputs, targets: AnswerTargets, settings: Attribution, hot: Tensor) -> Tensor:
         """Log-probability ``[T]`` of each token without what its hot cells, bool ``[T, N]``, hold at the explained
         block."""
         block = (settings.blocks or self.adapter.default_blocks)[0]
@@ -142,13 +137,6 @@ class Explainer:
     def _tokens(self, trajectory: Trajectory) -> list[Token]:
         tokens, steps = trajectory.tokens[: trajectory.length], trajectory.steps.tolist()
         return [Token(self.adapter.decode(tokens[i : i + 1]), int(tokens[i]), i, steps[i]) for i in range(len(tokens))]
-
-
-def _mean_by_owner(values: Tensor, owner: Tensor, count: int) -> Tensor:
-    """Means ``[count, ...]`` of the rows of ``values`` that share an owner."""
-    total = values.new_zeros(count, *values.shape[1:]).index_add(0, owner, values)
-    members = torch.bincount(owner, minlength=count).to(values.dtype)
-    return total / members.view(-1, *[1] * (values.ndim - 1))
 
 
 def _choose(targets: Targets, words: tuple[Word, ...], trajectory: Trajectory) -> list[Word]:
@@ -173,7 +161,7 @@ def _choose(targets: Targets, words: tuple[Word, ...], trajectory: Trajectory) -
     return chosen
 
 
-def _name_of(method: str | Method) -> str:
+def _name_of(method: str | Attribution) -> str:
     if isinstance(method, str):
         return method
     return next((name for name, known in METHODS.items() if known == method), "custom")

@@ -1,5 +1,7 @@
 """From a model's hidden states to raw maps: objectives, answer states, the pass itself, and the methods by name."""
 
-from dcam_fast.attribution.diffusion_cam import METHODS, Method
+from dcam_fast.attribution.attribution import Attribution
+from dcam_fast.attribution.diffusion_cam import Method
+from dcam_fast.attribution.methods import METHODS
 
-__all__ = ["METHODS", "Method"]
+__all__ = ["METHODS", "Attribution", "Method"]

@@ -3,6 +3,7 @@ states."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ from dcam_fast import ops
 from dcam_fast.attribution.engine import Targets, capture
 from dcam_fast.attribution.objectives import Objective
 from dcam_fast.attribution.states import State, canvases
+from dcam_fast.attribution.words import mean_by_word, positions_of
 from dcam_fast.config import DEFAULT, RELEASED, RefineConfig
-from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory
+from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
 
 CHUNK = 16  # targets that share one forward and one backward pass: bounds memory, and more is no faster on a CPU
 
@@ -37,20 +39,15 @@ class Method:
     blocks: tuple[int, ...] | None = None
     profile: RefineConfig = DEFAULT
 
+    def raw_maps(
+        self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
+    ) -> Tensor:
+        """See `dcam_fast.attribution.Attribution.raw_maps`."""
+        return maps_of_words(adapter, inputs, trajectory, words, (self,), view)[0]
 
-METHODS = {
-    "default": Method(),
-    "published": Method(objective="contrast_sum", state="final", aggregation="pooled", blocks=(0,), profile=RELEASED),
-}
 
-
-def method_named(method: str | Method) -> Method:
-    """The method itself, or the one of that name; ValueError for a name there is none of."""
-    if isinstance(method, Method):
-        return method
-    if method not in METHODS:
-        raise ValueError(f"explain: method must be one of {', '.join(METHODS)} or a Method, got {method!r}")
-    return METHODS[method]
+DIFFUSION_CAM = Method()
+PUBLISHED = Method(objective="contrast_sum", state="final", aggregation="pooled", blocks=(0,), profile=RELEASED)
 
 
 def build_targets(trajectory: Trajectory, positions: Tensor, state: State, mask_token: int) -> Targets:
@@ -66,11 +63,41 @@ def build_targets(trajectory: Trajectory, positions: Tensor, state: State, mask_
 
 def raw_maps(adapter: Adapter[Any], inputs: Inputs, targets: Targets, method: Method, view: ImageView) -> Tensor:
     """Raw maps float32 ``[T, h, w]`` in 0..1 of ``targets`` over one view of the image."""
+    return _pooled(adapter, inputs, targets, method, (method.aggregation,), view)[0]
+
+
+def maps_of_words(
+    adapter: Adapter[Any],
+    inputs: Inputs,
+    trajectory: Trajectory,
+    words: Sequence[Word],
+    methods: Sequence[Method],
+    view: ImageView,
+) -> list[Tensor]:
+    """Raw maps float32 ``[len(words), h, w]`` by each of ``methods``, which differ in nothing but their aggregation
+    and profile and so share their passes."""
+    positions = positions_of(words).to(adapter.device)
+    targets = build_targets(trajectory, positions, methods[0].state, adapter.mask_token)
+    aggregations = [method.aggregation for method in methods]
+    maps = _pooled(adapter, inputs, targets, methods[0], aggregations, view)
+    return [mean_by_word(per_token, words) for per_token in maps]
+
+
+def _pooled(
+    adapter: Adapter[Any],
+    inputs: Inputs,
+    targets: Targets,
+    method: Method,
+    aggregations: Sequence[str],
+    view: ImageView,
+) -> list[Tensor]:
+    """Raw maps ``[T, h, w]`` by each aggregation of what ``method`` captures."""
     h, w = view.cells.shape
     blocks = adapter.default_blocks if method.blocks is None else method.blocks
-    maps = [view.boxes.new_zeros(0, h * w)]
+    maps = [[view.boxes.new_zeros(0, h * w)] for _ in aggregations]
     for chunk in targets.chunks(CHUNK):
         captured = capture(adapter, inputs, chunk, blocks, method.objective)
         activations, gradients = [c.activations for c in captured], [c.gradients for c in captured]
-        maps.append(ops.pool(activations, gradients, view.cells.flatten(), method.aggregation))
-    return torch.cat(maps).view(-1, h, w)
+        for of, aggregation in zip(maps, aggregations, strict=True):
+            of.append(ops.pool(activations, gradients, view.cells.flatten(), aggregation))
+    return [torch.cat(of).view(-1, h, w) for of in maps]

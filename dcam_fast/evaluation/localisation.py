@@ -22,8 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dcam_fast import models, ops
-from dcam_fast.attribution.diffusion_cam import METHODS, Method, build_targets, raw_maps
+from dcam_fast.attribution.diffusion_cam import DIFFUSION_CAM, PUBLISHED, Method, build_targets, raw_maps
 from dcam_fast.attribution.engine import Targets, log_probabilities
+from dcam_fast.config import RAW
 from dcam_fast.evaluation.metrics import overlap, points_at
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory
 from dcam_fast.models.tiny import scenes
@@ -157,11 +158,9 @@ _MEANS = ("hit", "wrong", "iou", "concentration", "f3")
 
 
 def evaluate(adapter: Adapter[Any], count: int, seed: int, show: bool = True) -> dict[str, Any]:
-    """The table: every method of `METHODS`, the published one without its cleaning, and random maps and true masks as
-    the two ends of the scale; over all words and by kind."""
-    methods = METHODS | {
-        "published, raw": replace(METHODS["published"], profile=METHODS["published"].profile.ablation("baseline"))
-    }
+    """The table: the default, the published method, that without its cleaning, and random maps and true masks as the
+    two ends of the scale; over all words and by kind."""
+    methods = {"default": DIFFUSION_CAM, "published": PUBLISHED, "published, raw": replace(PUBLISHED, profile=RAW)}
     rows: dict[str, list[Row]] = {name: [] for name in (*methods, "random", "true mask")}
     generator = torch.Generator().manual_seed(seed)
     captions = 0

@@ -1,7 +1,8 @@
-"""How well a map fits the mask of what its word names (the paper's section 4.1; the pointing game is Zhang et al.
-2018).
+"""How well maps fit the masks of what their words name (the paper's section 4.1; the pointing game is Zhang et al.
+2018), and whether the maps of different words differ.
 
-Maps come at the mask's resolution (`dcam_fast.ops.upsample`), so that no metric resizes anything.
+Everything takes a batch of maps and stays on its device. Maps come at the mask's resolution
+(`dcam_fast.ops.upsample`) where masks are compared with them, so that no metric resizes anything.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Overlap:
-    """The measures of one map. All are shares in 0..1, but ``contrast``, which is a ratio.
+    """The measures of T maps, float64 ``[T]`` each. All are shares in 0..1, but ``contrast``, which is a ratio.
 
     Attributes:
         obj_iou: best intersection over union of the thresholded map with one label of the mask.
@@ -22,67 +23,80 @@ class Overlap:
         precision, recall: of the label that gave ``obj_iou``.
         contrast: mean inside any label over mean outside.
         contrast_score: ``min(contrast / 20, 1)``.
-        concentration: share of the total activation inside any label.
+        concentration: share of the total activation inside any label; see `energy_inside`.
         f1: harmonic mean of precision and recall.
         f3_harmonic, f3_geometric: means of obj_iou, contrast_score and concentration.
     """
 
-    obj_iou: float
-    func_iou: float
-    precision: float
-    recall: float
-    contrast: float
-    contrast_score: float
-    concentration: float
-    f1: float
-    f3_harmonic: float
-    f3_geometric: float
+    obj_iou: Tensor
+    func_iou: Tensor
+    precision: Tensor
+    recall: Tensor
+    contrast: Tensor
+    contrast_score: Tensor
+    concentration: Tensor
+    f1: Tensor
+    f3_harmonic: Tensor
+    f3_geometric: Tensor
 
 
-def otsu_threshold(levels: Tensor) -> int:
-    """Otsu's threshold of a map of 8-bit levels: the level that best separates what is at most it from what is
-    above."""
-    share = torch.bincount(levels.flatten().long(), minlength=256).double()
-    share = share / share.sum()
-    below, moment = share.cumsum(0), (share * torch.arange(256, dtype=torch.float64, device=share.device)).cumsum(0)
-    between = (moment[-1] * below - moment) ** 2 / (below * (1 - below))
-    return int(torch.where(between.isfinite(), between, -1.0).argmax())
+def otsu_thresholds(levels: Tensor) -> Tensor:
+    """Otsu's threshold, int64 ``[T]``, of each map of 8-bit levels ``[T, ...]``: the level that best separates what is
+    at most it from what is above."""
+    flat = levels.flatten(1).long()
+    counts = torch.zeros(len(flat), 256, dtype=torch.float64, device=flat.device)
+    counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float64))
+    share = counts / counts.sum(1, keepdim=True)
+    below = share.cumsum(1)
+    moment = (share * torch.arange(256, dtype=torch.float64, device=flat.device)).cumsum(1)
+    between = (moment[:, -1:] * below - moment) ** 2 / (below * (1 - below))
+    return torch.where(between.isfinite(), between, -1.0).argmax(1)
 
 
 def to_levels(values: Tensor) -> Tensor:
-    """A map in 0..1 as 8-bit levels, rounded down, uint8."""
+    """Maps in 0..1 as 8-bit levels, rounded down, uint8."""
     return (values * 255).clamp(0, 255).to(torch.uint8)
 
 
+def energy_inside(values: Tensor, masks: Tensor) -> Tensor:
+    """Share of the total of each map ``[T, H, W]``, all at least 0, that lies inside its mask, bool ``[T, H, W]`` or
+    ``[H, W]``; float64 ``[T]``, 0 for an empty map (the energy-based pointing game, Wang et al. 2020)."""
+    values = values.double()
+    return (values * masks).sum((1, 2)) / (values.sum((1, 2)) + 1e-8)
+
+
 def overlap(values: Tensor, labels: Tensor) -> Overlap:
-    """Compares a map ``[H, W]`` in 0..1 with a mask of labels, integer ``[H, W]``, 0 where there is none.
+    """Compares maps ``[T, H, W]`` in 0..1 with masks of labels, integer ``[T, H, W]`` or one for all ``[H, W]``, 0
+    where there is none.
 
     Raises ValueError where the shapes differ.
     """
-    if values.shape != labels.shape:
-        raise ValueError(f"overlap: labels must be {tuple(values.shape)} like the map, got {tuple(labels.shape)}")
-    values = values.double()
+    if values.dim() != 3 or labels.shape not in (values.shape, values.shape[1:]):
+        raise ValueError(
+            f"overlap: labels must be [T, H, W] like the maps {list(values.shape)}, or [H, W], got {list(labels.shape)}"
+        )
+    values, labels = values.double(), labels.expand(values.shape)
     levels = to_levels(values)
-    threshold = otsu_threshold(levels)
-    bright = levels > threshold
-    iou = precision = recall = 0.0
+    thresholds = otsu_thresholds(levels)[:, None, None]
+    bright = levels > thresholds
+    iou, precision, recall = (values.new_zeros(len(values)) for _ in range(3))
     for label in labels.unique().tolist():
         if label == 0:
             continue
         mask = labels == label
-        both = (bright & mask).sum().item()
-        candidate = both / max((bright | mask).sum().item(), 1)
-        if candidate > iou:
-            iou, precision, recall = candidate, both / bright.sum().item(), both / mask.sum().item()
+        both, either = ((bright & mask).sum((1, 2)), (bright | mask).sum((1, 2)))
+        candidate = both / either.clamp(min=1).double()
+        better = candidate > iou
+        iou = torch.where(better, candidate, iou)
+        precision = torch.where(better, both / bright.sum((1, 2)).clamp(min=1).double(), precision)
+        recall = torch.where(better, both / mask.sum((1, 2)).clamp(min=1).double(), recall)
     inside = labels != 0
-    mean_in = values[inside].mean().item() if inside.any() else 0.0
-    mean_out = values[~inside].mean().item() if (~inside).any() else 0.0
-    contrast = mean_in / (mean_out + 1e-8)
-    score = min(contrast / 20, 1.0)
-    concentration = values[inside].sum().item() / (values.sum().item() + 1e-8)
+    contrast = _mean_where(values, inside) / (_mean_where(values, ~inside) + 1e-8)
+    score = (contrast / 20).clamp(max=1)
+    concentration = energy_inside(values, inside)
     return Overlap(
         obj_iou=iou,
-        func_iou=(levels < threshold).double().mean().item(),
+        func_iou=(levels < thresholds).double().mean((1, 2)),
         precision=precision,
         recall=recall,
         contrast=contrast,
@@ -94,24 +108,52 @@ def overlap(values: Tensor, labels: Tensor) -> Overlap:
     )
 
 
-def _harmonic(*values: float) -> float:
-    return len(values) / sum(1 / value for value in values) if min(values) > 0 else 0.0
+def _mean_where(values: Tensor, masks: Tensor) -> Tensor:
+    """Mean of each map inside its mask; 0 for an empty mask."""
+    return (values * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)
 
 
-def strongest_cell(grid_map: Tensor) -> tuple[int, int] | None:
-    """Row and column of the strongest cell of a map ``[h, w]``; None for a constant map, which points nowhere."""
-    if not bool(grid_map.max() > grid_map.min()):
+def _harmonic(*values: Tensor) -> Tensor:
+    stacked = torch.stack(values)
+    mean = len(values) / (1 / stacked).sum(0)
+    return torch.where(stacked.amin(0) > 0, mean, 0.0)
+
+
+def points_at(maps: Tensor, boxes: Tensor, masks: Tensor) -> Tensor:
+    """The pointing game, bool ``[T]``: whether the strongest cell of each map ``[T, h, w]`` touches its mask, bool
+    ``[T, H, W]``. A constant map points nowhere.
+
+    Args:
+        boxes: ``[h, w, 4]``, pixels (x0, y0, x1, y1) of each cell.
+    """
+    flat = maps.flatten(1)
+    height, width = masks.shape[1:]
+    x0, y0, x1, y1 = boxes.view(-1, 4)[flat.argmax(1)].unbind(1)
+    left, right = x0.long().clamp(0, width), x1.ceil().long().clamp(0, width)
+    top, bottom = y0.long().clamp(0, height), y1.ceil().long().clamp(0, height)
+    row = torch.arange(height, device=masks.device)[None, :, None]
+    column = torch.arange(width, device=masks.device)[None, None]
+    cell = (row >= top.view(-1, 1, 1)) & (row < bottom.view(-1, 1, 1))
+    cell = cell & (column >= left.view(-1, 1, 1)) & (column < right.view(-1, 1, 1))
+    return (cell & masks).flatten(1).any(1) & (flat.amax(1) > flat.amin(1))
+
+
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson correlation ``[T]`` of maps ``[T, ...]`` over their cells. Two constant maps are the same map: 1. A
+    constant one and another have nothing in common: 0."""
+    first, second = (maps.flatten(1).double() for maps in (first, second))
+    first, second = (maps - maps.mean(1, keepdim=True) for maps in (first, second))
+    energies = first.square().sum(1), second.square().sum(1)
+    varied = torch.stack(energies) > 1e-20
+    measured = (first * second).sum(1) / (energies[0] * energies[1]).clamp(min=1e-40).sqrt()
+    return torch.where(varied.all(0), measured, (~varied).all(0).double())
+
+
+def word_specificity(maps: Tensor, things: Tensor) -> float | None:
+    """Mean correlation between the maps ``[T, h, w]`` of words that name different ``things``, int64 ``[T]``: low
+    where each word has a map of its own, 1 where all have the same. None where no two words differ."""
+    first, second = torch.triu_indices(len(maps), len(maps), 1, device=maps.device)
+    apart = things[first] != things[second]
+    if not bool(apart.any()):
         return None
-    row, column = divmod(int(grid_map.argmax()), grid_map.shape[1])
-    return row, column
-
-
-def points_at(grid_map: Tensor, boxes: Tensor, mask: Tensor) -> bool:
-    """The pointing game: whether the strongest cell of ``[h, w]`` touches the mask ``bool[H, W]`` (boxes: ``[h, w,
-    4]``)."""
-    cell = strongest_cell(grid_map)
-    if cell is None:
-        return False
-    x0, y0, x1, y1 = boxes[cell].tolist()
-    height, width = mask.shape
-    return bool(mask[max(int(y0), 0) : min(-int(-y1 // 1), height), max(int(x0), 0) : min(-int(-x1 // 1), width)].any())
+    return correlation(maps[first[apart]], maps[second[apart]]).mean().item()

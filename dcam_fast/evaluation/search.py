@@ -24,7 +24,7 @@ from dcam_fast.attribution.diffusion_cam import Method, build_targets
 from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.objectives import ObjectiveName
 from dcam_fast.attribution.states import StateName
-from dcam_fast.config import RefineConfig
+from dcam_fast.config import RAW, RefineConfig
 from dcam_fast.evaluation.localisation import SELECTION_SEED, Case, Row, draw_cases, score, summarise
 from dcam_fast.models.adapter import Adapter
 
@@ -32,7 +32,6 @@ OBJECTIVES: tuple[ObjectiveName, ...] = ("logprob", "logit", "contrast", "contra
 STATES: tuple[StateName, ...] = ("committed", "remask", "first", "final")
 AGGREGATIONS = ("elementwise", "layercam", "hirescam", "gradcam", "pooled", "activation")
 BLOCKS = ((0,), (1,), (2,), (3,), (4,), (1, 2), (2, 3), (0, 1, 2))
-NO_MODULES = RefineConfig(denoise="none", gating=False, attenuation=False, debiasing=False)
 
 
 def profiles() -> Iterator[RefineConfig]:
@@ -41,7 +40,7 @@ def profiles() -> Iterator[RefineConfig]:
     smoothing: list[dict[str, Any]] = [{"denoise": "none"}, {"denoise": "rank"}]
     smoothing += [{"denoise": "gaussian", "smoothing_sigma": sigma} for sigma in (0.4, 0.5, 0.6)]
     debiasing = ((0.0, 0.0), (0.05, 0.02), (0.02, 0.05), (0.2, 0.02), (0.4, 0.02))
-    weights = NO_MODULES.attenuation_weights
+    weights = RAW.attenuation_weights
     for smooth, gating, times, (c_rep, c_high) in itertools.product(
         smoothing, (False, True), (0, 1, 2, 4, 6), debiasing
     ):
@@ -109,7 +108,7 @@ def describe(profile: dict[str, Any]) -> str:
     """A profile of the second round in a few words."""
     smooth = f"gaussian {profile['smoothing_sigma']}" if profile["denoise"] == "gaussian" else profile["denoise"]
     debias = f"SICD {profile['c_rep']}/{profile['c_high']}" if profile["debiasing"] else ""
-    times = profile["attenuation_weights"][0] / NO_MODULES.attenuation_weights[0]
+    times = profile["attenuation_weights"][0] / RAW.attenuation_weights[0]
     attenuate = f"CBA x{times:.0f}" if profile["attenuation"] else ""
     parts = (smooth, "DACG" * profile["gating"], attenuate, debias)
     return " + ".join(part for part in parts if part)

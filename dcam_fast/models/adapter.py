@@ -7,14 +7,14 @@ where it wants, and needs no hooks that would have to be taken out again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 OPEN: Final = torch.iinfo(torch.int64).max  # the step of a token that is not committed yet: later than any
 
@@ -114,6 +114,7 @@ class Adapter(ABC, Generic[I]):
     mask_token: int
     default_prompt: str
     has_two_streams = False  # whether `prefix_block` and `canvas_block` are there, and so the prefix can run just once
+    causal: bool = False  # whether answer tokens see only earlier ones
 
     @abstractmethod
     def encode(self, image: NDArray[np.uint8], prompt: str) -> I:
@@ -161,6 +162,28 @@ class Adapter(ABC, Generic[I]):
     @abstractmethod
     def decode(self, tokens: Tensor) -> str:
         """Token ids ``int64[n]`` as text."""
+
+    def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: I) -> Tensor:
+        """Float32 logits ``[C, N, K]`` of ``tokens``, int64 ``[K]``, at rows ``cells``, int64 ``[N]``, of the image
+        stream, through the LM head; ``hidden`` is in front of the last block, which runs here with its image stream.
+
+        Raises AdapterError for a family that has none.
+        """
+        raise AdapterError(f"image_logits: model must read logits at the image's positions, got {self.name}")
+
+    def batched(self, inputs: Sequence[I]) -> Iterator[tuple[I, slice]]:
+        """The inputs, of images of one size and one prompt, joined as far as the family runs several images at once,
+        each with the part of the sequence that it holds. A joined input of ``B`` images takes ``B`` canvases, one an
+        image. Unless a family says otherwise: each alone."""
+        for index, one in enumerate(inputs):
+            yield one, slice(index, index + 1)
+
+    def block_module(self, index: int) -> nn.Module:
+        """The module of block ``index``, whose parameters the model-randomisation test replaces.
+
+        Raises AdapterError for a family that has none.
+        """
+        raise AdapterError(f"block_module: model must have a module for each block, got {self.name}")
 
     def check_blocks(self, blocks: tuple[int, ...]) -> None:
         """Raises AdapterError unless every block can be explained.

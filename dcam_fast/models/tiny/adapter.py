@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
@@ -120,7 +120,8 @@ class TinyAdapter(Adapter[TinyInputs]):
 
     def embed(self, inputs: TinyInputs, canvases: Tensor) -> Hidden:
         image, canvas = self.model.embed_image(inputs.pixels), self.model.embed(canvases)
-        prefix = torch.cat((image, self.model.embed(inputs.prompt_tokens)), 1)
+        prompt = self.model.embed(inputs.prompt_tokens).expand(len(image), -1, -1)
+        prefix = torch.cat((image, prompt), 1)
         if self.attention == "prefix":
             return Hidden(prefix, canvas)
         return Hidden(torch.cat((prefix.expand(len(canvas), -1, -1), canvas), 1))
@@ -143,6 +144,19 @@ class TinyAdapter(Adapter[TinyInputs]):
         length = self.model.config.answer_length
         canvas = hidden.image[:, -length:] if hidden.canvas is None else hidden.canvas
         return self.model.logits(canvas.gather(1, rows[..., None].expand(-1, -1, canvas.shape[-1])))
+
+    def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: TinyInputs) -> Tensor:
+        block = self.model.layers()[-1]
+        rotary = inputs.rotary_joint if hidden.canvas is None else inputs.rotary_prefix
+        image = block(hidden.image, rotary)
+        return self.model.logits(image[:, cells])[..., tokens]
+
+    def batched(self, inputs: Sequence[TinyInputs]) -> Iterator[tuple[TinyInputs, slice]]:
+        if inputs:
+            yield replace(inputs[0], pixels=torch.cat([one.pixels for one in inputs])), slice(0, len(inputs))
+
+    def block_module(self, index: int) -> nn.Module:
+        return self.model.layers()[index]
 
     def words(self, trajectory: Trajectory) -> tuple[Word, ...]:
         tokens = trajectory.tokens[: trajectory.length].tolist()

@@ -1,0 +1,37 @@
+"""Random maps: the lower end of every scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcam_fast.config import RAW, RefineConfig
+from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
+
+
+@dataclass(frozen=True)
+class Random:
+    """Uniform noise; the same for the same seed, image size and answer.
+
+    Attributes:
+        seed: of the noise.
+        blocks, profile: as in `Attribution`; no block is read.
+    """
+
+    seed: int = 0
+    blocks: tuple[int, ...] | None = None
+    profile: RefineConfig = RAW
+
+    def raw_maps(
+        self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
+    ) -> Tensor:
+        """See `dcam_fast.attribution.Attribution.raw_maps`."""
+        generator = torch.Generator().manual_seed(self.seed)
+        # one map per answer position, so that a word's map does not depend on which other words are explained
+        noise = torch.rand(len(trajectory.tokens), *view.cells.shape, generator=generator)
+        first = torch.tensor([word.positions[0] for word in words], dtype=torch.int64)
+        return noise[first].to(adapter.device)

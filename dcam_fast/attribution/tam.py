@@ -1,0 +1,83 @@
+"""TAM, token activation maps (arXiv 2506.23270): the logit of a word's own token read at every cell of the image,
+cleared of what other words of the answer explain. No gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcam_fast import ops
+from dcam_fast.attribution.words import mean_by_word, positions_of
+from dcam_fast.config import RAW, RefineConfig
+from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
+
+
+@dataclass(frozen=True)
+class Tam:
+    """Maps of the finished answer, from one forward pass.
+
+    Attributes:
+        blocks: no map depends on it.
+        kernel_size: side of the rank-Gaussian filter.
+        profile: what refines the map behind that filter.
+    """
+
+    blocks: tuple[int, ...] | None = None
+    kernel_size: int = 3
+    profile: RefineConfig = RAW
+
+    @torch.no_grad()
+    def raw_maps(
+        self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
+    ) -> Tensor:
+        """See `dcam_fast.attribution.Attribution.raw_maps`."""
+        if not words:
+            return view.boxes.new_zeros(0, *view.cells.shape)
+        answer = trajectory.tokens[: trajectory.length]
+        hidden = adapter.embed(inputs, trajectory.tokens[None])
+        for index in range(adapter.blocks - 1):
+            hidden = adapter.block(index, hidden, inputs)
+        cells = adapter.image_logits(hidden, view.cells.flatten(), answer, inputs)[0].T
+        rows = torch.arange(len(answer), device=answer.device)[None]
+        logits = adapter.logits(adapter.block(adapter.blocks - 1, hidden, inputs), rows, inputs)[0]
+        scores = logits[:, answer].T  # [t, j]: token t's class read at position j
+        texts = [adapter.decode(answer[i : i + 1]).strip() for i in range(len(answer))]
+        others = other_words(texts, adapter.causal).to(answer.device)
+        maps = activation_maps(cells, scores, others).view(-1, *view.cells.shape)
+        return mean_by_word(ops.rank_filter(maps[positions_of(words).to(answer.device)], self.kernel_size), words)
+
+
+def other_words(texts: Sequence[str], causal: bool) -> Tensor:
+    """Which tokens of an answer may interfere with which, bool ``[T, T]``: row t, its interferers. Never tokens of the
+    same text; on a causal model only earlier ones."""
+    different = torch.tensor([[a != b for b in texts] for a in texts], dtype=torch.bool).view(len(texts), -1)
+    return different.tril() if causal else different
+
+
+def activation_maps(cells: Tensor, scores: Tensor, others: Tensor) -> Tensor:
+    """Estimated causal inference and joint normalisation.
+
+    Args:
+        cells: ``[T, N]``, logits of every answer token at the image's cells.
+        scores: ``[T, T]``, logits of token t (row) at answer position j.
+        others: bool ``[T, T]``, see `other_words`.
+
+    Returns:
+        ``[T, N]`` in 0..1: 0 and 1 are the extremes of a token's map and scores together, so a word that rests on
+        other words has a weak map.
+    """
+    maps, weights = cells.clamp(min=0), torch.where(others, scores.clamp(min=0), 0)
+    interference = weights / weights.sum(1, keepdim=True).clamp(min=1e-8) @ maps
+    energy = interference.square().sum(1)
+    scale = (maps * interference).sum(1) / torch.where(energy > 0, energy, 1)
+    maps = (maps - scale[:, None] * interference).clamp(min=0)
+    both = torch.cat((maps, weights), 1)
+    low, high = both.amin(1, keepdim=True), both.amax(1, keepdim=True)
+    return (maps - low) / (high - low).clamp(min=1e-8)
+
+
+TAM = Tam()

@@ -1,0 +1,66 @@
+"""The model-randomisation test (Adebayo et al. 2018): a map that does not change when the model's blocks lose what they
+learned does not explain the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcam_fast import ops
+from dcam_fast.attribution.attribution import Attribution
+from dcam_fast.attribution.methods import all_raw_maps
+from dcam_fast.evaluation.metrics import correlation
+from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
+
+
+def reinitialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Draws every parameter anew, in place, from a normal distribution of the mean and deviation that it has."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            deviation = parameter.float().std(correction=0).to(parameter)
+            parameter.copy_(parameter.float().mean().to(parameter) + deviation * noise)
+
+
+def randomised_from_top(adapter: Adapter[Any], seed: int = 0) -> Iterator[tuple[int, Adapter[Any]]]:
+    """(block, a copy of the adapter in which this block and all above it are re-initialised), from the last block down.
+    The copy is one and the same, one block further each time; the adapter itself stays as it is."""
+    copied = copy.deepcopy(adapter)
+    generator = torch.Generator().manual_seed(seed)
+    for index in reversed(range(adapter.blocks)):
+        reinitialise(copied.block_module(index), generator)
+        yield index, copied
+
+
+def randomisation_test(
+    adapter: Adapter[Any],
+    inputs: Inputs,
+    trajectory: Trajectory,
+    words: Sequence[Word],
+    methods: Mapping[str, Attribution],
+    seed: int = 0,
+) -> dict[str, list[float]]:
+    """Mean correlation over the words of each method's refined maps with those of the randomised models, from the last
+    block re-initialised to all of them. It should fall to about 0.
+
+    Raises AdapterError for a model whose blocks cannot be re-initialised.
+    """
+    view, repetition = inputs.views[0], ops.repetition_ratio(trajectory.tokens[: trajectory.length])
+
+    def refined(model: Adapter[Any]) -> dict[str, torch.Tensor]:
+        raw = all_raw_maps(methods, model, inputs, trajectory, words, view)
+        return {
+            name: ops.refine(maps, methods[name].profile, repetition=repetition, image_side=inputs.side)
+            for name, maps in raw.items()
+        }
+
+    before = refined(adapter)
+    curves: dict[str, list[float]] = {name: [] for name in methods}
+    for _, randomised in randomised_from_top(adapter, seed):
+        for name, maps in refined(randomised).items():
+            curves[name].append(correlation(before[name], maps).mean().item())
+    return curves

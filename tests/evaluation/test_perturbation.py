@@ -1,0 +1,172 @@
+"""Deletion, insertion and model randomisation, on a model small enough to be worked out and on the embedded one."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dcam_fast.attribution import METHODS
+from dcam_fast.attribution.activation import Activation
+from dcam_fast.attribution.engine import log_probabilities
+from dcam_fast.attribution.random import Random
+from dcam_fast.evaluation.perturbation import Perturbation, by_strength
+from dcam_fast.evaluation.randomisation import randomisation_test, randomised_from_top, reinitialise
+from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.tiny import scenes
+from dcam_fast.models.tiny.adapter import TinyAdapter
+
+TRAJECTORY = Trajectory(torch.tensor([0, 1]), torch.tensor([0, 1]), 2)
+IMAGE = np.zeros((4, 6, 3), np.uint8)  # cells of 2 x 2 pixels: 2 rows of 3
+IMAGE[:2, :2], IMAGE[2:, 4:] = 200, 100
+
+
+@dataclass(frozen=True)
+class BrightInputs(Inputs):
+    brightness: Tensor
+
+
+class BrightAdapter(Adapter[BrightInputs]):
+    """Two tokens at every position; the first is as probable as the image is bright at the first cell, the second as at
+    the last: its log-odds are the brightness over 100."""
+
+    name = "bright"
+    device = torch.device("cpu")
+    blocks = 2
+    default_blocks = (0,)
+    mask_token = 5
+    default_prompt = "?"
+
+    def encode(self, image: NDArray[np.uint8], prompt: str) -> BrightInputs:
+        y, x = torch.meshgrid(torch.arange(0.0, 4, 2), torch.arange(0.0, 6, 2), indexing="ij")
+        view = ImageView("image", torch.arange(6).view(2, 3), torch.stack((x, y, x + 2, y + 2), -1))
+        brightness = torch.tensor([image[:2, :2].mean(), image[2:, 4:].mean()], dtype=torch.float32) / 100
+        return BrightInputs(image, prompt, (view,), 4, brightness)
+
+    def generate(self, inputs: BrightInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
+        return TRAJECTORY
+
+    def embed(self, inputs: BrightInputs, canvases: Tensor) -> Hidden:
+        return Hidden(torch.zeros(1, 6, 1), torch.zeros(*canvases.shape, 1))
+
+    def block(self, index: int, hidden: Hidden, inputs: BrightInputs) -> Hidden:
+        return hidden
+
+    def logits(self, hidden: Hidden, rows: Tensor, inputs: BrightInputs) -> Tensor:
+        return inputs.brightness.expand(*rows.shape, 2)
+
+    def words(self, trajectory: Trajectory) -> tuple[Word, ...]:
+        return (Word("left", (0,)), Word("right", (1,)))
+
+    def decode(self, tokens: Tensor) -> str:
+        return ""
+
+
+def sigmoid(x: float) -> float:
+    return float(1 / (1 + np.exp(-x)))
+
+
+def test_curves_by_hand() -> None:
+    adapter = BrightAdapter()
+    inputs = adapter.encode(IMAGE, "?")
+    words = adapter.words(TRAJECTORY)
+    perturbation = Perturbation(adapter, inputs, TRAJECTORY, words, shares=(1 / 6, 1 / 2), batch=3)
+    maps = torch.zeros(2, 2, 3)
+    maps[:, 0, 0] = 1  # right for "left", wrong for "right"
+    maps[:, 0, 1:] = 0.5
+    curves = perturbation.curves(maps)
+    # paint is the median, black: seen, log-odds of "left" are 2 - 1 = 1; without the first cell 0 - 1; all black: 0
+    seen, without, blank = sigmoid(1), sigmoid(-1), 0.5
+    alone = sigmoid(2)  # only the first cell is left
+    assert curves.shares.tolist() == pytest.approx([0, 1 / 6, 1 / 2, 1])
+    assert curves.deletion[0].tolist() == pytest.approx([seen, without, without, blank])
+    assert curves.insertion[0].tolist() == pytest.approx([blank, alone, alone, seen])
+    assert curves.deletion[1].tolist() == pytest.approx([1 - seen, 1 - without, 1 - without, blank])
+    assert curves.insertion[1].tolist() == pytest.approx([blank, 1 - alone, 1 - alone, 1 - seen])
+    area = (seen + without) / 12 + without / 3 + (without + blank) / 4
+    assert curves.deletion_area[0].item() == pytest.approx(area)
+
+
+def test_a_phrase_has_the_geometric_mean_of_its_tokens() -> None:
+    adapter = BrightAdapter()
+    inputs = adapter.encode(IMAGE, "?")
+    both = Perturbation(adapter, inputs, TRAJECTORY, [Word("left right", (0, 1))], shares=(1 / 6,))
+    curves = both.curves(torch.eye(6)[:1].view(1, 2, 3))
+    assert curves.deletion[0].tolist() == pytest.approx(
+        [(sigmoid(x) * sigmoid(-x)) ** 0.5 for x in (1, -1, 0)], abs=1e-6
+    )
+
+
+def test_equally_strong_cells_come_in_no_order_of_the_grid() -> None:
+    maps = torch.zeros(2, 4, 8)
+    maps[:, 3, 7] = 1
+    order = by_strength(maps)
+    assert order[0, 0] == 31
+    assert torch.equal(order[0], order[1])
+    assert order[0].sort().values.tolist() == list(range(32))
+    assert order[0, 1:].tolist() != sorted(order[0, 1:].tolist())
+    ordered = torch.arange(12.0).view(1, 3, 4)
+    assert by_strength(ordered)[0].tolist() == list(range(11, -1, -1))
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.25), (0.0, 0.5), (1.0,), (0.5, 0.5)])
+def test_shares_must_be_ascending_and_inside(shares: tuple[float, ...]) -> None:
+    adapter = BrightAdapter()
+    with pytest.raises(ValueError, match="perturb: shares must be ascending, over 0 and under 1, got"):
+        Perturbation(adapter, adapter.encode(IMAGE, "?"), TRAJECTORY, adapter.words(TRAJECTORY), shares)
+
+
+@pytest.fixture(scope="module", params=["prefix", "joint"])
+def tiny(request: pytest.FixtureRequest) -> TinyAdapter:
+    return TinyAdapter(attention=request.param)
+
+
+def test_joined_images_give_what_each_gives_alone(tiny: TinyAdapter) -> None:
+    scene = scenes.sample_scene(np.random.default_rng(4), 64, 64, 1)
+    inputs = tiny.encode(scene.image, scenes.CAPTION_PROMPT)
+    trajectory = tiny.generate(inputs, 8)
+    perturbation = Perturbation(tiny, inputs, trajectory, tiny.words(trajectory)[1:3], shares=(1 / 4,), batch=4)
+    images = [scene.image, scene.image[::-1].copy(), 255 - scene.image]
+    wanted = [(0, 0), (1, 1), (2, 0), (1, 0), (2, 1)]
+    together = perturbation._run(images, wanted)
+    for (image, row), value in zip(wanted, together, strict=True):
+        targets = perturbation._rows(torch.tensor([row]))
+        alone = log_probabilities(tiny, tiny.encode(images[image], inputs.prompt), targets)
+        assert value.item() == pytest.approx(alone.item(), abs=1e-4)
+
+
+def test_reinitialised_weights_keep_mean_and_deviation_and_nothing_else() -> None:
+    layer = nn.Linear(64, 64)
+    before = copy.deepcopy(layer)
+    reinitialise(layer, torch.Generator().manual_seed(0))
+    assert not torch.equal(layer.weight, before.weight)
+    assert layer.weight.std().item() == pytest.approx(before.weight.std().item(), rel=0.05)
+    assert abs(torch.corrcoef(torch.stack((layer.weight.flatten(), before.weight.flatten())))[0, 1]) < 0.05
+
+
+def test_maps_of_a_randomised_model() -> None:
+    """Blocks above the explained one reach a map through the gradient alone, so maps without one do not notice them."""
+    tiny = TinyAdapter()
+    scene = scenes.sample_scene(np.random.default_rng(4), 96, 96, 2)
+    inputs = tiny.encode(scene.image, scenes.CAPTION_PROMPT)
+    trajectory = tiny.generate(inputs, 8)
+    weights = {name: value.clone() for name, value in tiny.model.state_dict().items()}
+    words = tiny.words(trajectory)[1:4]
+    methods = {"default": METHODS["default"], "activation": Activation(), "random": Random()}
+    curves = randomisation_test(tiny, inputs, trajectory, words, methods)
+    assert all(torch.equal(value, weights[name]) for name, value in tiny.model.state_dict().items())
+    assert all(len(curve) == tiny.blocks for curve in curves.values())
+    assert curves["random"] == pytest.approx([1] * 6)
+    assert curves["activation"][:3] == pytest.approx([1] * 3)  # blocks 5, 4 and 3 lie above block 2
+    assert max(curves["activation"][3:]) < 0.99  # the embedding of the image still shows
+    assert max(curves["default"]) < 0.5
+
+
+def test_a_model_without_modules_is_refused() -> None:
+    with pytest.raises(AdapterError, match="block_module: model must have a module for each block, got bright"):
+        next(randomised_from_top(BrightAdapter()))

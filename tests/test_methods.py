@@ -1,0 +1,284 @@
+"""Every method on a model small enough to be worked out on paper.
+
+Its image has four cells (2 x 2) with two channels, which are the pixels' red and green from 0 to 1, doubled, less 1.
+Block 0 leaves everything as it is. Block 1 adds to answer position p the sum of the cells, each times ATTENTION[p]. The
+head turns two channels into the logits of three tokens. So the gradient of token v's logit at position p with respect
+to cell n is ``ATTENTION[p, n] * HEAD[:, v]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dcam_fast import ops
+from dcam_fast.attribution import METHODS, Attribution, Method
+from dcam_fast.attribution.activation import Activation
+from dcam_fast.attribution.llava_cam import LlavaCam
+from dcam_fast.attribution.methods import all_raw_maps, describe, method_named
+from dcam_fast.attribution.random import Random
+from dcam_fast.attribution.tam import Tam, activation_maps, other_words
+from dcam_fast.attribution.words import mean_by_word
+from dcam_fast.explainer import Explainer
+from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.tiny import scenes
+from dcam_fast.models.tiny.adapter import TinyAdapter
+
+ATTENTION = torch.tensor([[1.0, 2.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0], [3.0, 0.0, 0.0, 1.0]])
+HEAD = torch.tensor([[1.0, -1.0, 2.0], [2.0, 1.0, -1.0]])
+PIXELS = np.array([[[255, 0, 0], [255, 255, 0]], [[0, 255, 0], [0, 0, 0]]], np.uint8)
+A = torch.tensor([[1.0, -1.0], [1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0]])  # what PIXELS mean
+WORDS = (Word("a", (0,)), Word("b", (1,)), Word("c", (2,)))
+TRAJECTORY = Trajectory(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2]), 3)
+
+
+@dataclass(frozen=True)
+class PaperInputs(Inputs):
+    cells: Tensor
+
+
+class PaperAdapter(Adapter[PaperInputs]):
+    name = "paper"
+    device = torch.device("cpu")
+    blocks = 2
+    default_blocks = (0,)
+    mask_token = 9
+    default_prompt = "?"
+
+    def __init__(self) -> None:
+        self.encoded = 0
+        self.forwards = 0
+
+    def encode(self, image: NDArray[np.uint8], prompt: str) -> PaperInputs:
+        self.encoded += 1
+        y, x = torch.meshgrid(torch.arange(2.0), torch.arange(2.0), indexing="ij")
+        view = ImageView("image", torch.arange(4).view(2, 2), torch.stack((x, y, x + 1, y + 1), -1))
+        cells = torch.from_numpy(image[..., :2].reshape(4, 2).copy()).float() / 255 * 2 - 1
+        return PaperInputs(image, prompt, (view,), 2, cells)
+
+    def generate(self, inputs: PaperInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
+        return TRAJECTORY
+
+    def embed(self, inputs: PaperInputs, canvases: Tensor) -> Hidden:
+        self.forwards += 1
+        return Hidden(inputs.cells[None], torch.zeros(*canvases.shape, 2))
+
+    def block(self, index: int, hidden: Hidden, inputs: PaperInputs) -> Hidden:
+        assert hidden.canvas is not None
+        return Hidden(hidden.image, hidden.canvas + index * (ATTENTION[: hidden.canvas.shape[1]] @ hidden.image))
+
+    def logits(self, hidden: Hidden, rows: Tensor, inputs: PaperInputs) -> Tensor:
+        assert hidden.canvas is not None
+        return hidden.canvas.gather(1, rows[..., None].expand(-1, -1, 2)) @ HEAD
+
+    def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: PaperInputs) -> Tensor:
+        return (hidden.image[:, cells] @ HEAD)[..., tokens]
+
+    def words(self, trajectory: Trajectory) -> tuple[Word, ...]:
+        return WORDS
+
+    def decode(self, tokens: Tensor) -> str:
+        return " ".join("abc"[token] for token in tokens.tolist())
+
+
+@pytest.fixture
+def adapter() -> PaperAdapter:
+    return PaperAdapter()
+
+
+def maps_by(method: Attribution, adapter: PaperAdapter, words: tuple[Word, ...] = WORDS) -> Tensor:
+    inputs = adapter.encode(PIXELS, "?")
+    maps = method.raw_maps(adapter, inputs, TRAJECTORY, words, inputs.views[0])
+    assert maps.shape == (len(words), 2, 2)
+    assert maps.dtype is torch.float32
+    return maps.flatten(1)
+
+
+def assert_maps(maps: Tensor, expected: list[list[float]]) -> None:
+    torch.testing.assert_close(maps, torch.tensor(expected, dtype=torch.float32), rtol=0, atol=1e-6)
+
+
+def test_grad_cam(adapter: PaperAdapter) -> None:
+    # word a: mean attention 1, w = (1, 2); A w = (-1, 3, 1, -3), cut at 0 and over its maximum
+    # word b: mean 1/2, w = (-1/2, 1/2); A w = (-1, 0, 1, 0)
+    # word c: mean 1, w = (2, -1); A w = (3, 1, -3, -1)
+    maps = maps_by(METHODS["grad_cam"], adapter)
+    assert_maps(maps, [[0, 1, 1 / 3, 0], [0, 0, 1, 0], [1, 1 / 3, 0, 0]])
+
+
+def test_grad_cam_of_the_paper(adapter: PaperAdapter) -> None:
+    # channel by channel before the sum: word a, w = (1, 2): (1, 1 + 2, 2, 0)
+    # word c, w = (2, -1): (2 + 1, 2, 0, 1)
+    method = replace(METHODS["grad_cam_paper"], objective="logit")  # type: ignore[type-var]
+    maps = maps_by(method, adapter)
+    assert_maps(maps[[0, 2]], [[1 / 3, 1, 2 / 3, 0], [1, 2 / 3, 0, 1 / 3]])
+    # its own objective: sum of the logits at the word minus that at the first other word. HEAD's rows sum to (2, 2);
+    # word a minus b: attention (1, 1, -1, 1), mean 1/2, w = (1, 1): (1, 2, 1, 0)
+    assert_maps(maps_by(METHODS["grad_cam_paper"], adapter)[:1], [[1 / 2, 1, 1 / 2, 0]])
+
+
+def test_layercam(adapter: PaperAdapter) -> None:
+    # word a: max(A, 0) max(G, 0) with G = attention * (1, 2): (1, 2 + 4, 0, 0)
+    # word b: G = attention * (-1, 1): (0, 1, 1, 0)
+    # word c: G = attention * (2, -1): (6, 0, 0, 0)
+    assert_maps(maps_by(METHODS["layercam"], adapter), [[1 / 6, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 0]])
+
+
+def test_hirescam(adapter: PaperAdapter) -> None:
+    # word a: attention * A (1, 2) = (-1, 6, 0, -3); word b: (0, 0, 2, 0); word c: (9, 0, 0, -1)
+    assert_maps(maps_by(METHODS["hirescam"], adapter), [[0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]])
+
+
+def test_activation_is_the_same_for_all_words_and_takes_one_forward_pass(adapter: PaperAdapter) -> None:
+    assert_maps(maps_by(Activation(), adapter), [[1 / 2, 1, 1 / 2, 0]] * 3)
+    assert adapter.forwards == 1
+    with pytest.raises(AdapterError, match="block must be 0 to 0 for paper, got 1"):
+        maps_by(Activation(blocks=(1,)), adapter)
+
+
+def test_llava_cam(adapter: PaperAdapter) -> None:
+    # word a: w = mean max(G, 0) = (1, 2): A w = (-1, 3, 1, -3) -> (0, 1, 1/3, 0), what is under a half is cut
+    # word b: G = attention (-1, 1), w = (0, 1/2): A w = (-1, 1, 1, -1) / 2
+    # word c: w = (2, 0): (2, 2, -2, -2)
+    maps = maps_by(LlavaCam(), adapter)
+    assert_maps(maps, [[0, 1, 0, 0], [0, 1, 1, 0], [1, 1, 0, 0]])
+    assert_maps(maps_by(LlavaCam(threshold=0.3), adapter)[:1], [[0, 1, 1 / 3, 0]])
+
+
+def test_llava_cam_sums_the_logits_of_a_phrase_and_of_the_answer(adapter: PaperAdapter) -> None:
+    # b and c: G = (0, 1, 1, 0) (-1, 1) + (3, 0, 0, 1) (2, -1): channel 0: (6, -1, -1, 2), channel 1: (-3, 1, 1, -1);
+    # w = (2, 1/2); A w = (1.5, 2.5, -1.5, -2.5)
+    phrase = maps_by(LlavaCam(), adapter, (Word("b c", (1, 2)),))
+    assert_maps(phrase, [[0.6, 1, 0, 0]])
+    # and a: channel 0: (7, 1, -1, 3), channel 1: (-1, 5, 1, 1); w = (11/4, 7/4): A w = (1, 4.5, -1, -4.5)
+    answer = maps_by(LlavaCam(scope="answer", threshold=0), adapter)
+    assert_maps(answer, [[2 / 9, 1, 0, 0]] * 3)
+
+
+def test_smoothed_llava_cam_is_the_mean_over_seeded_noise(adapter: PaperAdapter) -> None:
+    quiet = maps_by(LlavaCam(runs=3, noise=0.0), adapter)
+    assert_maps(quiet, maps_by(LlavaCam(), adapter).tolist())
+    encoded = adapter.encoded
+    noisy = maps_by(LlavaCam(runs=3, threshold=0), adapter)
+    assert adapter.encoded == encoded + 1 + 3
+    assert torch.equal(noisy, maps_by(LlavaCam(runs=3, threshold=0), adapter))
+    assert not torch.equal(noisy, maps_by(LlavaCam(runs=3, threshold=0, seed=1), adapter))
+    rng, expected = np.random.default_rng(0), torch.zeros(4)
+    for _ in range(3):
+        seen = (PIXELS + rng.normal(0, 25.5, PIXELS.shape)).round().clip(0, 255)[..., :2].reshape(4, 2)
+        expected += (torch.from_numpy(seen).float() / 255 * 2 - 1).matmul(torch.tensor([1.0, 2.0])).clamp(min=0)
+    torch.testing.assert_close(noisy[0], expected / expected.max())
+
+
+def test_activation_maps_of_tam() -> None:
+    cells = torch.tensor([[2.0, 4.0, -1.0], [1.0, 1.0, 0.0], [0.0, 2.0, 6.0]])
+    scores = torch.tensor([[5.0, 1.0, 3.0], [2.0, 1.0, -2.0], [4.0, 4.0, 1.0]])
+    # row 0, interferers 1 and 2, weights 1/4 and 3/4 of (1, 1, 0) and (0, 2, 6): I = (1/4, 7/4, 9/2);
+    # s = (2/4 + 28/4) / (1/16 + 49/16 + 324/16) = 7.5 / 23.375; the extremes of cells and scores: 0 and max
+    others = ~torch.eye(3, dtype=torch.bool)
+    share = 7.5 / 23.375
+    left = [2 - share / 4, 4 - share * 7 / 4, 0.0]
+    maps = activation_maps(cells, scores, others)
+    torch.testing.assert_close(maps[0], torch.tensor(left) / left[1])
+    # row 1: token 2's score is negative, so I = (2, 4, 0), s = 6 / 20: (0.4, -0.2, 0); its score of 2 is the maximum
+    torch.testing.assert_close(maps[1], torch.tensor([0.4, 0, 0]) / 2)
+    # without interferers nothing is subtracted
+    torch.testing.assert_close(
+        activation_maps(cells, scores, torch.zeros(3, 3, dtype=torch.bool))[0], torch.tensor([0.5, 1, 0])
+    )
+
+
+def test_interferers_of_tam() -> None:
+    texts = ["dog", "and", "dog"]
+    assert other_words(texts, causal=False).int().tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+    assert other_words(texts, causal=True).int().tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+
+
+def test_tam_reads_the_logits_at_the_cells(adapter: PaperAdapter) -> None:
+    cells = (A @ HEAD).T
+    hidden = ATTENTION @ A
+    scores = (hidden @ HEAD).T
+    for causal in (False, True):
+        adapter.causal = causal  # type: ignore[misc]
+        expected = activation_maps(cells, scores, other_words(["a", "b", "c"], causal))
+        filtered = ops.rank_filter(expected.view(3, 2, 2), 3).flatten(1)
+        torch.testing.assert_close(maps_by(Tam(), adapter), filtered)
+    # by hand, first word of a causal model: no interference; its class at the cells is (-1, 3, 1, -3), cut at 0
+    first = torch.tensor([[[0.0, 1.0], [1 / 3, 0.0]]])
+    torch.testing.assert_close(maps_by(Tam(), adapter)[:1], ops.rank_filter(first, 3).flatten(1))
+
+
+def test_random_is_seeded_and_a_words_own(adapter: PaperAdapter) -> None:
+    maps = maps_by(Random(), adapter)
+    assert torch.equal(maps, maps_by(Random(), adapter))
+    assert not torch.equal(maps, maps_by(Random(seed=1), adapter))
+    assert torch.equal(maps[1:2], maps_by(Random(), adapter, WORDS[1:2]))
+    assert len({tuple(row) for row in maps.tolist()}) == 3
+
+
+def test_a_phrase_has_the_mean_of_its_tokens_maps() -> None:
+    values = torch.tensor([[1.0, 3.0], [3.0, 5.0], [7.0, 7.0]])
+    words = (Word("a b", (0, 4)), Word("c", (2,)))
+    assert mean_by_word(values, words).tolist() == [[2, 4], [7, 7]]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_words_give_no_maps(adapter: PaperAdapter, name: str) -> None:
+    if name == "llava_cam_smooth":
+        maps_by(LlavaCam(runs=2), adapter, ())
+    else:
+        maps_by(METHODS[name], adapter, ())
+
+
+def test_methods_of_the_same_passes_share_them(adapter: PaperAdapter) -> None:
+    inputs = adapter.encode(PIXELS, "?")
+    names = ("grad_cam", "layercam", "hirescam", "tam")
+    alone = {name: maps_by(METHODS[name], adapter) for name in names}
+    adapter.forwards = 0
+    together = all_raw_maps(
+        {name: METHODS[name] for name in names}, adapter, inputs, TRAJECTORY, WORDS, inputs.views[0]
+    )
+    assert adapter.forwards == 2  # one for the three CAMs, one for TAM
+    assert tuple(together) == names
+    for name in names:
+        assert torch.equal(together[name].flatten(1), alone[name])
+
+
+def test_describe() -> None:
+    assert describe(Random(seed=3)) == {"kind": "Random", "seed": 3, "blocks": None}
+    assert describe(Method(objective=max))["objective"] == repr(max)
+    assert method_named("tam") == Tam()
+    assert method_named(Tam(kernel_size=5)) == Tam(kernel_size=5)
+
+
+def test_a_model_without_image_logits_is_refused(adapter: PaperAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(PaperAdapter, "image_logits")
+    with pytest.raises(AdapterError, match="image_logits: model must read logits at the image's positions, got paper"):
+        maps_by(Tam(), adapter)
+
+
+@pytest.mark.parametrize("attention", ["prefix", "joint"])
+def test_every_method_explains_the_embedded_model(attention: str) -> None:
+    tiny = TinyAdapter(attention=attention)  # type: ignore[arg-type]
+    scene = scenes.sample_scene(np.random.default_rng(3), 64, 80, 1)
+    inputs = tiny.encode(scene.image, scenes.CAPTION_PROMPT)
+    trajectory = tiny.generate(inputs, 8)
+    words = tiny.words(trajectory)[1:4]
+    methods = METHODS | {"llava_cam_smooth": LlavaCam(runs=2)}
+    for name, maps in all_raw_maps(methods, tiny, inputs, trajectory, words, inputs.views[0]).items():
+        assert maps.shape == (3, 13, 16), name
+        assert maps.isfinite().all(), name
+        assert maps.max() > 0, name
+
+
+def test_explainer_takes_any_of_them() -> None:
+    scene = scenes.sample_scene(np.random.default_rng(3), 64, 64, 1)
+    explanation = Explainer.from_pretrained().explain(scene.image, targets=[1], method="tam", steps=8)
+    assert explanation.provenance["method"] == "tam"
+    assert explanation.provenance["kind"] == "Tam"
+    assert explanation.maps.max() > 0.99

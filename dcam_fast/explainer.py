@@ -12,9 +12,9 @@ from torch import Tensor
 import dcam_fast
 from dcam_fast import models, ops
 from dcam_fast.attribution import Attribution, scores
-from dcam_fast.attribution.diffusion_cam import CHUNK, build_targets
+from dcam_fast.attribution.diffusion_cam import build_targets
+from dcam_fast.attribution.engine import CHUNK, ablated_log_probabilities, log_probabilities
 from dcam_fast.attribution.engine import Targets as AnswerTargets
-from dcam_fast.attribution.engine import ablated_log_probabilities, log_probabilities
 from dcam_fast.attribution.methods import METHODS, describe, method_named
 from dcam_fast.attribution.words import mean_by_word, owners_of, positions_of
 from dcam_fast.config import RefineConfig

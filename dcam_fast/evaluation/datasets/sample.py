@@ -1,0 +1,76 @@
+"""One image with the things in it that words can name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Dataset = Sequence["Sample"]  # a sample is read when it is asked for, and nobody keeps it
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A thing in an image, or all the things of one category.
+
+    Attributes:
+        name: what the annotation calls it.
+        mask: bool ``[H, W]``, its pixels, at least one.
+        spans: (start, end) characters of the sample's caption that name it.
+        terms: words and phrases in lower case that name it in any other text.
+    """
+
+    name: str
+    mask: NDArray[np.bool_]
+    spans: tuple[tuple[int, int], ...] = ()
+    terms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Attributes:
+        id: unique in the dataset.
+        image: uint8 ``[H, W, 3]``.
+        prompt: what to ask; None: the model's own request for a caption.
+        caption: the reference, empty where there is none.
+        regions: what has a mask.
+
+    Raises ValueError where a mask does not fit the image.
+    """
+
+    id: str
+    image: NDArray[np.uint8]
+    prompt: str | None
+    caption: str
+    regions: tuple[Region, ...]
+
+    def __post_init__(self) -> None:
+        for region in self.regions:
+            if region.mask.shape != self.image.shape[:2]:
+                raise ValueError(
+                    f"Sample: mask of {region.name!r} in {self.id} must be {list(self.image.shape[:2])} like the "
+                    f"image, got {list(region.mask.shape)}"
+                )
+
+
+def read_json(path: Path, caller: str) -> Any:
+    """The content of a JSON file. FileNotFoundError or ValueError, naming it, where there is none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{caller}: annotations must be a file that exists, got '{path}'")
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{caller}: annotations must be JSON, got '{path}': {error}") from error
+
+
+def find_folder(root: Path, names: Sequence[str], caller: str) -> Path:
+    """The first of the folders ``names`` in ``root``. FileNotFoundError where there is none of them."""
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise FileNotFoundError(f"{caller}: folder must hold {' or '.join(names)}, got '{root}' without")

@@ -1,0 +1,112 @@
+"""Which words of an answer name which annotated thing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from dcam_fast.evaluation.datasets.sample import Sample
+from dcam_fast.models.adapter import Word
+
+_IRREGULAR = {
+    "person": "people",
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "foot": "feet",
+    "tooth": "teeth",
+    "mouse": "mice",
+    "goose": "geese",
+    "knife": "knives",
+    "leaf": "leaves",
+    "shelf": "shelves",
+    "sheep": "sheep",
+    "skis": "skis",
+    "scissors": "scissors",
+    "broccoli": "broccoli",
+    "bus": "buses",
+}
+_PREPOSITIONS = {"of", "in", "on", "at", "with", "by", "for", "from", "to", "under", "over", "behind", "beside", "near"}
+_CLAUSES = {"that", "which", "who", "wearing"}
+_WORD = re.compile("\\w+(?:['\u2019-]\\w+)*")
+
+
+def plural(term: str) -> str:
+    """The plural of an English word, or of the last word of a phrase."""
+    head, space, last = term.rpartition(" ")
+    for single, many in _IRREGULAR.items():
+        if last.endswith(single) and (last == single or single in ("man", "woman", "child")):
+            return head + space + last.removesuffix(single) + many
+    if last.endswith(("s", "x", "z", "ch", "sh")):
+        return term + "es"
+    if last.endswith("y") and last[-2:-1] not in tuple("aeiou"):
+        return term[:-1] + "ies"
+    return term + "s"
+
+
+def head_of(phrase: str) -> str:
+    """The noun that a phrase is about, in lower case: the last word before its first preposition or clause."""
+    words = [word.lower() for word in _WORD.findall(phrase)]
+    end = next((index for index, word in enumerate(words) if index and word in _PREPOSITIONS | _CLAUSES), len(words))
+    return words[end - 1] if words else phrase.lower()
+
+
+def split_words(text: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """The words of a text, in lower case and without punctuation, and the (start, end) characters of each."""
+    found = list(_WORD.finditer(text))
+    return [match[0].lower() for match in found], [match.span() for match in found]
+
+
+def find_terms(words: Sequence[str], terms: Sequence[Sequence[str]]) -> list[tuple[int, int, int]]:
+    """Where a text names things: (index into ``terms``, first word, past the last), in the order of the text.
+
+    Longer terms come first, and no word counts twice: a ``hot dog`` is no ``dog``.
+
+    Args:
+        words: of the text, in lower case.
+        terms: of each thing, in lower case.
+    """
+    by_length = sorted(
+        ((term.split(), owner) for owner, of in enumerate(terms) for term in of), key=lambda pair: -len(pair[0])
+    )
+    taken: set[int] = set()
+    found = []
+    for term, owner in by_length:
+        for first in range(len(words) - len(term) + 1):
+            places = range(first, first + len(term))
+            if term and taken.isdisjoint(places) and list(words[first : first + len(term)]) == term:
+                taken.update(places)
+                found.append((owner, first, first + len(term)))
+    return sorted(found, key=lambda hit: hit[1])
+
+
+def named_words(words: Sequence[Word], sample: Sample) -> list[tuple[Word, int]]:
+    """The words and phrases of an answer that name a region, each with its index.
+
+    Where the answer is the sample's caption, the caption's spans tell; otherwise the regions' terms do.
+    """
+    parts = [(part, word) for word in words for part in split_words(word.text)[0]]
+    texts = [part for part, _ in parts]
+    caption, offsets = split_words(sample.caption)
+    if caption and texts == caption:
+        hits = sorted(
+            (first, last, owner)
+            for owner, region in enumerate(sample.regions)
+            for first, last in (_words_of(span, offsets) for span in region.spans)
+            if first < last
+        )
+    else:
+        terms = [region.terms for region in sample.regions]
+        hits = [(first, last, owner) for owner, first, last in find_terms(texts, terms)]
+    return [(_joined([word for _, word in parts[first:last]]), owner) for first, last, owner in hits]
+
+
+def _words_of(span: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """First word and past the last of those that a span of characters touches."""
+    inside = [index for index, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
+
+
+def _joined(words: Sequence[Word]) -> Word:
+    distinct = list(dict.fromkeys(words))
+    return Word(" ".join(word.text for word in distinct), tuple(p for word in distinct for p in word.positions))

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dcam_fast.evaluation.datasets import Region, Sample
+from dcam_fast.evaluation.datasets.coco import category_terms
+from dcam_fast.evaluation.datasets.terms import COCO_SYNONYMS
+from dcam_fast.evaluation.matching import find_terms, head_of, named_words, plural, split_words
+from dcam_fast.models.adapter import Word
+
+
+@pytest.mark.parametrize(
+    ("single", "many"),
+    [
+        ("dog", "dogs"),
+        ("bench", "benches"),
+        ("puppy", "puppies"),
+        ("toy", "toys"),
+        ("wine glass", "wine glasses"),
+        ("knife", "knives"),
+        ("computer mouse", "computer mice"),
+        ("policeman", "policemen"),
+        ("person", "people"),
+        ("sheep", "sheep"),
+        ("bus", "buses"),
+        ("box", "boxes"),
+        ("shrimp boat", "shrimp boats"),
+    ],
+)
+def test_plural(single: str, many: str) -> None:
+    assert plural(single) == many
+
+
+@pytest.mark.parametrize(
+    ("phrase", "head"),
+    [
+        ("A woman in red", "woman"),
+        ("old trees", "trees"),
+        ("the group of people", "group"),
+        ("The man wearing a hat", "man"),
+        ("Sky", "sky"),
+        ("...", "..."),
+    ],
+)
+def test_head(phrase: str, head: str) -> None:
+    assert head_of(phrase) == head
+
+
+def test_split_words() -> None:
+    words, offsets = split_words("Zwei Kätzchen, a t-shirt & the dog's café.")
+    assert words == ["zwei", "kätzchen", "a", "t-shirt", "the", "dog's", "café"]
+    assert offsets[1] == (5, 13)
+    assert split_words("") == ([], [])
+
+
+def test_longer_terms_come_first_and_no_word_counts_twice() -> None:
+    words = ["a", "dog", "eats", "a", "hot", "dog", "near", "dogs"]
+    found = find_terms(words, [("dog", "dogs"), ("hot dog", "hot dogs")])
+    assert found == [(0, 1, 2), (1, 4, 6), (0, 7, 8)]
+    assert find_terms(words, [("hot dog stand",), ()]) == []
+
+
+def test_coco_terms_are_disjoint_but_where_the_longer_decides() -> None:
+    owners: dict[str, set[str]] = {}
+    for category in COCO_SYNONYMS:
+        for term in category_terms(category):
+            owners.setdefault(term, set()).add(category)
+    assert {term: of for term, of in owners.items() if len(of) > 1} == {}
+
+
+def sample(caption: str = "") -> Sample:
+    masks = np.ones((2, 2), bool)
+    regions = (
+        Region("dog", masks, ((2, 5),), ("dog", "puppy")),
+        Region("red ball", masks, ((14, 21),), ("red ball", "ball")),
+    )
+    return Sample("x", np.zeros((2, 2, 3), np.uint8), None, caption, regions)
+
+
+def words(text: str) -> tuple[Word, ...]:
+    return tuple(Word(word, (i,)) for i, word in enumerate(text.split()))
+
+
+def test_the_captions_spans_name_its_words() -> None:
+    named = named_words(words("A dog with a red ball ."), sample("a dog with a red ball."))
+    assert named == [(Word("dog", (1,)), 0), (Word("red ball", (4, 5)), 1)], "a span holds the words that it touches"
+
+
+def test_terms_name_the_words_of_another_answer() -> None:
+    named = named_words(words("The red ball, and Puppy. Dogs"), sample("a dog with a red ball."))
+    assert named == [(Word("red ball,", (1, 2)), 1), (Word("Puppy.", (4,)), 0)]
+    assert named_words((), sample("")) == []
+    assert named_words(words("nothing of it"), sample()) == []
+
+
+def test_a_word_of_several_tokens_and_of_several_parts() -> None:
+    answer = (Word("red/ball", (0, 1)), Word("dog", (2, 3)))
+    assert named_words(answer, sample()) == [(Word("red/ball", (0, 1)), 1), (Word("dog", (2, 3)), 0)]

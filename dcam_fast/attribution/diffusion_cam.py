@@ -51,8 +51,8 @@ PUBLISHED = Method(objective="contrast_sum", state="final", aggregation="pooled"
 
 
 def build_targets(trajectory: Trajectory, positions: Tensor, state: State, mask_token: int) -> Targets:
-    """Targets at ``positions``, int64 ``[T]``. The distractor of each is the first other position of the answer."""
-    distractors = torch.where(positions == 0, min(1, trajectory.length - 1), 0)
+    """Targets at ``positions``, int64 ``[T]``. The distractor of each is the first other position of the canvas."""
+    distractors = torch.where(positions == 0, min(1, len(trajectory.tokens) - 1), 0)
     return Targets(
         canvases=canvases(trajectory, positions, state, mask_token),
         positions=positions,

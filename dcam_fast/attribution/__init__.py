@@ -3,5 +3,6 @@
 from dcam_fast.attribution.attribution import Attribution
 from dcam_fast.attribution.diffusion_cam import Method
 from dcam_fast.attribution.methods import METHODS
+from dcam_fast.attribution.resources import Resources
 
-__all__ = ["METHODS", "Attribution", "Method"]
+__all__ = ["METHODS", "Attribution", "Method", "Resources"]

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from dcam_fast import ops
-from dcam_fast.attribution.engine import Targets, capture
+from dcam_fast.attribution.engine import Targets, differentiate
 from dcam_fast.attribution.objectives import Objective
 from dcam_fast.attribution.states import State, canvases
 from dcam_fast.attribution.words import mean_by_word, positions_of
 from dcam_fast.config import DEFAULT, RELEASED, RefineConfig
 from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
-
-CHUNK = 16  # targets that share one forward and one backward pass: bounds memory, and more is no faster on a CPU
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class Method:
         state: the answer state it is evaluated at (`attribution.states`).
         aggregation: how activations and gradients become one number per cell (`ops.pool`).
         blocks: the blocks whose maps are averaged, ascending; None: the adapter's choice.
+        depth: approximate: how many blocks above those are differentiated; None: all, which is exact.
         profile: how the raw map is refined unless the caller says otherwise.
     """
 
@@ -37,6 +36,7 @@ class Method:
     state: State = "remask"
     aggregation: str = "layercam"
     blocks: tuple[int, ...] | None = None
+    depth: int | None = None
     profile: RefineConfig = DEFAULT
 
     def raw_maps(
@@ -51,8 +51,8 @@ PUBLISHED = Method(objective="contrast_sum", state="final", aggregation="pooled"
 
 
 def build_targets(trajectory: Trajectory, positions: Tensor, state: State, mask_token: int) -> Targets:
-    """Targets at ``positions``, int64 ``[T]``. The distractor of each is the first other position of the answer."""
-    distractors = torch.where(positions == 0, min(1, trajectory.length - 1), 0)
+    """Targets at ``positions``, int64 ``[T]``. The distractor of each is the first other position of the canvas."""
+    distractors = torch.where(positions == 0, min(1, len(trajectory.tokens) - 1), 0)
     return Targets(
         canvases=canvases(trajectory, positions, state, mask_token),
         positions=positions,
@@ -91,13 +91,18 @@ def _pooled(
     aggregations: Sequence[str],
     view: ImageView,
 ) -> list[Tensor]:
-    """Raw maps ``[T, h, w]`` by each aggregation of what ``method`` captures."""
+    """Raw maps ``[T, h, w]`` by each aggregation of what ``method`` differentiates."""
     h, w = view.cells.shape
+    cells = view.cells.flatten()
     blocks = adapter.default_blocks if method.blocks is None else method.blocks
-    maps = [[view.boxes.new_zeros(0, h * w)] for _ in aggregations]
-    for chunk in targets.chunks(CHUNK):
-        captured = capture(adapter, inputs, chunk, blocks, method.objective)
-        activations, gradients = [c.activations for c in captured], [c.gradients for c in captured]
+    maps = [view.boxes.new_zeros(len(targets), h * w) for _ in aggregations]
+
+    def pool(_block: int, numbers: Tensor, activations: Tensor, gradients: Tensor) -> None:
         for of, aggregation in zip(maps, aggregations, strict=True):
-            of.append(ops.pool(activations, gradients, view.cells.flatten(), aggregation))
-    return [torch.cat(of).view(-1, h, w) for of in maps]
+            of[numbers] += ops.pool(activations, gradients, cells, aggregation)
+
+    differentiate(adapter, inputs, targets, blocks, method.objective, pool, method.depth)
+    if len(blocks) > 1:  # as `ops.pool` averages blocks, whose gradients never are there at once
+        maps = [of - of.amin(1, keepdim=True) for of in maps]
+        maps = [of / (of.amax(1, keepdim=True) + 1e-8 * len(blocks)) for of in maps]
+    return [of.view(-1, h, w) for of in maps]

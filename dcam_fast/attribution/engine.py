@@ -1,13 +1,16 @@
 """Activations and gradients at the image cells, for many targets in few passes.
 
 Everything up to the lowest explained block runs without a graph; only the blocks above it are differentiated, and only
-with respect to the hidden states there. That is exact, and it is where the time and memory of the published flow go.
+with respect to the hidden states there. What targets share is computed once: a canvas runs forward once, and where the
+image is a stream of its own it runs forward once for all canvases. Every target then costs one way back. That is exact,
+and it is where the time and memory of the published flow go.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,29 +18,41 @@ import torch
 from torch import Tensor
 
 from dcam_fast.attribution.objectives import Objective, Scores, evaluate
-from dcam_fast.models.adapter import Adapter, Hidden, Inputs
+from dcam_fast.attribution.resources import AllowanceError, Meter, allowance, compiled
+from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, Inputs
+
+ROWS = 4096  # of hidden states that run at once: more is no faster (benchmarks/passes.py) and takes more memory
+CHUNK = 16  # canvases that are embedded at once
+
+# What becomes of the gradients behind one of the blocks as they appear: index into the blocks, maps int64 [n],
+# activations [n, S, D] or, where all canvases have the same, [S, D], and gradients [n, S, D].
+Consume = Callable[[int, Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
 class Targets:
-    """``T`` answer positions to explain, each at a canvas of its own.
+    """``T`` answer positions to explain, each at a canvas.
 
     Attributes:
         canvases: int64 ``[T, L]``, the answer state each target is explained at.
         positions: int64 ``[T]``, the targets.
         distractors: int64 ``[T]``, the positions that contrastive objectives subtract.
         tokens: int64 ``[T]``, the tokens produced at the targets' positions.
+        maps: int64 ``[T]``, which map each target is explained by, from 0 (None: one each). Targets of one map have
+            one canvas, and what is differentiated is the sum of their objectives.
     """
 
     canvases: Tensor
     positions: Tensor
     distractors: Tensor
     tokens: Tensor
+    maps: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def chunks(self, size: int) -> Iterator[Targets]:
+        """The targets, ``size`` at a time, with a map each."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             yield Targets(self.canvases[part], self.positions[part], self.distractors[part], self.tokens[part])
@@ -45,10 +60,153 @@ class Targets:
 
 @dataclass(frozen=True)
 class Capture:
-    """One block's view of ``T`` targets: ``activations`` and ``gradients``, ``[T, S, D]``, over the image stream."""
+    """One block's view of ``T`` maps: ``activations`` and ``gradients``, ``[T, S, D]``, over the image stream."""
 
     activations: Tensor
     gradients: Tensor
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """A canvas ``[L]`` and the targets that are explained at it: for each map, its number and its targets' rows."""
+
+    tokens: Tensor
+    maps: tuple[tuple[int, list[int]], ...]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Canvases that have run forward.
+
+    Attributes:
+        canvases: C of them.
+        top: their hidden states behind the last block.
+        kept: the image stream behind each explained block, ``[C, S, D]`` or ``[1, S, D]``; the first is the leaf.
+        last: whether no pass after this one needs the graph below ``top``.
+    """
+
+    canvases: Sequence[_Canvas]
+    top: Hidden
+    kept: list[Tensor]
+    last: bool
+
+
+def differentiate(
+    adapter: Adapter[Any],
+    inputs: Inputs,
+    targets: Targets,
+    blocks: tuple[int, ...],
+    objective: Objective,
+    consume: Consume,
+    depth: int | None = None,
+) -> None:
+    """Hands the activations behind each of ``blocks`` (ascending), and the gradients of the objective there, to
+    ``consume``, a few maps at a time.
+
+    Parameters take no gradients, and the caller's autograd mode does not matter. The gradients behind a block are gone
+    before the next block's are there, unless ``consume`` keeps them.
+
+    Args:
+        depth: how many blocks above the highest explained one are differentiated; those further up count as the
+            identity, which is an approximation. None: all of them.
+
+    Raises:
+        AdapterError: for a block that cannot be explained, or where the memory is not enough for a single canvas.
+    """
+    adapter.check_blocks(blocks)
+    if depth is not None and depth < 1:
+        raise ValueError(f"attribute: depth must be at least one block, got {depth}")
+    if not len(targets):
+        return
+    end = adapter.blocks if depth is None else min(blocks[-1] + 1 + depth, adapter.blocks)
+
+    def back(one: _Pass) -> None:
+        rounds = max(len(canvas.maps) for canvas in one.canvases)
+        for index in range(rounds):
+            # one map of every canvas that has another: canvases do not see each other, so a sum tells them apart
+            slots = [slot for slot, canvas in enumerate(one.canvases) if index < len(canvas.maps)]
+            chosen = [one.canvases[slot].maps[index] for slot in slots]
+            with torch.enable_grad():
+                score = _score(adapter, inputs, one, slots, [rows for _, rows in chosen], targets, objective)
+            hand = functools.partial(_hand, consume, one.kept, slots, torch.tensor([number for number, _ in chosen]))
+            _pull(score, one.kept, hand, again=index + 1 < rounds or not one.last)
+
+    forward = _with_shared_image if adapter.has_two_streams else _whole
+    forward(adapter, inputs, _grouped(targets), blocks, end, back)
+
+
+def capture(
+    adapter: Adapter[Any], inputs: Inputs, targets: Targets, blocks: tuple[int, ...], objective: Objective
+) -> tuple[Capture, ...]:
+    """All of what `differentiate` hands out, one entry a block: for those who need several blocks of a map at once."""
+    parts: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in blocks]
+
+    def keep(block: int, maps: Tensor, activations: Tensor, gradients: Tensor) -> None:
+        parts[block] |= zip(maps.tolist(), zip(activations.expand_as(gradients), gradients, strict=True), strict=True)
+
+    differentiate(adapter, inputs, targets, blocks, objective, keep)
+    pairs = [[of[number] for number in sorted(of)] for of in parts]
+    return tuple(Capture(torch.stack([a for a, _ in of]), torch.stack([g for _, g in of])) for of in pairs)
+
+
+def _grouped(targets: Targets) -> list[_Canvas]:
+    """The different canvases, those with as many maps side by side."""
+    different, owners = torch.unique(targets.canvases, dim=0, return_inverse=True)
+    members: list[dict[int, list[int]]] = [{} for _ in different]
+    numbers = range(len(targets)) if targets.maps is None else targets.maps.tolist()
+    for row, (owner, number) in enumerate(zip(owners.tolist(), numbers, strict=True)):
+        members[owner].setdefault(number, []).append(row)
+    canvases = [_Canvas(tokens, tuple(maps.items())) for tokens, maps in zip(different, members, strict=True)]
+    return sorted(canvases, key=lambda canvas: len(canvas.maps))
+
+
+def _score(
+    adapter: Adapter[Any],
+    inputs: Inputs,
+    one: _Pass,
+    slots: list[int],
+    rows: list[list[int]],
+    targets: Targets,
+    objective: Objective,
+) -> Tensor:
+    """Sum of the objectives of the targets ``rows[i]`` at canvas ``slots[i]``; the LM head sees only their rows."""
+    width = max(map(len, rows))
+    asked = torch.zeros(len(one.canvases), 2 * width, dtype=torch.int64, device=targets.positions.device)
+    places, flat = [], []
+    for slot, of in zip(slots, rows, strict=True):
+        asked[slot, : len(of)] = targets.positions[of]
+        asked[slot, width : width + len(of)] = targets.distractors[of]
+        places += [(slot, column) for column in range(len(of))]
+        flat += of
+    logits = adapter.logits(one.top, asked, inputs)
+    slot, column = torch.tensor(places, device=logits.device).T
+    scores = Scores(logits[slot, column], logits[slot, column + width], targets.tokens[flat])
+    return evaluate(objective, scores).sum()
+
+
+def _pull(score: Tensor, kept: list[Tensor], hand: Callable[[int, Tensor], None], again: bool) -> None:
+    """One way back: the gradient behind each block as it comes by, the lowest at the end."""
+    hooks = [state.register_hook(functools.partial(hand, index)) for index, state in enumerate(kept) if index]
+    try:
+        (lowest,) = torch.autograd.grad(score, kept[0], retain_graph=again)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    hand(0, lowest)
+
+
+def _hand(
+    consume: Consume, kept: list[Tensor], slots: list[int], numbers: Tensor, block: int, gradients: Tensor
+) -> None:
+    activations = kept[block].detach()
+    if len(activations) == 1:
+        activations = activations[0]
+    elif len(slots) < len(gradients):
+        activations, gradients = activations[slots], gradients[slots]
+    consume(block, numbers.to(gradients.device), activations, gradients)
+
+
+# ------------------------------------------------------------------------------------------------------------- forward
 
 
 def _run(adapter: Adapter[Any], hidden: Hidden, inputs: Inputs, blocks: range) -> Hidden:
@@ -57,29 +215,150 @@ def _run(adapter: Adapter[Any], hidden: Hidden, inputs: Inputs, blocks: range) -
     return hidden
 
 
-def capture(
-    adapter: Adapter[Any], inputs: Inputs, targets: Targets, blocks: tuple[int, ...], objective: Objective
-) -> tuple[Capture, ...]:
-    """Activations behind each of ``blocks`` (ascending) and the gradients of the objective there.
+def _run_prefix(adapter: Adapter[Any], image: Tensor, inputs: Inputs, blocks: range) -> tuple[Tensor, list[Any]]:
+    contexts = []
+    for index in blocks:
+        image, context = adapter.prefix_block(index, image, inputs)
+        contexts.append(context)
+    return image, contexts
 
-    One forward and one backward pass for all targets and blocks; parameters take no gradients, and the caller's
-    autograd mode does not matter. Raises AdapterError for a block that cannot be explained.
-    """
-    adapter.check_blocks(blocks)
+
+def _run_canvas(
+    adapter: Adapter[Any], canvas: Tensor, contexts: Sequence[Any], inputs: Inputs, blocks: range
+) -> Tensor:
+    for index, context in zip(blocks, contexts, strict=True):
+        canvas = adapter.canvas_block(index, canvas, context, inputs)
+    return canvas
+
+
+def _segments(blocks: tuple[int, ...], end: int) -> list[range]:
+    """The differentiated blocks, cut behind every explained one: what a compiler is to leave alone."""
+    return [range(lower + 1, upper + 1) for lower, upper in itertools.pairwise((*blocks, end - 1))]
+
+
+def _straight_through(below: Tensor, above: Tensor) -> Tensor:
+    """The values of ``above`` with the gradient of ``below``."""
+    return below + (above - below).detach()
+
+
+def _too_small(limit: int) -> AdapterError:
+    return AdapterError(
+        f"attribute: max_memory must be enough for the hidden states of one canvas, got {limit} bytes; "
+        "a higher block or a lower precision needs less"
+    )
+
+
+def _whole(
+    adapter: Adapter[Any],
+    inputs: Inputs,
+    canvases: list[_Canvas],
+    blocks: tuple[int, ...],
+    end: int,
+    back: Callable[[_Pass], None],
+) -> None:
+    """Every canvas with an image stream of its own: batches as large as ``ROWS`` and the memory allow."""
+    limit = allowance(adapter.device)
+    for first in range(0, len(canvases), CHUNK):
+        group = canvases[first : first + CHUNK]
+        with torch.no_grad():
+            embedded = adapter.embed(inputs, torch.stack([canvas.tokens for canvas in group]))
+        size, start = min(_fitting(embedded), len(group)), 0
+        while start < len(group):
+            part = slice(start, start + size)
+            try:
+                top, kept = _climb(adapter, inputs, _rows(embedded, part), blocks, end, limit)
+            except AllowanceError:
+                if size == 1:
+                    raise _too_small(limit) from None
+                size //= 2
+                continue
+            back(_Pass(group[part], top, kept, last=True))
+            del top, kept  # before the next batch needs the room
+            start += size
+
+
+def _rows(hidden: Hidden, part: slice) -> Hidden:
+    """Some of the canvases."""
+    if hidden.canvas is None:
+        return Hidden(hidden.image[part])
+    return Hidden(hidden.image if len(hidden.image) == 1 else hidden.image[part], hidden.canvas[part])
+
+
+def _fitting(hidden: Hidden) -> int:
+    """How many canvases make up `ROWS`."""
+    return max(1, ROWS // (hidden.image.shape[1] + (0 if hidden.canvas is None else hidden.canvas.shape[1])))
+
+
+def _climb(
+    adapter: Adapter[Any], inputs: Inputs, embedded: Hidden, blocks: tuple[int, ...], end: int, limit: int
+) -> tuple[Hidden, list[Tensor]]:
+    """The states behind the last block, and the image stream behind each explained one."""
     with torch.no_grad():
-        below = _run(adapter, adapter.embed(inputs, targets.canvases), inputs, range(blocks[0] + 1))
-    with torch.enable_grad():
-        hidden = below.split()
-        kept = [hidden.image]
-        for lower, upper in itertools.pairwise(blocks):
-            hidden = _run(adapter, hidden, inputs, range(lower + 1, upper + 1))
+        hidden = _run(adapter, embedded, inputs, range(blocks[0] + 1)).split()
+    kept = [hidden.image]
+    with torch.enable_grad(), Meter(limit):
+        for segment in _segments(blocks, end):
+            hidden = compiled(_run)(adapter, hidden, inputs, segment)
             kept.append(hidden.image)
-        hidden = _run(adapter, hidden, inputs, range(blocks[-1] + 1, adapter.blocks))
-        rows = torch.stack((targets.positions, targets.distractors), 1)
-        logits = adapter.logits(hidden, rows, inputs)
-        score = evaluate(objective, Scores(logits[:, 0], logits[:, 1], targets.tokens))
-        gradients = torch.autograd.grad(score.sum(), kept)
-    return tuple(Capture(a.detach(), g) for a, g in zip(kept, gradients, strict=True))
+    if end < adapter.blocks:
+        with torch.no_grad():
+            top = _run(adapter, hidden, inputs, range(end, adapter.blocks))
+        if hidden.canvas is None or top.canvas is None:
+            hidden = Hidden(_straight_through(hidden.image, top.image))
+        else:
+            hidden = Hidden(hidden.image, _straight_through(hidden.canvas, top.canvas))
+    return hidden, kept[: len(blocks)]
+
+
+def _with_shared_image(
+    adapter: Adapter[Any],
+    inputs: Inputs,
+    canvases: list[_Canvas],
+    blocks: tuple[int, ...],
+    end: int,
+    back: Callable[[_Pass], None],
+) -> None:
+    """The image stream once for all canvases, which follow one by one."""
+    limit = allowance(adapter.device)
+    with torch.no_grad():
+        hidden = adapter.embed(inputs, torch.stack([canvas.tokens for canvas in canvases]))
+        image, states = hidden.image, list(_require(hidden.canvas).split(_fitting(hidden)))
+        for index in range(blocks[0] + 1):
+            image, context = adapter.prefix_block(index, image, inputs)
+            states = [adapter.canvas_block(index, some, context, inputs) for some in states]
+        del context, hidden
+    image = image.detach().requires_grad_()
+    kept, contexts, meter = [image], [], Meter(limit)
+    try:
+        with torch.enable_grad(), meter:
+            for segment in _segments(blocks, end):
+                image, some = compiled(_run_prefix)(adapter, image, inputs, segment)
+                contexts += some
+                kept.append(image)
+        with torch.no_grad():
+            upper = _run_prefix(adapter, image, inputs, range(end, adapter.blocks))[1]
+        for index, state in enumerate(itertools.chain.from_iterable(part.split(1) for part in states)):
+            with torch.enable_grad(), Meter(limit - meter.bytes):
+                canvas = compiled(_run_canvas)(adapter, state, contexts, inputs, range(blocks[0] + 1, end))
+            if end < adapter.blocks:
+                with torch.no_grad():
+                    top = _run_canvas(adapter, canvas, upper, inputs, range(end, adapter.blocks))
+                canvas = _straight_through(canvas, top)
+            last = index + 1 == len(canvases)
+            back(_Pass(canvases[index : index + 1], Hidden(image, canvas), kept[: len(blocks)], last))
+    except AllowanceError:
+        raise _too_small(limit) from None
+
+
+def _require(canvas: Tensor | None) -> Tensor:
+    if canvas is None:
+        raise AdapterError(
+            "attribute: an adapter with two streams must embed the canvas as a stream of its own, got one"
+        )
+    return canvas
+
+
+# -------------------------------------------------------------------------------------------------------------- replay
 
 
 @torch.no_grad()

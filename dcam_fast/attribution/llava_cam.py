@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcam_fast.attribution.diffusion_cam import CHUNK, build_targets
-from dcam_fast.attribution.engine import capture
+from dcam_fast.attribution.diffusion_cam import build_targets
+from dcam_fast.attribution.engine import CHUNK, capture
 from dcam_fast.attribution.states import State
 from dcam_fast.attribution.words import mean_by_word, owners_of, positions_of
 from dcam_fast.config import RAW, RefineConfig

@@ -9,12 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+OPEN: Final = torch.iinfo(torch.int64).max  # the step of a token that is not committed yet: later than any
 
 
 class AdapterError(ValueError):
@@ -56,11 +58,11 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """How an answer came about.
+    """How an answer came about; while it is being generated, how it has come about so far.
 
     Attributes:
-        tokens: int64 ``[L]``, the finished answer.
-        steps: int64 ``[L]``, the denoising step, from 0, that committed each token.
+        tokens: int64 ``[L]``, the answer.
+        steps: int64 ``[L]``, the denoising step, from 0, that committed each token; `OPEN` where none has yet.
         length: how many leading positions are text; the others are padding.
     """
 
@@ -111,6 +113,7 @@ class Adapter(ABC, Generic[I]):
     default_blocks: tuple[int, ...]
     mask_token: int
     default_prompt: str
+    has_two_streams = False  # whether `prefix_block` and `canvas_block` are there, and so the prefix can run just once
     causal: bool = False  # whether answer tokens see only earlier ones
 
     @abstractmethod
@@ -122,6 +125,13 @@ class Adapter(ABC, Generic[I]):
         """An answer and how it came about: ``steps`` denoising steps, blocks of ``block_length`` tokens (None: the
         model's own default)."""
 
+    def denoise(self, inputs: I, steps: int | None = None, block_length: int | None = None) -> Iterator[Trajectory]:
+        """The same answer as it comes about: the trajectory so far after every denoising step, the finished one last.
+
+        Raises AdapterError where the model's own generation cannot be stepped.
+        """
+        raise AdapterError(f"stream: model must be one that generates step by step, got {self.name}")
+
     @abstractmethod
     def embed(self, inputs: I, canvases: Tensor) -> Hidden:
         """What goes into block 0, for canvases ``int64[C, L]``."""
@@ -130,6 +140,16 @@ class Adapter(ABC, Generic[I]):
     def block(self, index: int, hidden: Hidden, inputs: I) -> Hidden:
         """Block ``index`` of ``blocks``, with the attention topology of the generation. The last block need not compute
         the image stream where nothing reads it."""
+
+    def prefix_block(self, index: int, image: Tensor, inputs: I) -> tuple[Tensor, Any]:
+        """The image stream's part of `block` where the canvas is a stream of its own: ``[C, S, D]`` to the same behind
+        the block, and what the canvas reads of it there (keys and values). Not asked for unless `has_two_streams`."""
+        raise NotImplementedError
+
+    def canvas_block(self, index: int, canvas: Tensor, context: Any, inputs: I) -> Tensor:
+        """The canvas's part: ``[C, L, D]`` to the same behind the block, given the context of ``prefix_block``, of as
+        many canvases or of one for all."""
+        raise NotImplementedError
 
     @abstractmethod
     def logits(self, hidden: Hidden, rows: Tensor, inputs: I) -> Tensor:

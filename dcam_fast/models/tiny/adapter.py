@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +62,7 @@ class TinyAdapter(Adapter[TinyInputs]):
             raise AdapterError(f"tiny: attention must be 'prefix' or 'joint', got {attention!r}")
         self.device = torch.device(device)
         self.attention = attention
+        self.has_two_streams = attention == "prefix"
         self.model = _load(path)
         self.model.to(device=self.device)  # type: ignore[call-arg]
         self.model.requires_grad_(False)
@@ -105,10 +107,16 @@ class TinyAdapter(Adapter[TinyInputs]):
         )
 
     def generate(self, inputs: TinyInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
-        result = self.model.generate(inputs.pixels, inputs.prompt_tokens, steps, block_length, self.attention)
-        tokens = result.tokens[0]
-        ends = (tokens == EOS).nonzero()
-        return Trajectory(tokens, result.steps[0], int(ends[0]) if len(ends) else len(tokens))
+        (finished,) = deque(self.denoise(inputs, steps, block_length), maxlen=1)
+        return finished
+
+    def denoise(
+        self, inputs: TinyInputs, steps: int | None = None, block_length: int | None = None
+    ) -> Iterator[Trajectory]:
+        for state in self.model.denoise(inputs.pixels, inputs.prompt_tokens, steps, block_length, self.attention):
+            tokens = state.tokens[0]
+            ends = (tokens == EOS).nonzero()
+            yield Trajectory(tokens, state.steps[0], int(ends[0]) if len(ends) else len(tokens))
 
     def embed(self, inputs: TinyInputs, canvases: Tensor) -> Hidden:
         image, canvas = self.model.embed_image(inputs.pixels), self.model.embed(canvases)
@@ -119,12 +127,18 @@ class TinyAdapter(Adapter[TinyInputs]):
         return Hidden(torch.cat((prefix.expand(len(canvas), -1, -1), canvas), 1))
 
     def block(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
-        block = self.model.layers()[index]
         if hidden.canvas is None:
-            return Hidden(block(hidden.image, inputs.rotary_joint))
-        q, k, v = block.project(hidden.image, inputs.rotary_prefix)
-        image = hidden.image if index == self.blocks - 1 else block.finish(hidden.image, attend(q, k, v))
-        return Hidden(image, block.extend(hidden.canvas, inputs.rotary_canvas, k, v))
+            return Hidden(self.model.layers()[index](hidden.image, inputs.rotary_joint))
+        image, context = self.prefix_block(index, hidden.image, inputs)
+        return Hidden(image, self.canvas_block(index, hidden.canvas, context, inputs))
+
+    def prefix_block(self, index: int, image: Tensor, inputs: TinyInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        block = self.model.layers()[index]
+        q, k, v = block.project(image, inputs.rotary_prefix)
+        return image if index == self.blocks - 1 else block.finish(image, attend(q, k, v)), (k, v)
+
+    def canvas_block(self, index: int, canvas: Tensor, context: tuple[Tensor, Tensor], inputs: TinyInputs) -> Tensor:
+        return self.model.layers()[index].extend(canvas, inputs.rotary_canvas, *context)
 
     def logits(self, hidden: Hidden, rows: Tensor, inputs: TinyInputs) -> Tensor:
         length = self.model.config.answer_length

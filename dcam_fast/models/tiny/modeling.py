@@ -11,7 +11,8 @@ diffusion multimodal LLMs use:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -19,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+
+from dcam_fast.models.adapter import OPEN
 
 Attention = Literal["prefix", "joint"]
 CELL = 8  # pixels, the side of one grid cell
@@ -177,7 +180,7 @@ class Block(nn.Module):
 @dataclass(frozen=True)
 class Generation:
     """``tokens``: int64 ``[B, L]``, the answers. ``steps``: int64 ``[B, L]``, the step that committed each token (from
-    0)."""
+    0; `OPEN` while none has)."""
 
     tokens: Tensor
     steps: Tensor
@@ -256,7 +259,6 @@ class TinyForMaskedDiffusion(PreTrainedModel):
             x = block(x, rotary, 0 if attention == "joint" else prefix, groups)
         return self.logits(x[:, prefix:]).unflatten(1, (groups, length))
 
-    @torch.no_grad()
     def generate(
         self,
         pixel_values: Tensor,
@@ -265,7 +267,20 @@ class TinyForMaskedDiffusion(PreTrainedModel):
         block_length: int | None = None,
         attention: Attention = "prefix",
     ) -> Generation:
-        """Denoises an answer, greedily, with low-confidence remasking (LLaDA, section 2.4).
+        """The finished answer of `denoise`."""
+        (finished,) = deque(self.denoise(pixel_values, prompt, steps, block_length, attention), maxlen=1)
+        return finished
+
+    def denoise(
+        self,
+        pixel_values: Tensor,
+        prompt: Tensor,
+        steps: int | None = None,
+        block_length: int | None = None,
+        attention: Attention = "prefix",
+    ) -> Iterator[Generation]:
+        """Denoises an answer, greedily, with low-confidence remasking (LLaDA, section 2.4); what there is of it after
+        every step.
 
         Every step predicts all masked positions of the current block and commits the most confident ones; the others
         stay masked. Blocks of ``block_length`` positions are finished from left to right (default: one block, the whole
@@ -286,23 +301,25 @@ class TinyForMaskedDiffusion(PreTrainedModel):
         count = length // block_length
         if steps % count or not count <= steps <= length:
             raise ValueError(f"generate: steps must be a multiple of {count} from {count} to {length}, got {steps}")
-        predict = self._predictor(pixel_values, prompt, attention)
+        with torch.no_grad():
+            predict = self._predictor(pixel_values, prompt, attention)
         canvas = torch.full((len(prompt), length), self.config.mask_token_id, device=prompt.device)
-        committed = torch.zeros_like(canvas)
+        committed = torch.full_like(canvas, OPEN)
         per_block = steps // count
         for step in range(steps):
             block, inner = divmod(step, per_block)
-            logits = predict(canvas)
-            logits[..., self.config.mask_token_id] = -torch.inf
-            confidence, tokens = logits.softmax(-1).max(-1)
-            confidence = confidence.masked_fill(canvas != self.config.mask_token_id, -1.0)
-            confidence[:, : block * block_length] = -1.0
-            confidence[:, (block + 1) * block_length :] = -1.0
             take = math.ceil(block_length * (inner + 1) / per_block) - math.ceil(block_length * inner / per_block)
-            chosen = confidence.topk(take, 1).indices
-            canvas = canvas.scatter(1, chosen, tokens.gather(1, chosen))
-            committed = committed.scatter(1, chosen, step)
-        return Generation(canvas, committed)
+            with torch.no_grad():  # never around a yield: whoever takes the steps has a grad mode of his own
+                logits = predict(canvas)
+                logits[..., self.config.mask_token_id] = -torch.inf
+                confidence, tokens = logits.softmax(-1).max(-1)
+                confidence = confidence.masked_fill(canvas != self.config.mask_token_id, -1.0)
+                confidence[:, : block * block_length] = -1.0
+                confidence[:, (block + 1) * block_length :] = -1.0
+                chosen = confidence.topk(take, 1).indices
+                canvas = canvas.scatter(1, chosen, tokens.gather(1, chosen))
+                committed = committed.scatter(1, chosen, step)
+            yield Generation(canvas, committed)
 
     def _predictor(self, pixel_values: Tensor, prompt: Tensor, attention: Attention) -> Callable[[Tensor], Tensor]:
         """A function from a canvas ``int64[B, L]`` to its logits, with all that does not depend on the canvas done

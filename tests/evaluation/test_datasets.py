@@ -202,6 +202,7 @@ def test_coco(tmp_path: Path, images: str) -> None:
     expected[:, 9] = True
     assert np.array_equal(dog.mask, expected), "instance and crowd together"
     assert {"dog", "dogs", "puppy", "puppies"} <= set(dog.terms)
+    assert {"teddy bear", "teddy bears", "stuffed animal"} <= set(pixel.compounds), "of all categories, also elsewhere"
     assert pixel.image.shape == (1, 1, 3)
     assert pixel.regions[0].mask.tolist() == [[True]]
     assert (empty.id, empty.regions) == ("9", ())

@@ -9,6 +9,7 @@ to cell n is ``ATTENTION[p, n] * HEAD[:, v]``.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,6 +159,19 @@ def test_llava_cam_sums_the_logits_of_a_phrase_and_of_the_answer(adapter: PaperA
     # and a: channel 0: (7, 1, -1, 3), channel 1: (-1, 5, 1, 1); w = (11/4, 7/4): A w = (1, 4.5, -1, -4.5)
     answer = maps_by(LlavaCam(scope="answer", threshold=0), adapter)
     assert_maps(answer, [[2 / 9, 1, 0, 0]] * 3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"scope": "image"}, "LlavaCam: scope must be 'word' or 'answer', got 'image'"),
+        ({"runs": -1}, "LlavaCam: runs must be at least 0, got -1"),
+        ({"noise": float("nan")}, "LlavaCam: noise must be at least 0, got nan"),
+    ],
+)
+def test_llava_cam_checks_its_settings(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LlavaCam(**setting)
 
 
 def test_smoothed_llava_cam_is_the_mean_over_seeded_noise(adapter: PaperAdapter) -> None:

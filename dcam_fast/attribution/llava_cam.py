@@ -32,6 +32,8 @@ class LlavaCam:
         runs: noisy images that the map is a mean over; 0: the image itself.
         noise: standard deviation of the Gaussian noise on the image, whose values go from 0 to 1.
         seed: of the noise.
+
+    Raises ValueError where one of them cannot be.
     """
 
     state: State = "final"
@@ -42,6 +44,13 @@ class LlavaCam:
     noise: float = 0.1
     seed: int = 0
     profile: RefineConfig = RAW
+
+    def __post_init__(self) -> None:
+        if self.scope not in ("word", "answer"):
+            raise ValueError(f"LlavaCam: scope must be 'word' or 'answer', got {self.scope!r}")
+        for name in ("threshold", "runs", "noise"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"LlavaCam: {name} must be at least 0, got {getattr(self, name)}")
 
     def raw_maps(
         self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView

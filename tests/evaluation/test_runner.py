@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from dcam_fast.attribution import METHODS
 from dcam_fast.evaluation import report, runner
 from dcam_fast.evaluation.aggregate import Estimate
 from dcam_fast.evaluation.cases import case_maps, mask_maps, measure, prepare
-from dcam_fast.evaluation.datasets import ImageFolder, Region, Sample, Scenes
+from dcam_fast.evaluation.datasets import ImageFolder, Region, Sample, Scenes, open_dataset
 from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
 from dcam_fast.evaluation.runner import RECORDS, RUN, Settings, Summary, run, summarise
 from dcam_fast.models.tiny import scenes
@@ -218,6 +219,39 @@ def test_a_case_of_a_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
     summary = summarise(records, SETTINGS)
     assert (summary.samples, summary.named, summary.words) == (2, 1, 2)
     assert summary.randomisation["random"] == pytest.approx([1] * 6)
+
+
+@pytest.mark.skipif(find_spec("pycocotools") is None, reason="pycocotools (the extra 'eval') is not installed")
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_run_on_files_of_cocos_format(adapter: TinyAdapter, tmp_path: Path) -> None:
+    """Scenes as COCO would hold them: the shapes are categories, and what the model writes is matched to them."""
+    rng = np.random.default_rng(12)
+    instances: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
+    instances["categories"] = [{"id": i, "name": shape} for i, shape in enumerate(scenes.SHAPES)]
+    captions, expected = [], []
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val2017").mkdir()
+    for number in range(2):
+        scene = scenes.sample_scene(rng, objects=2)
+        Image.fromarray(scene.image).save(tmp_path / "val2017" / f"{number}.png")
+        instances["images"].append({"id": number, "file_name": f"{number}.png"})
+        captions.append({"image_id": number, "caption": "Shapes."})
+        expected.append([item.shape for item in scene.objects])
+        for item in scene.objects:
+            edges = np.flatnonzero(np.diff(item.mask.flatten("F").astype(int))) + 1
+            counts = np.diff([0, *edges, item.mask.size]).tolist()
+            segmentation = {"size": list(item.mask.shape), "counts": counts}
+            category = scenes.SHAPES.index(item.shape)
+            instances["annotations"].append(
+                {"image_id": number, "category_id": category, "iscrowd": 1, "segmentation": segmentation}
+            )
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(instances))
+    (tmp_path / "annotations" / "captions_val2017.json").write_text(json.dumps({"annotations": captions}))
+    dataset = open_dataset(f"coco:{tmp_path}", limit=9, seed=0)
+    records = run(adapter, dataset, replace(SETTINGS, data="coco"), tmp_path / "out", 9)
+    assert [[word["text"].strip(",") for word in record["words"]] for record in records] == expected
+    assert [[word["region"] for word in record["words"]] for record in records] == expected
+    assert all(hit == 1 for record in records for hit in record["methods"]["true_mask"]["metrics"]["hit"])
 
 
 def test_true_masks_as_maps_by_hand(adapter: TinyAdapter) -> None:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 import dcam_fast
@@ -89,6 +97,8 @@ def _progress() -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
     return Progress(*columns, console=out_console, transient=True)
 
@@ -221,6 +231,75 @@ def _folder_names(images: list[Path]) -> list[str]:
         same = [stem, *(f"{stem}-{number}" for number in range(2, len(images) + 1))]
         names.append(next(name for name in same if name not in names))
     return names
+
+
+@app.command()
+@_one_line
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped there goes on.")] = Path(
+        "dcam-evaluation"
+    ),
+    model: Annotated[str, typer.Option(help="The model.")] = "tiny",
+    attention: Annotated[str | None, typer.Option(help="Attention topology; without it, the model's own.")] = None,
+    data: Annotated[
+        str, typer.Option(help="scenes, coco:FOLDER, grandf:FOLDER or folder:FOLDER.", metavar="NAME")
+    ] = "scenes",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="A method, or true_mask; may be repeated. Without it: all but llava_cam_smooth."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Samples at most.")] = 200,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the scenes; without it, those to choose on.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; without it, the model's own.")] = None,
+    share: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Share of the cells to delete and insert; may be repeated, ascending. Without it: 1/64, 1/8."
+        ),
+    ] = None,
+    randomise: Annotated[int, typer.Option(min=0, help="Samples of the model-randomisation test.")] = 0,
+) -> None:
+    """Measure which maps are right, on images whose named things have masks."""
+    with out_console.status("loading"):
+        from dcam_fast import models
+        from dcam_fast.attribution import METHODS
+        from dcam_fast.evaluation import report, runner
+        from dcam_fast.evaluation.datasets import open_dataset
+        from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
+        from dcam_fast.evaluation.perturbation import SHARES
+
+        settings = runner.Settings(
+            model=model,
+            data=data,
+            methods=tuple(method or [n for n in (*METHODS, runner.TRUE_MASK) if n != "llava_cam_smooth"]),
+            seed=SELECTION_SEED if seed is None else seed,
+            attention=attention,
+            steps=steps,
+            shares=tuple(share or SHARES),
+            randomised=randomise,
+        )
+        dataset = open_dataset(data, limit=limit, seed=settings.seed)
+        adapter = models.load(model, attention=attention)
+    with _progress() as progress:
+        task = progress.add_task("evaluating", total=None)
+        records = runner.run(
+            adapter,
+            dataset,
+            settings,
+            out,
+            limit,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    with out_console.status("writing the report"):
+        summary = runner.summarise(records, settings)
+        runner.write_summary(summary, settings, out)
+        report.write_report(adapter, dataset, settings, records, summary, out)
+    for name, row in summary.table.items():
+        shown = ("hit", "iou", "f3", "deletion_area", "specificity")
+        figures = "  ".join(f"{metric} {row[metric].value:.3f}" for metric in shown if metric in row)
+        out_console.print(f"{name:16} {figures}", markup=False)
+    out_console.print(f"\n{summary.words} words of {summary.named} of {summary.samples} samples", markup=False)
+    out_console.print(f"report  {out / report.PAGE}", markup=False)
 
 
 @app.command()

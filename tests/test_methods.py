@@ -22,7 +22,7 @@ from dcam_fast.attribution.activation import Activation
 from dcam_fast.attribution.llava_cam import LlavaCam
 from dcam_fast.attribution.methods import all_raw_maps, describe, method_named
 from dcam_fast.attribution.random import Random
-from dcam_fast.attribution.tam import Tam, activation_maps, other_words
+from dcam_fast.attribution.tam import Tam, activation_maps, context_of
 from dcam_fast.attribution.words import mean_by_word
 from dcam_fast.explainer import Explainer
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
@@ -179,24 +179,33 @@ def test_activation_maps_of_tam() -> None:
     cells = torch.tensor([[2.0, 4.0, -1.0], [1.0, 1.0, 0.0], [0.0, 2.0, 6.0]])
     scores = torch.tensor([[5.0, 1.0, 3.0], [2.0, 1.0, -2.0], [4.0, 4.0, 1.0]])
     # row 0, interferers 1 and 2, weights 1/4 and 3/4 of (1, 1, 0) and (0, 2, 6): I = (1/4, 7/4, 9/2);
-    # s = (2/4 + 28/4) / (1/16 + 49/16 + 324/16) = 7.5 / 23.375; the extremes of cells and scores: 0 and max
+    # s = (2/4 + 28/4) / (1/16 + 49/16 + 324/16) = 7.5 / 23.375; the largest value of all is the score of 3
     others = ~torch.eye(3, dtype=torch.bool)
     share = 7.5 / 23.375
-    left = [2 - share / 4, 4 - share * 7 / 4, 0.0]
-    maps = activation_maps(cells, scores, others)
-    torch.testing.assert_close(maps[0], torch.tensor(left) / left[1])
+    maps = activation_maps(cells, scores, others, others)
+    torch.testing.assert_close(maps[0], torch.tensor([2 - share / 4, 4 - share * 7 / 4, 0.0]) / (4 - share * 7 / 4))
     # row 1: token 2's score is negative, so I = (2, 4, 0), s = 6 / 20: (0.4, -0.2, 0); its score of 2 is the maximum
     torch.testing.assert_close(maps[1], torch.tensor([0.4, 0, 0]) / 2)
-    # without interferers nothing is subtracted
-    torch.testing.assert_close(
-        activation_maps(cells, scores, torch.zeros(3, 3, dtype=torch.bool))[0], torch.tensor([0.5, 1, 0])
+    # without interferers nothing is subtracted, with no context no score counts
+    nothing = torch.zeros(3, 3, dtype=torch.bool)
+    torch.testing.assert_close(activation_maps(cells, scores, nothing, nothing)[0], torch.tensor([0.5, 1, 0]))
+    # scores count that do not interfere: row 1 in the context of token 0 alone is (1, 1, 0) beside a score of 2
+    torch.testing.assert_close(activation_maps(cells, scores, others.tril(), nothing)[1], torch.tensor([0.5, 0.5, 0]))
+    # the joint minimum is that of the scores where it is the lower: (6, 7) beside 5 and 8
+    high = activation_maps(
+        torch.tensor([[6.0, 7.0]] * 2), torch.tensor([[0.0, 5.0], [8.0, 0.0]]), others[:2, :2], nothing[:2, :2]
     )
+    torch.testing.assert_close(high, torch.tensor([[0.5, 1.0], [0.0, 0.5]]))
 
 
-def test_interferers_of_tam() -> None:
+def test_context_of_tam() -> None:
     texts = ["dog", "and", "dog"]
-    assert other_words(texts, causal=False).int().tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
-    assert other_words(texts, causal=True).int().tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+    context, rivals = context_of(texts, causal=False)
+    assert context.int().tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
+    assert rivals.int().tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+    context, rivals = context_of(texts, causal=True)
+    assert context.int().tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
+    assert rivals.int().tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
 
 
 def test_tam_reads_the_logits_at_the_cells(adapter: PaperAdapter) -> None:
@@ -205,7 +214,7 @@ def test_tam_reads_the_logits_at_the_cells(adapter: PaperAdapter) -> None:
     scores = (hidden @ HEAD).T
     for causal in (False, True):
         adapter.causal = causal  # type: ignore[misc]
-        expected = activation_maps(cells, scores, other_words(["a", "b", "c"], causal))
+        expected = activation_maps(cells, scores, *context_of(["a", "b", "c"], causal))
         filtered = ops.rank_filter(expected.view(3, 2, 2), 3).flatten(1)
         torch.testing.assert_close(maps_by(Tam(), adapter), filtered)
     # by hand, first word of a causal model: no interference; its class at the cells is (-1, 3, 1, -3), cut at 0

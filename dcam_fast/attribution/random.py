@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Wor
 
 @dataclass(frozen=True)
 class Random:
-    """Uniform noise; the same for the same seed, image size and answer.
+    """Uniform noise; the same for the same seed and image.
 
     Attributes:
         seed: of the noise.
@@ -30,7 +31,7 @@ class Random:
         self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
     ) -> Tensor:
         """See `dcam_fast.attribution.Attribution.raw_maps`."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(zlib.crc32(inputs.image.tobytes(), self.seed))
         # one map per answer position, so that a word's map does not depend on which other words are explained
         noise = torch.rand(len(trajectory.tokens), *view.cells.shape, generator=generator)
         first = torch.tensor([word.positions[0] for word in words], dtype=torch.int64)

@@ -46,37 +46,41 @@ class Tam:
         logits = adapter.logits(adapter.block(adapter.blocks - 1, hidden, inputs), rows, inputs)[0]
         scores = logits[:, answer].T  # [t, j]: token t's class read at position j
         texts = [adapter.decode(answer[i : i + 1]).strip() for i in range(len(answer))]
-        others = other_words(texts, adapter.causal).to(answer.device)
-        maps = activation_maps(cells, scores, others).view(-1, *view.cells.shape)
+        context, rivals = (mask.to(answer.device) for mask in context_of(texts, adapter.causal))
+        maps = activation_maps(cells, scores, context, rivals).view(-1, *view.cells.shape)
         return mean_by_word(ops.rank_filter(maps[positions_of(words).to(answer.device)], self.kernel_size), words)
 
 
-def other_words(texts: Sequence[str], causal: bool) -> Tensor:
-    """Which tokens of an answer may interfere with which, bool ``[T, T]``: row t, its interferers. Never tokens of the
-    same text; on a causal model only earlier ones."""
-    different = torch.tensor([[a != b for b in texts] for a in texts], dtype=torch.bool).view(len(texts), -1)
-    return different.tril() if causal else different
+def context_of(texts: Sequence[str], causal: bool) -> tuple[Tensor, Tensor]:
+    """Of the tokens of an answer, bool ``[T, T]`` each, row t: those that token t is read with, on a causal model the
+    earlier ones, otherwise all others; and of them those of another text, which may interfere with it."""
+    count = len(texts)
+    everything = torch.ones(count, count, dtype=torch.bool)
+    context = everything.tril(-1) if causal else ~torch.eye(count, dtype=torch.bool)
+    different = torch.tensor([[a != b for b in texts] for a in texts], dtype=torch.bool).view(count, count)
+    return context, context & different
 
 
-def activation_maps(cells: Tensor, scores: Tensor, others: Tensor) -> Tensor:
+def activation_maps(cells: Tensor, scores: Tensor, context: Tensor, rivals: Tensor) -> Tensor:
     """Estimated causal inference and joint normalisation.
 
     Args:
         cells: ``[T, N]``, logits of every answer token at the image's cells.
         scores: ``[T, T]``, logits of token t (row) at answer position j.
-        others: bool ``[T, T]``, see `other_words`.
+        context, rivals: bool ``[T, T]``, see `context_of`.
 
     Returns:
-        ``[T, N]`` in 0..1: 0 and 1 are the extremes of a token's map and scores together, so a word that rests on
-        other words has a weak map.
+        ``[T, N]`` in 0..1: 0 and 1 are the extremes of a token's map and its scores at its context together, so a word
+        that rests on other words has a weak map.
     """
-    maps, weights = cells.clamp(min=0), torch.where(others, scores.clamp(min=0), 0)
+    maps, scores = cells.clamp(min=0), scores.clamp(min=0)
+    weights = torch.where(rivals, scores, 0)
     interference = weights / weights.sum(1, keepdim=True).clamp(min=1e-8) @ maps
     energy = interference.square().sum(1)
     scale = (maps * interference).sum(1) / torch.where(energy > 0, energy, 1)
     maps = (maps - scale[:, None] * interference).clamp(min=0)
-    both = torch.cat((maps, weights), 1)
-    low, high = both.amin(1, keepdim=True), both.amax(1, keepdim=True)
+    low = torch.minimum(maps.amin(1), torch.where(context, scores, torch.inf).amin(1))[:, None]
+    high = torch.maximum(maps.amax(1), torch.where(context, scores, 0).amax(1))[:, None]
     return (maps - low) / (high - low).clamp(min=1e-8)
 
 

@@ -60,7 +60,7 @@ def split_words(text: str) -> tuple[list[str], list[tuple[int, int]]]:
 def find_terms(words: Sequence[str], terms: Sequence[Sequence[str]]) -> list[tuple[int, int, int]]:
     """Where a text names things: (index into ``terms``, first word, past the last), in the order of the text.
 
-    Longer terms come first, and no word counts twice: a ``hot dog`` is no ``dog``.
+    Longer terms come first, of equally long ones those of the first thing, and no word counts twice.
 
     Args:
         words: of the text, in lower case.
@@ -96,8 +96,9 @@ def named_words(words: Sequence[Word], sample: Sample) -> list[tuple[Word, int]]
             if first < last
         )
     else:
-        terms = [region.terms for region in sample.regions]
-        hits = [(first, last, owner) for owner, first, last in find_terms(texts, terms)]
+        terms = [*(region.terms for region in sample.regions), sample.compounds]
+        found = find_terms(texts, terms)
+        hits = [(first, last, owner) for owner, first, last in found if owner < len(sample.regions)]
     return [(_joined([word for _, word in parts[first:last]]), owner) for first, last, owner in hits]
 
 

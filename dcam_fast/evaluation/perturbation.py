@@ -122,15 +122,25 @@ class Perturbation:
         return mask
 
     def _run(self, images: list[NDArray[np.uint8]], wanted: list[tuple[int, int]]) -> Tensor:
-        """Log-probabilities ``[len(wanted)]``, each of (an image, a token)."""
-        left = [self.view.boxes.new_zeros(0)]
-        for start in range(0, len(wanted), self.batch):
-            part = wanted[start : start + self.batch]
-            encoded = [self.adapter.encode(images[image], self.inputs.prompt) for image, _ in part]
-            rows = torch.tensor([row for _, row in part], device=self.adapter.device)
-            for joined, some in self.adapter.batched(encoded):
-                left.append(log_probabilities(self.adapter, joined, self._rows(rows[some])))
-        return torch.cat(left)
+        """Log-probabilities ``[len(wanted)]``, each of (an image, a token). An image that several tokens ask for runs
+        once for all of them; the others run together, ``batch`` at a time."""
+        left = self.view.boxes.new_zeros(len(wanted))
+        places: dict[bytes, list[int]] = {}
+        for place, (image, _) in enumerate(wanted):
+            places.setdefault(images[image].tobytes(), []).append(place)
+        rows = torch.tensor([row for _, row in wanted], device=left.device, dtype=torch.int64)
+
+        def encode(place: int) -> Inputs:
+            return self.adapter.encode(images[wanted[place][0]], self.inputs.prompt)
+
+        for shared in (of for of in places.values() if len(of) > 1):
+            left[shared] = log_probabilities(self.adapter, encode(shared[0]), self._rows(rows[shared]))
+        alone = [of[0] for of in places.values() if len(of) == 1]
+        for start in range(0, len(alone), self.batch):
+            part = alone[start : start + self.batch]
+            for joined, some in self.adapter.batched([encode(place) for place in part]):
+                left[part[some]] = log_probabilities(self.adapter, joined, self._rows(rows[part[some]]))
+        return left
 
     def _rows(self, rows: Tensor) -> Targets:
         of = self.targets

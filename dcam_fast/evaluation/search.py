@@ -25,7 +25,9 @@ from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.objectives import ObjectiveName
 from dcam_fast.attribution.states import StateName
 from dcam_fast.config import RAW, RefineConfig
-from dcam_fast.evaluation.localisation import SELECTION_SEED, Case, Row, draw_cases, score, summarise
+from dcam_fast.evaluation.cases import Case, Metrics, measure
+from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
+from dcam_fast.evaluation.localisation import draw_cases, summarise
 from dcam_fast.models.adapter import Adapter
 
 OBJECTIVES: tuple[ObjectiveName, ...] = ("logprob", "logit", "contrast", "contrast_sum")
@@ -66,7 +68,7 @@ def ranked(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def compare_raw(adapter: Adapter[Any], cases: list[Case]) -> list[dict[str, Any]]:
     """The first round: one entry per method, best first."""
-    rows: dict[tuple[Any, ...], list[Row]] = {}
+    rows: dict[tuple[Any, ...], list[Metrics]] = {}
     combinations = list(itertools.product(OBJECTIVES, STATES))
     every = tuple(range(adapter.blocks - 1))
     for case in tqdm(cases, "raw maps"):
@@ -79,7 +81,7 @@ def compare_raw(adapter: Adapter[Any], cases: list[Case]) -> list[dict[str, Any]
                     *((captured[b].activations, captured[b].gradients) for b in blocks), strict=True
                 )
                 maps = ops.pool(activations, gradients, view.cells.flatten(), aggregation).view(-1, *view.cells.shape)
-                rows.setdefault((objective, state, aggregation, blocks), []).extend(score(adapter, case, maps, False))
+                rows.setdefault((objective, state, aggregation, blocks), []).append(measure(case, maps))
     entries = [
         {"objective": objective, "state": state, "aggregation": aggregation, "blocks": list(blocks)} | summarise(of)
         for (objective, state, aggregation, blocks), of in rows.items()
@@ -89,7 +91,7 @@ def compare_raw(adapter: Adapter[Any], cases: list[Case]) -> list[dict[str, Any]
 
 def compare_profiles(adapter: Adapter[Any], cases: list[Case], method: Method) -> list[dict[str, Any]]:
     """The second round: one entry per refinement of ``method``'s raw maps, best first."""
-    rows: dict[RefineConfig, list[Row]] = {}
+    rows: dict[RefineConfig, list[Metrics]] = {}
     for case in tqdm(cases, "profiles"):
         view = case.inputs.views[0]
         targets = build_targets(case.trajectory, case.positions, method.state, adapter.mask_token)
@@ -99,7 +101,7 @@ def compare_profiles(adapter: Adapter[Any], cases: list[Case], method: Method) -
         repetition = ops.repetition_ratio(case.trajectory.tokens[: case.trajectory.length])
         for config in profiles():
             maps = ops.refine(raw, config, repetition=repetition, image_side=case.inputs.side)
-            rows.setdefault(config, []).extend(score(adapter, case, maps, False))
+            rows.setdefault(config, []).append(measure(case, maps))
     entries = [summarise(of) | {"profile": asdict(config)} for config, of in rows.items()]
     return ranked(entries)
 

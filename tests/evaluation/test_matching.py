@@ -94,6 +94,16 @@ def test_terms_name_the_words_of_another_answer() -> None:
     assert named_words(words("nothing of it"), sample()) == []
 
 
+def test_a_compound_is_not_what_its_words_are() -> None:
+    alone = sample()
+    blocked = Sample("x", alone.image, None, "", alone.regions, ("hot dog", "red ball"))
+    assert named_words(words("a hot dog a dog a red ball"), blocked) == [
+        (Word("dog", (4,)), 0),
+        (Word("red ball", (6, 7)), 1),
+    ], "a region's own phrase comes first"
+    assert named_words(words("a hot dog"), alone) == [(Word("dog", (2,)), 0)]
+
+
 def test_a_word_of_several_tokens_and_of_several_parts() -> None:
     answer = (Word("red/ball", (0, 1)), Word("dog", (2, 3)))
     assert named_words(answer, sample()) == [(Word("red/ball", (0, 1)), 1), (Word("dog", (2, 3)), 0)]

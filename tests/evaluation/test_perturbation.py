@@ -42,6 +42,9 @@ class BrightAdapter(Adapter[BrightInputs]):
     mask_token = 5
     default_prompt = "?"
 
+    def __init__(self) -> None:
+        self.canvases: list[int] = []
+
     def encode(self, image: NDArray[np.uint8], prompt: str) -> BrightInputs:
         y, x = torch.meshgrid(torch.arange(0.0, 4, 2), torch.arange(0.0, 6, 2), indexing="ij")
         view = ImageView("image", torch.arange(6).view(2, 3), torch.stack((x, y, x + 2, y + 2), -1))
@@ -52,6 +55,7 @@ class BrightAdapter(Adapter[BrightInputs]):
         return TRAJECTORY
 
     def embed(self, inputs: BrightInputs, canvases: Tensor) -> Hidden:
+        self.canvases.append(len(canvases))
         return Hidden(torch.zeros(1, 6, 1), torch.zeros(*canvases.shape, 1))
 
     def block(self, index: int, hidden: Hidden, inputs: BrightInputs) -> Hidden:
@@ -96,7 +100,9 @@ def test_a_phrase_has_the_geometric_mean_of_its_tokens() -> None:
     adapter = BrightAdapter()
     inputs = adapter.encode(IMAGE, "?")
     both = Perturbation(adapter, inputs, TRAJECTORY, [Word("left right", (0, 1))], shares=(1 / 6,))
+    adapter.canvases.clear()
     curves = both.curves(torch.eye(6)[:1].view(1, 2, 3))
+    assert adapter.canvases == [2, 2], "both tokens in one pass for each of the two images"
     assert curves.deletion[0].tolist() == pytest.approx(
         [(sigmoid(x) * sigmoid(-x)) ** 0.5 for x in (1, -1, 0)], abs=1e-6
     )

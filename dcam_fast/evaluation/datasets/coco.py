@@ -47,6 +47,8 @@ class CocoCaptions(Sequence[Sample]):
             self._entries = [
                 entry for entry in instances["images"] if entry["id"] in self._captions and self._instances[entry["id"]]
             ]
+            every = (term for name in self._names.values() for term in category_terms(name))
+            self._compounds = tuple(term for term in every if " " in term)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"coco: annotations must be in COCO's format, got '{self._path}': {error!r}") from error
 
@@ -76,10 +78,11 @@ class CocoCaptions(Sequence[Sample]):
         words, offsets = split_words(caption)
         terms = {name: category_terms(name) for name, mask in found.items() if mask.any()}
         spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        for owner, first, last in find_terms(words, list(terms.values())):
-            spans[list(terms)[owner]].append((offsets[first][0], offsets[last - 1][1]))
+        for owner, first, last in find_terms(words, [*terms.values(), self._compounds]):
+            if owner < len(terms):
+                spans[list(terms)[owner]].append((offsets[first][0], offsets[last - 1][1]))
         regions = (Region(name, found[name], tuple(spans[name]), of) for name, of in terms.items())
-        return Sample(str(entry["id"]), image, None, caption, tuple(regions))
+        return Sample(str(entry["id"]), image, None, caption, tuple(regions), self._compounds)
 
 
 def category_terms(name: str) -> tuple[str, ...]:

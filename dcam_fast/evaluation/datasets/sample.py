@@ -39,6 +39,7 @@ class Sample:
         prompt: what to ask; None: the model's own request for a caption.
         caption: the reference, empty where there is none.
         regions: what has a mask.
+        compounds: phrases in lower case whose words name something else than they do alone: a ``hot dog`` is no dog.
 
     Raises ValueError where a mask does not fit the image.
     """
@@ -48,6 +49,7 @@ class Sample:
     prompt: str | None
     caption: str
     regions: tuple[Region, ...]
+    compounds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for region in self.regions:

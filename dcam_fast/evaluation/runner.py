@@ -1,0 +1,256 @@
+"""Methods over a dataset, one record a sample, into a folder: a run that was stopped goes on where it stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import torch
+from torch import Tensor
+
+import dcam_fast
+from dcam_fast.attribution.attribution import Attribution
+from dcam_fast.attribution.methods import METHODS, describe
+from dcam_fast.evaluation.aggregate import Aggregate, Estimate
+from dcam_fast.evaluation.cases import Case, case_maps, curve_metrics, mask_maps, measure, prepare
+from dcam_fast.evaluation.datasets import Dataset
+from dcam_fast.evaluation.perturbation import SHARES, Perturbation
+from dcam_fast.evaluation.randomisation import randomisation_test
+from dcam_fast.models.adapter import Adapter
+
+SCHEMA: Final = 1
+TRUE_MASK: Final = "true_mask"  # not a method, for it knows the answer: the upper end of the scale
+RUN: Final = "run.json"
+RECORDS: Final = "records.jsonl"
+SUMMARY: Final = "summary.json"
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes two runs comparable, and a stopped one the same as its continuation.
+
+    Attributes:
+        model, attention: as `dcam_fast.models.load` takes them.
+        data: as `open_dataset` takes it.
+        methods: names of `METHODS`, or `TRUE_MASK`.
+        seed: of the scenes.
+        steps, block_length: of the generation; None: the model's own.
+        shares: of the cells, at which the deletion and insertion curves are measured.
+        randomised: how many of the first samples get the model-randomisation test.
+
+    Raises ValueError for a method there is none of.
+    """
+
+    model: str
+    data: str
+    methods: tuple[str, ...]
+    seed: int
+    attention: str | None = None
+    steps: int | None = None
+    block_length: int | None = None
+    shares: tuple[float, ...] = SHARES
+    randomised: int = 0
+
+    def __post_init__(self) -> None:
+        known = (*METHODS, TRUE_MASK)
+        if not self.methods or len(set(self.methods)) != len(self.methods):
+            raise ValueError(
+                f"evaluate: methods must be one at least, each once, got {', '.join(self.methods) or 'none'}"
+            )
+        for name in self.methods:
+            if name not in known:
+                raise ValueError(f"evaluate: method must be one of {', '.join(known)}, got {name!r}")
+
+    @property
+    def attributions(self) -> dict[str, Attribution]:
+        """The methods by name, without the true mask."""
+        return {name: METHODS[name] for name in self.methods if name != TRUE_MASK}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a folder of records says.
+
+    Attributes:
+        samples: how many were run. named: how many of them had a word that names a region. words: how many such.
+        table: for each method, for each metric, its mean over words with a bootstrap interval.
+        curves: for each method, ``deletion`` and ``insertion``: mean probability at each share of the cells.
+        randomisation: for each method, mean correlation after each further block; empty without the test.
+        seconds: of computing, all runs together.
+    """
+
+    samples: int
+    named: int
+    words: int
+    shares: tuple[float, ...]
+    table: dict[str, dict[str, Estimate]]
+    curves: dict[str, dict[str, list[float]]]
+    randomisation: dict[str, list[float]]
+    seconds: float
+
+
+def all_maps(adapter: Adapter[Any], case: Case, settings: Settings) -> dict[str, Tensor]:
+    """The maps ``[T, h, w]`` of a case by every method of a run, in its order."""
+    maps = case_maps(adapter, case, settings.attributions)
+    if TRUE_MASK in settings.methods:
+        maps[TRUE_MASK] = mask_maps(case)
+    return {name: maps[name] for name in settings.methods}
+
+
+def evaluate_sample(adapter: Adapter[Any], dataset: Dataset, index: int, settings: Settings) -> Record:
+    """The record of one sample: its answer, the words that name something, and what was measured of their maps."""
+    started = time.perf_counter()
+    sample = dataset[index]
+    answer, case = prepare(adapter, sample, settings.steps, settings.block_length)
+    record: Record = {"index": index, "id": sample.id, "answer": answer, "words": [], "methods": {}}
+    if case is not None:
+        owners = case.owners.tolist()
+        record["words"] = [
+            {"text": word.text, "positions": word.positions, "region": sample.regions[owner].name}
+            for word, owner in zip(case.words, owners, strict=True)
+        ]
+        perturbation = Perturbation(adapter, case.inputs, case.trajectory, case.words, settings.shares)
+        for name, maps in all_maps(adapter, case, settings).items():
+            curves = perturbation.curves(maps)
+            record["methods"][name] = {
+                "metrics": measure(case, maps) | curve_metrics(curves),
+                "deletion": curves.deletion.tolist(),
+                "insertion": curves.insertion.tolist(),
+            }
+        if index < settings.randomised:
+            record["randomisation"] = randomisation_test(
+                adapter, case.inputs, case.trajectory, case.words, settings.attributions, settings.seed
+            )
+    return record | {"seconds": time.perf_counter() - started}
+
+
+def run(
+    adapter: Adapter[Any],
+    dataset: Dataset,
+    settings: Settings,
+    folder: Path,
+    limit: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Record]:
+    """Evaluates the first ``limit`` samples, those that ``folder`` holds no record of, and returns all their records.
+
+    Every record is on the disk before the next sample is begun. What a killed run had written of a record is removed.
+
+    Args:
+        progress: called with how many samples are done and how many there are, at first and after each.
+
+    Raises:
+        ValueError: where the folder holds a run of other settings or records that are not this program's.
+        BlockingIOError: where another run is writing to it.
+    """
+    total = min(limit, len(dataset))
+    with _open_records(folder, settings) as (file, records):
+        done = {record["index"] for record in records}
+        left = [index for index in range(total) if index not in done]
+        progress(total - len(left), total)
+        for count, index in enumerate(left, total - len(left) + 1):
+            record = evaluate_sample(adapter, dataset, index, settings)
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+            records.append(record)
+            progress(count, total)
+    return sorted((record for record in records if record["index"] < total), key=lambda record: record["index"])
+
+
+@contextmanager
+def _open_records(folder: Path, settings: Settings) -> Iterator[tuple[IO[str], list[Record]]]:
+    """The file of records, open at its end and locked, and the whole records that it holds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RECORDS
+    with path.open("a+", encoding="ascii") as file:  # so a killed run cuts no character in two
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"evaluate: out must be free, got '{folder}', which another run writes to") from error
+        _check_settings(folder, settings, path.stat().st_size > 0)
+        file.seek(0)
+        text = file.read()
+        whole = text[: text.rfind("\n") + 1]
+        try:
+            records = [json.loads(line) for line in whole.split("\n")[:-1]]
+            indices = [record["index"] for record in records]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"evaluate: out must hold records of a run, got '{path}': {error!r}") from error
+        if len(set(indices)) != len(indices):
+            raise ValueError(f"evaluate: out must hold one record a sample, got '{path}' with some twice")
+        file.seek(len(whole))
+        file.truncate()
+        yield file, records
+
+
+def _check_settings(folder: Path, settings: Settings, begun: bool) -> None:
+    """Writes what the run is, or raises ValueError where the folder holds another one."""
+    facts = {
+        "schema": SCHEMA,
+        "dcam_fast": dcam_fast.__version__,
+        **json.loads(json.dumps(asdict(settings))),
+        "settings": {
+            name: {key: str(value) for key, value in {**describe(m), "profile": m.profile}.items()}
+            for name, m in settings.attributions.items()
+        },
+    }
+    path = folder / RUN
+    if not begun:
+        path.write_text(json.dumps(facts | {"torch": torch.__version__}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        return
+    try:
+        former = json.loads(path.read_text("utf-8"))
+        differing = [name for name, value in facts.items() if former.get(name) != value]
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"evaluate: out must be empty or hold a run, got '{folder}' without a sound {RUN}") from error
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"evaluate: {name} must be what the run in '{folder}' began with, {former.get(name)}, got {facts[name]}"
+        )
+
+
+def summarise(records: list[Record], settings: Settings) -> Summary:
+    """Means over words, with intervals from resampled samples."""
+    named = [record for record in records if record["words"]]
+    table, curves = {}, {}
+    for name in settings.methods:
+        gathered = Aggregate()
+        for record in named:
+            gathered.update(record["methods"][name]["metrics"])
+        table[name] = gathered.compute(seed=settings.seed)
+        curves[name] = {
+            kind: _column_means([row for record in named for row in record["methods"][name][kind]])
+            for kind in ("deletion", "insertion")
+        }
+    tested = [record["randomisation"] for record in named if "randomisation" in record]
+    return Summary(
+        samples=len(records),
+        named=len(named),
+        words=sum(len(record["words"]) for record in named),
+        shares=(0.0, *settings.shares, 1.0),
+        table=table,
+        curves=curves,
+        randomisation={name: _column_means([one[name] for one in tested]) for name in tested[0]} if tested else {},
+        seconds=sum(record["seconds"] for record in records),
+    )
+
+
+def _column_means(rows: list[list[float]]) -> list[float]:
+    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+
+def write_summary(summary: Summary, settings: Settings, folder: Path) -> None:
+    """Writes `SUMMARY` into the run's folder."""
+    facts: Mapping[str, object] = asdict(settings) | asdict(summary)
+    (folder / SUMMARY).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")

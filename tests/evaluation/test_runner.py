@@ -1,0 +1,363 @@
+"""The runner and its report: nothing is lost, counted twice or mixed; what a killed run wrote is gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from dcam_fast import cli, ops
+from dcam_fast.attribution import METHODS
+from dcam_fast.evaluation import report, runner
+from dcam_fast.evaluation.aggregate import Estimate
+from dcam_fast.evaluation.cases import case_maps, mask_maps, measure, prepare
+from dcam_fast.evaluation.datasets import ImageFolder, Region, Sample, Scenes
+from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
+from dcam_fast.evaluation.runner import RECORDS, RUN, Settings, Summary, run, summarise
+from dcam_fast.models.tiny import scenes
+from dcam_fast.models.tiny.adapter import TinyAdapter
+
+SETTINGS = Settings("tiny", "scenes", ("random", "true_mask"), SELECTION_SEED, shares=(0.1,))
+
+
+@pytest.fixture(scope="module")
+def adapter() -> TinyAdapter:
+    return TinyAdapter()
+
+
+@pytest.fixture(scope="module")
+def finished(adapter: TinyAdapter, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run(adapter, Scenes(4, SELECTION_SEED), SETTINGS, folder, 4)
+
+
+def without_seconds(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in json_of(records)]
+
+
+def json_of(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / RECORDS).read_text().splitlines()]
+
+
+def test_records_hold_every_word_and_metric(finished: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, records = finished
+    assert [record["index"] for record in records] == [0, 1, 2, 3]
+    assert read(folder) == json_of(records)
+    sample = Scenes(4, SELECTION_SEED)[0]
+    assert records[0]["answer"] == sample.caption.replace(" ,", ",")
+    named = [(word["text"], word["region"]) for word in records[0]["words"]]
+    assert named == [(word, region.name) for region in sample.regions for word in region.name.split()]
+    assert [len(record["words"]) for record in records] == [9, 9, 6, 0]  # the last answer has an error
+    for record in records[:3]:
+        assert tuple(record["methods"]) == SETTINGS.methods
+        for of in record["methods"].values():
+            assert len(of["deletion"]) == len(of["insertion"]) == len(record["words"])
+            assert all(len(row) == 3 for row in of["deletion"])
+            for metric, values in of["metrics"].items():
+                assert len(values) == (1 if metric == "specificity" else len(record["words"]))
+                assert np.isfinite(values).all()
+    assert min(records[0]["methods"]["true_mask"]["metrics"]["iou"]) > 0.5
+
+
+def test_a_killed_process_goes_on_where_it_stopped(finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    """A real process, killed without notice while it works; what comes out equals a run in one go."""
+    command = [sys.executable, "-m", "dcam_fast", "evaluate", "--limit", "4", "--out", str(tmp_path), "--share", "0.1"]
+    command += [part for method in SETTINGS.methods for part in ("--method", method)]
+    path = tmp_path / RECORDS
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ)
+    deadline = time.monotonic() + 120
+    while not (path.exists() and b"\n" in path.read_bytes()):
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert 1 <= path.read_bytes().count(b"\n") < 4, "it was to be killed before the end"
+    with path.open("ab") as file:  # what a process that was killed within a write leaves
+        file.write(b'{"index": 2, "id": "sce')
+    finish = CliRunner().invoke(cli.app, command[3:])
+    assert finish.exit_code == 0, finish.output
+    assert without_seconds(read(tmp_path)) == without_seconds(finished[1])
+    before = path.read_bytes()
+    again = CliRunner().invoke(cli.app, command[3:])
+    assert again.exit_code == 0
+    assert path.read_bytes() == before, "a finished run has nothing left to do"
+
+
+def test_a_longer_run_goes_on_and_a_shorter_one_reads(
+    adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    dataset = Scenes(4, SELECTION_SEED)
+    seen: list[tuple[int, int]] = []
+    run(adapter, dataset, SETTINGS, tmp_path, 2)
+    longer = run(adapter, dataset, SETTINGS, tmp_path, 3, lambda done, total: seen.append((done, total)))
+    assert seen == [(2, 3), (3, 3)]
+    assert without_seconds(longer) == without_seconds(finished[1][:3])
+    assert len(run(adapter, dataset, SETTINGS, tmp_path, 1)) == 1
+    assert len(read(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"methods": ("random",)},
+            r"evaluate: methods must be what the run in '.*' began with, \['random', 'true_mask'\]",
+        ),
+        ({"seed": 1}, f"evaluate: seed must be what the run in '.*' began with, {SELECTION_SEED}, got 1"),
+        ({"shares": (0.2,)}, r"evaluate: shares must be what the run in '.*' began with, \[0.1\], got \[0.2\]"),
+    ],
+)
+def test_another_run_in_the_folder_is_refused(
+    adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], change: dict[str, Any], message: str
+) -> None:
+    folder, _ = finished
+    before = (folder / RECORDS).read_bytes()
+    with pytest.raises(ValueError, match=message):
+        run(adapter, Scenes(4, SELECTION_SEED), replace(SETTINGS, **change), folder, 4)
+    assert (folder / RECORDS).read_bytes() == before
+
+
+def test_a_methods_settings_belong_to_the_run(
+    adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "random", replace(METHODS["random"], seed=5))  # type: ignore[type-var]
+    with pytest.raises(ValueError, match="evaluate: settings must be what the run in"):
+        run(adapter, Scenes(4, SELECTION_SEED), SETTINGS, finished[0], 4)
+
+
+def test_foreign_and_doubled_records_are_refused(
+    adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    dataset = Scenes(4, SELECTION_SEED)
+    (tmp_path / RUN).write_bytes((finished[0] / RUN).read_bytes())
+    line = (finished[0] / RECORDS).read_text().splitlines(keepends=True)[0]
+    (tmp_path / RECORDS).write_text(line + line)
+    with pytest.raises(ValueError, match="evaluate: out must hold one record a sample, got"):
+        run(adapter, dataset, SETTINGS, tmp_path, 4)
+    (tmp_path / RECORDS).write_text("not JSON\n")
+    with pytest.raises(ValueError, match="evaluate: out must hold records of a run, got"):
+        run(adapter, dataset, SETTINGS, tmp_path, 4)
+    (tmp_path / RUN).write_text("{")
+    with pytest.raises(
+        ValueError, match=r"evaluate: out must be empty or hold a run, got .* without a sound run\.json"
+    ):
+        run(adapter, dataset, SETTINGS, tmp_path, 4)
+
+
+def test_two_runs_do_not_write_to_one_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
+    dataset = Scenes(2, SELECTION_SEED)
+
+    def intrude(done: int, total: int) -> None:
+        with pytest.raises(BlockingIOError, match=r"evaluate: out must be free, got .* which another run writes to"):
+            run(adapter, dataset, SETTINGS, tmp_path, 1)
+
+    assert len(run(adapter, dataset, SETTINGS, tmp_path, 1, intrude)) == 1
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ((), "evaluate: methods must be one at least, each once, got none"),
+        (("tam", "tam"), "evaluate: methods must be one at least, each once, got tam, tam"),
+        (("best",), "evaluate: method must be one of default, published, .*, true_mask, got 'best'"),
+    ],
+)
+def test_methods_are_checked(methods: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings("tiny", "scenes", methods, 0)
+
+
+# ------------------------------------------------------------------------------------------------------------- cases
+
+
+def test_a_case_of_a_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
+    """The words are found by their terms, the image may have any size, and an answer may name nothing."""
+    scene = scenes.sample_scene(np.random.default_rng(8), 96, 160, 2)
+    for name, text in (
+        ("a", f"{scene.objects[0].shape}\n{scene.objects[1].color} {scene.objects[1].shape}"),
+        ("b", "dog"),
+    ):
+        Image.fromarray(scene.image).save(tmp_path / f"{name}.png")
+        labels = sum(
+            (i + 1) * item.mask.astype(np.uint8) for i, item in enumerate(scene.objects[: len(text.split("\n"))])
+        )
+        Image.fromarray(np.asarray(labels, np.uint8)).save(tmp_path / f"{name}.mask.png")
+        (tmp_path / f"{name}.txt").write_text(text)
+    dataset = ImageFolder(tmp_path)
+    answer, case = prepare(adapter, dataset[0])
+    assert answer == " ".join(scenes.caption(scene).answer)
+    assert case is not None
+    assert [word.text for word in case.words] == [region.name for region in dataset[0].regions]
+    assert torch.equal(case.masks[0], torch.from_numpy(scene.objects[0].mask))
+    assert torch.equal(case.others[0], torch.from_numpy(scene.objects[1].mask))
+    maps = case_maps(adapter, case, {"default": METHODS["default"]})["default"]
+    per_token = case_maps(adapter, case, {"default": METHODS["default"]}, adapter.words(case.trajectory))["default"]
+    assert maps.shape == (2, 10, 16)
+    assert torch.equal(maps[0], per_token[case.words[0].positions[0]])
+    assert prepare(adapter, dataset[1]) == (answer, None)
+    records = run(adapter, dataset, replace(SETTINGS, data="folder", randomised=1), tmp_path / "out", 9)
+    assert [len(record["words"]) for record in records] == [2, 0]
+    summary = summarise(records, SETTINGS)
+    assert (summary.samples, summary.named, summary.words) == (2, 1, 2)
+    assert summary.randomisation["random"] == pytest.approx([1] * 6)
+
+
+def test_true_masks_as_maps_by_hand(adapter: TinyAdapter) -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[:8, :6] = True
+    _, case = prepare(
+        adapter, Sample("x", np.zeros((64, 64, 3), np.uint8), None, "", (Region("a", mask, terms=("a",)),))
+    )
+    assert case is not None
+    cells = mask_maps(case)[0]
+    assert cells.shape == (16, 16)  # of 4 x 4 pixels
+    assert cells[:2, :2].tolist() == [[1, 0.5], [1, 0.5]]
+    assert cells.sum() == 3
+
+
+def test_measures_by_hand(adapter: TinyAdapter) -> None:
+    sample = Scenes(1, SELECTION_SEED)[0]
+    _, case = prepare(adapter, sample)
+    assert case is not None
+    maps = mask_maps(case)
+    measured = measure(case, maps)
+    assert measured["hit"] == [1.0] * len(case.words)
+    swapped = mask_maps(replace(case, masks=case.masks.roll(3, 0)))  # each word points at the next object
+    astray = measure(case, swapped)
+    assert (astray["hit"], astray["wrong"]) == ([0.0] * len(case.words), [1.0] * len(case.words))
+    same = measure(case, maps[:1].expand(len(maps), -1, -1))
+    assert same["specificity"] == pytest.approx([1])
+    one_object = replace(case, owners=torch.zeros_like(case.owners))
+    assert measure(one_object, maps)["specificity"] == []
+
+
+# ------------------------------------------------------------------------------------------------------------ report
+
+
+def estimates(**values: float) -> dict[str, Estimate]:
+    return {name: Estimate(value, value - 0.1, value + 0.1, 7) for name, value in values.items()}
+
+
+SUMMARY = Summary(
+    samples=5,
+    named=3,
+    words=7,
+    shares=(0.0, 0.1, 1.0),
+    table={
+        "tam": estimates(hit=0.5, wrong=0.2, func_iou=0.9, contrast=40, deletion_area=0.3, **{"deletion_10%": 0.7}),
+        "random": estimates(hit=0.25, wrong=0.1, func_iou=0.5, contrast=1, deletion_area=0.3, **{"deletion_10%": 0.8}),
+        "true_mask": estimates(hit=1, wrong=0, func_iou=0.8, contrast=70, deletion_area=0.1, **{"deletion_10%": 0.1}),
+    },
+    curves={name: {"deletion": [1, 0.5, 0], "insertion": [0, 0.5, 1]} for name in ("tam", "random", "true_mask")},
+    randomisation={"tam": [0.5, 0.25]},
+    seconds=1.0,
+)
+
+
+def test_winners_are_the_best_methods_and_no_true_mask() -> None:
+    assert report.winners(SUMMARY, "hit", True) == {"tam"}
+    assert report.winners(SUMMARY, "wrong", False) == {"random"}
+    assert report.winners(SUMMARY, "deletion_area", False) == {"tam", "random"}
+    assert report.winners(SUMMARY, "func_iou", None) == set()
+
+
+def test_markdown_and_page_say_the_same() -> None:
+    settings = replace(SETTINGS, methods=("tam", "random", "true_mask"))
+    picture = np.zeros((4, 4, 3), np.uint8)
+    shown = [report.Shown("Best 1: “<b>” in “x”", "best-1", ("the mask", "tam"), (picture, picture))]
+    markdown = report.to_markdown(SUMMARY, settings, shown)
+    assert "7 words of 3 answers that name something annotated, of 5 samples of scenes, answered by tiny." in markdown
+    assert "| tam | **0.500** (0.400 to 0.600) | 0.200 (0.100 to 0.300) |" in markdown
+    assert "| random | 0.250 (0.150 to 0.350) | **0.100** (0.000 to 0.200) |" in markdown
+    assert "| pointing ↑ | on another object ↓ | Func-IoU | contrast (median) ↑ |" in markdown
+    assert "| deletion, area ↓ | deletion at 10% ↓ |" in markdown
+    assert "| tam | 0.50 | 0.25 |" in markdown
+    assert "![best-1](pictures/best-1.png)" in markdown
+    page = report.to_html(SUMMARY, settings, shown, report.draw_curves(SUMMARY))
+    assert '<td class="best">0.500<small>0.400 to 0.600</small>' in page
+    assert "“&lt;b&gt;”" in page
+    assert "<b>” in" not in page
+    assert page.count('<img src="data:image/') == 3
+    assert "{{" not in page
+    assert not re.search(r"""(?:src|href)=["']?https?:""", page)
+
+
+def test_extremes() -> None:
+    records = [
+        {"index": index, "words": ["x"] * len(values), "methods": {"tam": {"metrics": {"f3": values}}}}
+        for index, values in enumerate(([0.9, 0.8], [0.1], [], [0.5, 0.7], [0.3], [0.2], [0.4], [0.6]))
+    ]
+    chosen = report.extremes(records, "tam")
+    assert [(label, index, word) for label, index, word, _ in chosen] == [
+        ("best", 0, 0),
+        ("best", 3, 1),
+        ("best", 7, 0),
+        ("worst", 1, 0),
+        ("worst", 5, 0),
+        ("worst", 4, 0),
+    ]
+
+
+def test_report_of_a_run(adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    records = finished[1]
+    summary = summarise(records, SETTINGS)
+    values = [value for record in records[:3] for value in record["methods"]["random"]["metrics"]["f3"]]
+    assert summary.table["random"]["f3"].value == pytest.approx(np.mean(values))
+    assert summary.words == len(values)
+    report.write_report(adapter, Scenes(4, SELECTION_SEED), SETTINGS, records, summary, tmp_path)
+    names = sorted(path.name for path in (tmp_path / report.PICTURES).iterdir())
+    assert names == ["best-1.png", "best-2.png", "best-3.png", "curves.png"]
+    strip = np.asarray(Image.open(tmp_path / report.PICTURES / "best-1.png"))
+    assert strip.shape == (160, 3 * 160 + 2 * 6, 3)
+    _, index, word, value = report.extremes(records, "random")[0]
+    assert f"F3 of random {value:.2f}" in (tmp_path / report.MARKDOWN).read_text()
+    _, case = prepare(adapter, Scenes(4, SELECTION_SEED)[index])
+    assert case is not None
+    truth = mask_maps(case)[word : word + 1]
+    image = torch.from_numpy(report.resized(case.sample.image, 160, 160))
+    expected = ops.overlay(truth, image, case.inputs.views[0].boxes * (160 / 128))[0]
+    assert np.array_equal(strip[:, -160:], expected.numpy()), "the last picture is the true mask's"
+
+
+def test_an_empty_run_has_a_report(adapter: TinyAdapter, tmp_path: Path) -> None:
+    summary = summarise([], SETTINGS)
+    runner.write_summary(summary, SETTINGS, tmp_path)
+    report.write_report(adapter, Scenes(0, 0), SETTINGS, [], summary, tmp_path)
+    assert "0 words of 0 answers" in (tmp_path / report.PAGE).read_text()
+
+
+# --------------------------------------------------------------------------------------------------------------- CLI
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "best"], "error: evaluate: method must be one of default"),
+        (["--data", "imagenet"], "error: evaluate: data must be scenes, coco:FOLDER"),
+        (["--data", "folder:/no/such"], "error: folder: folder must exist, got '/no/such'"),
+        (["--model", "none"], "error: load: model must be 'tiny'"),
+    ],
+)
+def test_wrong_options_are_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["evaluate", "--out", str(tmp_path / "out"), *arguments])
+    assert result.exit_code == 1
+    assert message in result.output
+    assert not (tmp_path / "out").exists()

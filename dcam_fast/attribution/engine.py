@@ -127,7 +127,11 @@ def differentiate(
             slots = [slot for slot, canvas in enumerate(one.canvases) if index < len(canvas.maps)]
             chosen = [one.canvases[slot].maps[index] for slot in slots]
             with torch.enable_grad():
-                score = _score(adapter, inputs, one, slots, [rows for _, rows in chosen], targets, objective)
+                scores = [
+                    _score(adapter, inputs, one.top, slot, rows, targets, objective)
+                    for slot, (_, rows) in zip(slots, chosen, strict=True)
+                ]
+                score = torch.stack(scores).sum()
             hand = functools.partial(_hand, consume, one.kept, slots, torch.tensor([number for number, _ in chosen]))
             _pull(score, one.kept, hand, again=index + 1 < rounds or not one.last)
 
@@ -163,25 +167,17 @@ def _grouped(targets: Targets) -> list[_Canvas]:
 def _score(
     adapter: Adapter[Any],
     inputs: Inputs,
-    one: _Pass,
-    slots: list[int],
-    rows: list[list[int]],
+    top: Hidden,
+    slot: int,
+    rows: list[int],
     targets: Targets,
     objective: Objective,
 ) -> Tensor:
-    """Sum of the objectives of the targets ``rows[i]`` at canvas ``slots[i]``; the LM head sees only their rows."""
-    width = max(map(len, rows))
-    asked = torch.zeros(len(one.canvases), 2 * width, dtype=torch.int64, device=targets.positions.device)
-    places, flat = [], []
-    for slot, of in zip(slots, rows, strict=True):
-        asked[slot, : len(of)] = targets.positions[of]
-        asked[slot, width : width + len(of)] = targets.distractors[of]
-        places += [(slot, column) for column in range(len(of))]
-        flat += of
-    logits = adapter.logits(one.top, asked, inputs)
-    slot, column = torch.tensor(places, device=logits.device).T
-    scores = Scores(logits[slot, column], logits[slot, column + width], targets.tokens[flat])
-    return evaluate(objective, scores).sum()
+    """Sum of the objectives of the targets in ``rows`` at canvas ``slot``. The LM head sees only their rows, and those
+    of one canvas at a time, so that a target's rounding does not depend on its company."""
+    asked = torch.cat((targets.positions[rows], targets.distractors[rows]))[None]
+    logits = adapter.logits(_rows(top, slice(slot, slot + 1)), asked, inputs)[0]
+    return evaluate(objective, Scores(logits[: len(rows)], logits[len(rows) :], targets.tokens[rows])).sum()
 
 
 def _pull(score: Tensor, kept: list[Tensor], hand: Callable[[int, Tensor], None], again: bool) -> None:
@@ -322,10 +318,10 @@ def _with_shared_image(
     limit = allowance(adapter.device)
     with torch.no_grad():
         hidden = adapter.embed(inputs, torch.stack([canvas.tokens for canvas in canvases]))
-        image, states = hidden.image, list(_require(hidden.canvas).split(_fitting(hidden)))
+        image, states = hidden.image, _require(hidden.canvas).split(1)
         for index in range(blocks[0] + 1):
             image, context = adapter.prefix_block(index, image, inputs)
-            states = [adapter.canvas_block(index, some, context, inputs) for some in states]
+            states = tuple(adapter.canvas_block(index, state, context, inputs) for state in states)
         del context, hidden
     image = image.detach().requires_grad_()
     kept, contexts, meter = [image], [], Meter(limit)
@@ -337,7 +333,7 @@ def _with_shared_image(
                 kept.append(image)
         with torch.no_grad():
             upper = _run_prefix(adapter, image, inputs, range(end, adapter.blocks))[1]
-        for index, state in enumerate(itertools.chain.from_iterable(part.split(1) for part in states)):
+        for index, state in enumerate(states):
             with torch.enable_grad(), Meter(limit - meter.bytes):
                 canvas = compiled(_run_canvas)(adapter, state, contexts, inputs, range(blocks[0] + 1, end))
             if end < adapter.blocks:

@@ -50,7 +50,8 @@ def evaluate(objective: Objective, scores: Scores) -> Tensor:
         return torch.stack(values)
     match objective:
         case "logprob":
-            return _produced(scores.target.log_softmax(-1), scores.tokens)
+            # the gradient of a token that is nearly certain is 1 - p, which float32 would lose
+            return _produced(scores.target.double().log_softmax(-1), scores.tokens).float()
         case "logit":
             return _produced(scores.target, scores.tokens)
         case "contrast":

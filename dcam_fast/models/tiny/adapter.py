@@ -24,10 +24,11 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class TinyInputs(Inputs):
-    """``pixels``: float32 ``[1, 3, H, W]``. ``prompt_tokens``: int64 ``[1, P]``.
-    ``rotary_*``: tables of the streams."""
+    """``pixels``: float32 ``[1, 3, H, W]``. ``embedded``: ``[1, N, D]``, what the vision tower makes of them.
+    ``prompt_tokens``: int64 ``[1, P]``. ``rotary_*``: tables of the streams."""
 
     pixels: Tensor
+    embedded: Tensor
     prompt_tokens: Tensor
     rotary_prefix: tuple[Tensor, Tensor]
     rotary_canvas: tuple[Tensor, Tensor]
@@ -100,11 +101,16 @@ class TinyAdapter(Adapter[TinyInputs]):
             views=(view,),
             side=min(pixels.shape[2:]),
             pixels=pixels,
+            embedded=self._embed_image(pixels),
             prompt_tokens=tokens,
             rotary_prefix=(cos[:prefix], sin[:prefix]),
             rotary_canvas=(cos[prefix:], sin[prefix:]),
             rotary_joint=(cos, sin),
         )
+
+    @torch.no_grad()
+    def _embed_image(self, pixels: Tensor) -> Tensor:
+        return self.model.embed_image(pixels)
 
     def generate(self, inputs: TinyInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
         (finished,) = deque(self.denoise(inputs, steps, block_length), maxlen=1)
@@ -119,7 +125,7 @@ class TinyAdapter(Adapter[TinyInputs]):
             yield Trajectory(tokens, state.steps[0], int(ends[0]) if len(ends) else len(tokens))
 
     def embed(self, inputs: TinyInputs, canvases: Tensor) -> Hidden:
-        image, canvas = self.model.embed_image(inputs.pixels), self.model.embed(canvases)
+        image, canvas = inputs.embedded, self.model.embed(canvases)
         prompt = self.model.embed(inputs.prompt_tokens).expand(len(image), -1, -1)
         prefix = torch.cat((image, prompt), 1)
         if self.attention == "prefix":
@@ -153,7 +159,8 @@ class TinyAdapter(Adapter[TinyInputs]):
 
     def batched(self, inputs: Sequence[TinyInputs]) -> Iterator[tuple[TinyInputs, slice]]:
         if inputs:
-            yield replace(inputs[0], pixels=torch.cat([one.pixels for one in inputs])), slice(0, len(inputs))
+            pixels, embedded = (torch.cat(part) for part in zip(*((i.pixels, i.embedded) for i in inputs), strict=True))
+            yield replace(inputs[0], pixels=pixels, embedded=embedded), slice(0, len(inputs))
 
     def block_module(self, index: int) -> nn.Module:
         return self.model.layers()[index]

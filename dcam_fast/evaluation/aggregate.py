@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MEDIANS = ("contrast",)  # a ratio, which one dark background would rule
+MEDIANS = ("contrast", "any_contrast")  # ratios, which one dark background would rule
 RESAMPLES = 1000
 LEVEL = 0.95
 _AT_ONCE = 100  # resamples in memory

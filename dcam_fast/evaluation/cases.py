@@ -32,6 +32,7 @@ class Case:
         owners: int64 ``[T]``, the region of each.
         masks: bool ``[T, H, W]``, its pixels.
         others: bool ``[T, H, W]``, the pixels of all other regions alone.
+        labels: int64 ``[H, W]``, 1 and up for the regions of the sample, the later above the earlier; 0 elsewhere.
     """
 
     sample: Sample
@@ -41,6 +42,7 @@ class Case:
     owners: Tensor
     masks: Tensor
     others: Tensor
+    labels: Tensor
 
     @property
     def positions(self) -> Tensor:
@@ -69,6 +71,7 @@ def prepare(
         owners=owners,
         masks=masks,
         others=regions.any(0) & ~masks,
+        labels=(regions * torch.arange(1, len(regions) + 1, device=regions.device).view(-1, 1, 1)).amax(0),
     )
 
 
@@ -99,11 +102,13 @@ def mask_maps(case: Case) -> Tensor:
 
 def measure(case: Case, maps: Tensor) -> Metrics:
     """How well maps ``[T, h, w]`` of a case's words fit what they name: a value a word, but ``specificity``, which is
-    one for all of them, or none where all words name the same."""
+    one for all of them, or none where all words name the same. Those named ``any_`` are the paper's: against all that
+    is annotated in the image, so that a word's map may sit on whatever it likes."""
     boxes = case.inputs.views[0].boxes
     height, width = case.masks.shape[1:]
     pixels = ops.upsample(maps, boxes, (height, width))
     fit = overlap(pixels, case.masks.long())
+    anything = overlap(pixels, case.labels)
     hit = points_at(maps, boxes, case.masks)
     specificity = word_specificity(maps, case.owners)
     return {
@@ -118,6 +123,10 @@ def measure(case: Case, maps: Tensor) -> Metrics:
         "concentration": fit.concentration.tolist(),
         "f3": fit.f3_harmonic.tolist(),
         "f3_geometric": fit.f3_geometric.tolist(),
+        "any_iou": anything.obj_iou.tolist(),
+        "any_contrast": anything.contrast.tolist(),
+        "any_concentration": anything.concentration.tolist(),
+        "any_f3": anything.f3_harmonic.tolist(),
         "specificity": [] if specificity is None else [specificity],
     }
 

@@ -43,6 +43,12 @@ FIT: Final[tuple[Column, ...]] = (
     ("f3", "F3", True),
     ("f3_geometric", "F3 (geometric)", True),
 )
+ANYTHING: Final[tuple[Column, ...]] = (
+    ("any_iou", "Obj-IoU", True),
+    ("any_contrast", "contrast (median)", True),
+    ("any_concentration", "concentration", True),
+    ("any_f3", "F3", True),
+)
 DEPENDENCE: Final[tuple[Column, ...]] = (
     ("deletion_area", "deletion, area", False),
     ("insertion_area", "insertion, area", True),
@@ -70,7 +76,11 @@ def tables_of(summary: Summary) -> dict[str, list[Column]]:
         for name in first
         if name.startswith(f"{kind}_") and name.endswith("%")
     ]
-    tables = {"Do the maps sit on what the words name?": FIT, "Do the words depend on it?": (*DEPENDENCE, *points)}
+    tables = {
+        "Do the maps sit on what the words name?": FIT,
+        "Do the words depend on it?": (*DEPENDENCE, *points),
+        "Do the maps sit on anything annotated? (as the paper measures)": ANYTHING,
+    }
     return {title: [column for column in columns if column[0] in first] for title, columns in tables.items()}
 
 

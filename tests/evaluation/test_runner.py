@@ -277,6 +277,9 @@ def test_measures_by_hand(adapter: TinyAdapter) -> None:
     swapped = mask_maps(replace(case, masks=case.masks.roll(3, 0)))  # each word points at the next object
     astray = measure(case, swapped)
     assert (astray["hit"], astray["wrong"]) == ([0.0] * len(case.words), [1.0] * len(case.words))
+    assert measured["any_iou"] == measured["iou"]
+    assert astray["any_iou"] == pytest.approx([measured["iou"][i - 3] for i in range(len(case.words))])
+    assert min(astray["any_concentration"]) > 0.5 > max(astray["concentration"])
     same = measure(case, maps[:1].expand(len(maps), -1, -1))
     assert same["specificity"] == pytest.approx([1])
     one_object = replace(case, owners=torch.zeros_like(case.owners))

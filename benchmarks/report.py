@@ -79,14 +79,15 @@ def accuracy() -> str:
     """Exact answers of the embedded model by kind."""
     name, data = newest("*-accuracy.json")
     lines = [
-        f"On {data['scenes']} held-out scenes; from `benchmarks/results/{name}`.",
+        f"On {data['scenes']} held-out scenes of each sort; from `benchmarks/results/{name}`.",
         "",
-        "| answers exactly right | prefix attention | joint attention | of |",
-        "| --- | ---: | ---: | ---: |",
+        "| answers exactly right | plain, prefix | plain, joint | hard, prefix | hard, joint |",
+        "| --- | ---: | ---: | ---: | ---: |",
     ]
-    prefix, joint = data["accuracy"]["prefix"], data["accuracy"]["joint"]
-    for kind, cell in prefix.items():
-        lines.append(f"| {kind} | {cell['exact']:.1%} | {joint[kind]['exact']:.1%} | {cell['count']:.0f} |")
+    columns = [data["accuracy"][sort][attention] for sort in ("plain", "hard") for attention in ("prefix", "joint")]
+    for kind in dict.fromkeys(kind for column in columns for kind in column):
+        cells = [f"{column[kind]['exact']:.1%}" if kind in column else "" for column in columns]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

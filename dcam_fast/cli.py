@@ -54,6 +54,7 @@ class Settings:
 
 
 settings = Settings()
+HARD = "Hard scenes: up to six objects that overlap and look alike, on richer backgrounds."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -141,6 +142,7 @@ def demo(
     ),
     scenes: Annotated[int, typer.Option(min=1, max=99, help="How many scenes.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Which scenes.")] = 7,
+    hard: Annotated[bool, typer.Option("--hard", help=HARD)] = False,
 ) -> None:
     """Explain what the embedded model answers about some scenes."""
     with out_console.status("loading"):
@@ -149,7 +151,7 @@ def demo(
         from dcam_fast.storage import SHEET, check_replaceable
 
         check_replaceable(out.resolve(), demonstration.RECORD, "demo")
-        plan = demonstration.rounds(scenes, seed)
+        plan = demonstration.rounds(scenes, seed, hard)
     explainer = _load_explainer()
 
     with _progress() as progress:
@@ -319,12 +321,13 @@ def scenes(
     ),
     count: Annotated[int, typer.Option("--scenes", min=1, max=9999, help="How many.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Which ones.")] = 7,
+    hard: Annotated[bool, typer.Option("--hard", help=HARD)] = False,
 ) -> None:
     """Write sample scenes, with captions, questions and a mask for each object."""
     with out_console.status("drawing"):
         from dcam_fast.demo import SCENES_RECORD, write_scenes
 
-        write_scenes(out, count, seed)
+        write_scenes(out, count, seed, hard)
     out_console.print(f"{count} scenes  {out / SCENES_RECORD}", markup=False)
 
 

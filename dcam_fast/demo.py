@@ -42,12 +42,13 @@ class Round:
         return "".join(answer.split()) == "".join(self.expected.split())
 
 
-def rounds(count: int, seed: int) -> list[Round]:
-    """For each of ``count`` scenes the caption and two questions, of other kinds from scene to scene."""
+def rounds(count: int, seed: int, hard: bool = False) -> list[Round]:
+    """The caption of each of ``count`` scenes, plain or ``hard``, and two questions, of other kinds from scene to
+    scene."""
     rng = np.random.default_rng(seed)
     drawn: list[Round] = []
     for number in range(count):
-        scene = scenes.sample_scene(rng)
+        scene = scenes.sample_scene(rng, hard=hard)
         dialogues = [("caption", scenes.caption(scene))]
         for turn in range(len(scenes.QUESTIONS)):
             kind = scenes.QUESTIONS[(QUESTIONS_PER_SCENE * number + turn) % len(scenes.QUESTIONS)]
@@ -130,8 +131,9 @@ def _index(done: list[tuple[Round, Explanation]]) -> str:
     return fill("demo.html", {"cards": cards, "sheet": SHEET})
 
 
-def write_scenes(out: Path, count: int, seed: int) -> None:
-    """Writes ``count`` scenes into ``out``: a PNG for each, a mask for each object, and scenes.json about all of them.
+def write_scenes(out: Path, count: int, seed: int, hard: bool) -> None:
+    """Writes ``count`` scenes, plain or ``hard``, into ``out``: a PNG for each, a mask for each object, and scenes.json
+    about all of them.
 
     Raises FileExistsError where ``out`` holds anything but an earlier lot of scenes.
     """
@@ -147,7 +149,7 @@ def write_scenes(out: Path, count: int, seed: int) -> None:
             return name
 
         for number in range(1, count + 1):
-            scene = scenes.sample_scene(rng)
+            scene = scenes.sample_scene(rng, hard=hard)
             asked = [scenes.question(rng, scene, kind) for kind in scenes.QUESTIONS]
             dialogues = [scenes.caption(scene), *(one for one in asked if one)]
             facts.append(
@@ -170,5 +172,5 @@ def write_scenes(out: Path, count: int, seed: int) -> None:
                     "dialogues": [{"prompt": one.prompt, "answer": " ".join(one.answer)} for one in dialogues],
                 }
             )
-        record = {"schema": SCHEMA, "seed": seed, "scenes": facts, "files": files}
+        record = {"schema": SCHEMA, "seed": seed, "hard": hard, "scenes": facts, "files": files}
         (draft / SCENES_RECORD).write_text(json.dumps(record, indent=1) + "\n", "utf-8")

@@ -179,6 +179,8 @@ def test_scenes(run: Callable[..., Any], tmp_path: Path) -> None:
             mask = load_image(folder / item["mask"])[..., 0] > 0
             assert mask[item["y"] - item["radius"] : item["y"] + item["radius"], :].any()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    run("scenes", "--scenes", "3", "--seed", "5", "--out", "hard", "--hard")
+    assert (tmp_path / "hard" / "scene-01.png").read_bytes() != before["scene-01.png"]
     run("scenes", "--scenes", "3", "--seed", "5", "--out", "drawn")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     (folder / "mine.txt").write_text("")

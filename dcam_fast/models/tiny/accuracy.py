@@ -21,10 +21,10 @@ HELD_OUT_SEED = 20_260_000  # training draws from seeds 1 and 11
 BATCH = 50
 
 
-def held_out(count: int, seed: int = HELD_OUT_SEED) -> list[scenes.Scene]:
-    """``count`` scenes of one to four objects on the full canvas."""
+def held_out(count: int, seed: int = HELD_OUT_SEED, hard: bool = False) -> list[scenes.Scene]:
+    """``count`` scenes on the full canvas, of one to four objects or hard ones."""
     rng = np.random.default_rng(seed)
-    return [scenes.sample_scene(rng) for _ in range(count)]
+    return [scenes.sample_scene(rng, hard=hard) for _ in range(count)]
 
 
 def dialogues(
@@ -58,10 +58,10 @@ def exact(
     return right
 
 
-def measure(path: Path, count: int, steps: int | None, attention: Attention) -> dict[str, dict[str, float]]:
+def measure(path: Path, count: int, steps: int | None, attention: Attention, hard: bool) -> dict[str, dict[str, float]]:
     """Share of exact answers and number of dialogues for each kind, and for captions by number of objects."""
     model = TinyForMaskedDiffusion.from_pretrained(path, dtype=torch.float32).eval()
-    drawn = held_out(count)
+    drawn = held_out(count, hard=hard)
     table = {}
     for kind in ("caption", *scenes.QUESTIONS):
         pairs = dialogues(drawn, kind)
@@ -81,16 +81,20 @@ def measure(path: Path, count: int, steps: int | None, attention: Attention) -> 
 
 def main(
     weights: Annotated[Path, typer.Option(help="Folder of the weights.")] = WEIGHTS,
-    count: Annotated[int, typer.Option(help="Held-out scenes.")] = 500,
+    count: Annotated[int, typer.Option(help="Held-out scenes of each sort.")] = 500,
     steps: Annotated[int | None, typer.Option(help="Denoising steps of an answer (default: one token a step).")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
-    """Prints the share of exact answers by kind, for both attention topologies."""
+    """Prints the share of exact answers by kind, for both attention topologies, on plain and on hard scenes."""
     topologies: tuple[Attention, ...] = ("prefix", "joint")
-    tables = {attention: measure(weights, count, steps, attention) for attention in topologies}
-    typer.echo(f"{'exact answers':24}{'prefix':>8}{'joint':>8}{'of':>6}")
-    for kind, cell in tables["prefix"].items():
-        typer.echo(f"{kind:24}{cell['exact']:8.1%}{tables['joint'][kind]['exact']:8.1%}{cell['count']:6.0f}")
+    tables = {
+        sort: {attention: measure(weights, count, steps, attention, sort == "hard") for attention in topologies}
+        for sort in ("plain", "hard")
+    }
+    for sort, by_topology in tables.items():
+        typer.echo(f"{'exact, ' + sort + ' scenes':24}{'prefix':>8}{'joint':>8}{'of':>6}")
+        for kind, cell in by_topology["prefix"].items():
+            typer.echo(f"{kind:24}{cell['exact']:8.1%}{by_topology['joint'][kind]['exact']:8.1%}{cell['count']:6.0f}")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(

@@ -34,7 +34,7 @@ class TinyConfig(PretrainedConfig):
 
     def __init__(
         self,
-        vocab_size: int = 56,
+        vocab_size: int = 58,
         hidden_size: int = 128,
         num_hidden_layers: int = 6,
         num_attention_heads: int = 4,
@@ -42,7 +42,7 @@ class TinyConfig(PretrainedConfig):
         vision_sizes: tuple[int, int] = (64, 128),
         grid: int = 16,
         prompt_length: int = 8,
-        answer_length: int = 24,
+        answer_length: int = 36,
         mask_token_id: int = 1,
         **kwargs: Any,
     ) -> None:

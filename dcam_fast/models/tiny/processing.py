@@ -16,13 +16,17 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from dcam_fast.models.tiny import scenes
 from dcam_fast.models.tiny.modeling import CELL
+from dcam_fast.models.tiny.textures import PHOTOGRAPHIC, TEXTURES
 
 SPECIAL = ("<pad>", "<mask>", "<eos>", "<unk>")
 WORDS = (
     *("a", "and", ",", "on", "background", "the", "is", "describe", "image", "what", "color", "object", "objects"),
     *("how", "many", "?", "there", "no"),
 )
-VOCABULARY = (*SPECIAL, *WORDS, *scenes.SHAPES, *scenes.COLORS, *scenes.SIZES, *scenes.TEXTURES, *scenes.NUMBERS)
+VOCABULARY = (
+    *(*SPECIAL, *WORDS, *scenes.SHAPES, *scenes.COLORS, *scenes.SIZES, *TEXTURES, *scenes.NUMBERS, *PHOTOGRAPHIC),
+    *("left", "right", "of"),
+)
 PAD, MASK, EOS, UNKNOWN = range(len(SPECIAL))
 
 

@@ -5,16 +5,21 @@ the objects from left to right, so that there is exactly one right answer::
 
     a small pink circle , a large yellow ring and a ... on a shaded background
 
+Hard scenes have up to six objects that overlap and share colours and shapes, a small object beside a larger one that
+is easily taken for it, and backgrounds closer to photographs.
+
 Only NumPy is used, and every scene is a pure function of the generator it is given.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dcam_fast.models.tiny.textures import HARD_TEXTURES, TEXTURES, background
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "moon")
 COLORS = {
@@ -29,13 +34,12 @@ COLORS = {
 }
 SIZES = ("small", "large")
 RADII = {"small": (10, 13), "large": (18, 23)}  # circumradius in pixels, inclusive
-TEXTURES = ("plain", "shaded", "striped", "checkered", "dotted", "noisy")
-NUMBERS = ("one", "two", "three", "four")
-MAX_OBJECTS = len(NUMBERS)
+NUMBERS = ("one", "two", "three", "four", "five", "six")
+MAX_OBJECTS, MAX_HARD_OBJECTS = 4, len(NUMBERS)
 CANVAS = 128  # pixels, the side of a full scene
 
 CAPTION_PROMPT = "describe the image"
-QUESTIONS = ("color", "absent", "object", "count", "background")
+QUESTIONS = ("color", "absent", "object", "count", "background", "left", "right")
 
 
 @dataclass(frozen=True)
@@ -104,33 +108,6 @@ def _sprite(shape: str, radius: int, turns: int) -> NDArray[np.float32]:
     return inside.reshape(side, supersampling, side, supersampling).mean((1, 3)).astype(np.float32)
 
 
-def _background(rng: np.random.Generator, texture: str, height: int, width: int) -> NDArray[np.float32]:
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    base = (rng.uniform(50, 190) + rng.uniform(-22, 22, 3)).astype(np.float32)
-    step = rng.uniform(28, 60) * rng.choice((-1, 1))
-    match texture:
-        case "plain":
-            weight = np.zeros((height, width), np.float32)
-        case "shaded":
-            angle = rng.uniform(0, 2 * np.pi)
-            weight = 2.2 * (np.cos(angle) * (x / width - 0.5) + np.sin(angle) * (y / height - 0.5))
-        case "striped":
-            angle, period = rng.uniform(0, np.pi), rng.uniform(7, 14)
-            weight = (np.cos(angle) * x + np.sin(angle) * y) / period % 1 < 0.5
-        case "checkered":
-            pitch = int(rng.integers(6, 13))
-            dx, dy = rng.integers(0, pitch, 2)
-            weight = ((x + dx) // pitch + (y + dy) // pitch) % 2
-        case "dotted":
-            pitch = int(rng.integers(8, 14))
-            dx, dy = rng.integers(0, pitch, 2)
-            weight = np.hypot((x + dx) % pitch - pitch / 2, (y + dy) % pitch - pitch / 2) < pitch * 0.27
-        case _:  # noisy
-            coarse = rng.standard_normal(((height + 1) // 2, (width + 1) // 2), dtype=np.float32)
-            weight = 0.7 * coarse.repeat(2, 0).repeat(2, 1)[:height, :width]
-    return base + np.float32(step) * weight.astype(np.float32)[..., None]
-
-
 def _paint(
     rng: np.random.Generator, canvas: NDArray[np.float32], shape: str, color: str, x: int, y: int, radius: int
 ) -> NDArray[np.bool_]:
@@ -157,10 +134,22 @@ def _paint(
     return mask
 
 
-def _place(rng: np.random.Generator, height: int, width: int, count: int) -> list[tuple[str, str, str, int, int, int]]:
-    """Up to ``count`` objects (shape, color, size, x, y, radius), pairwise distinct in shape and colour, not touching,
-    and at least one grid cell (8 px) apart from left to right, so that the order of the caption can be seen."""
-    placed: list[tuple[str, str, str, int, int, int]] = []
+@dataclass(frozen=True)
+class Placement:
+    """What an object is and where it goes, in pixels."""
+
+    shape: str
+    color: str
+    size: str
+    x: int
+    y: int
+    radius: int
+
+
+def _place(rng: np.random.Generator, height: int, width: int, count: int) -> list[Placement]:
+    """Up to ``count`` objects from left to right, pairwise distinct in shape and colour, not touching, and at least one
+    grid cell (8 px) apart from left to right, so that the order of the caption can be seen."""
+    placed: list[Placement] = []
     for _ in range(count):
         for _attempt in range(40):
             size = SIZES[rng.integers(2)]
@@ -169,36 +158,76 @@ def _place(rng: np.random.Generator, height: int, width: int, count: int) -> lis
             x, y = int(rng.integers(radius + 1, width - radius - 1)), int(rng.integers(radius + 1, height - radius - 1))
             shape, color = SHAPES[rng.integers(len(SHAPES))], tuple(COLORS)[rng.integers(len(COLORS))]
             apart = all(
-                abs(x - ox) >= 8
-                and np.hypot(x - ox, y - oy) >= radius + oradius + 2
-                and (shape, color) != (oshape, ocolor)
-                for oshape, ocolor, _, ox, oy, oradius in placed
+                abs(x - o.x) >= 8
+                and np.hypot(x - o.x, y - o.y) >= radius + o.radius + 2
+                and (shape, color) != (o.shape, o.color)
+                for o in placed
             )
             if apart:
-                placed.append((shape, color, size, x, y, radius))
+                placed.append(Placement(shape, color, size, x, y, radius))
                 break
-    return sorted(placed, key=lambda item: item[3])
+    return sorted(placed, key=lambda o: o.x)
+
+
+def _likeness(rng: np.random.Generator, placed: list[Placement]) -> tuple[str, str, str]:
+    """Shape, color and size of the next object of a hard scene: half of them share the color or the shape of one that
+    is there, and are then of the other size as often as not, so that the likest thing around is a larger one."""
+    shape, color = SHAPES[rng.integers(len(SHAPES))], tuple(COLORS)[rng.integers(len(COLORS))]
+    size = SIZES[rng.integers(2)]
+    if placed and rng.random() < 0.5:
+        like = placed[rng.integers(len(placed))]
+        shape, color = (like.shape, color) if rng.random() < 0.5 else (shape, like.color)
+        size = size if rng.random() < 0.5 else SIZES[1 - SIZES.index(like.size)]
+    return shape, color, size
+
+
+def _place_hard(rng: np.random.Generator, height: int, width: int, count: int) -> list[Placement]:
+    """Like `_place`, but objects may overlap: in the order in which they are painted, none hidden by more than about a
+    third by any one other."""
+    placed: list[Placement] = []
+    for _ in range(count):
+        for _attempt in range(60):
+            shape, color, size = _likeness(rng, placed)
+            low, high = RADII[size]
+            radius = int(rng.integers(low, high + 1))
+            x, y = int(rng.integers(radius + 1, width - radius - 1)), int(rng.integers(radius + 1, height - radius - 1))
+            fits = all(
+                abs(x - o.x) >= 8
+                and np.hypot(x - o.x, y - o.y)
+                >= max(0.75 * (radius + o.radius), max(radius, o.radius) + 0.25 * min(radius, o.radius))
+                and (shape, color) != (o.shape, o.color)
+                for o in placed
+            )
+            if fits:
+                placed.append(Placement(shape, color, size, x, y, radius))
+                break
+    return placed
 
 
 def sample_scene(
-    rng: np.random.Generator, height: int = CANVAS, width: int = CANVAS, objects: int | None = None
+    rng: np.random.Generator, height: int = CANVAS, width: int = CANVAS, objects: int | None = None, hard: bool = False
 ) -> Scene:
-    """Draws a scene of ``height`` by ``width`` pixels (each at least 52) with ``objects`` objects, or one to four.
+    """Draws a scene of ``height`` by ``width`` pixels (each at least 52) with ``objects`` objects, or one to four (two
+    to six in a ``hard`` one).
 
     Fewer objects come back where the canvas has no room left for all of them.
     """
     if min(height, width) < 52:
         raise ValueError(f"sample_scene: height and width must be at least 52 pixels, got {height}x{width}")
-    count = int(rng.integers(1, MAX_OBJECTS + 1)) if objects is None else objects
-    if not 1 <= count <= MAX_OBJECTS:
-        raise ValueError(f"sample_scene: objects must be 1 to {MAX_OBJECTS}, got {count}")
-    placed = _place(rng, height, width, count)
-    texture = TEXTURES[rng.integers(len(TEXTURES))]
-    canvas = _background(rng, texture, height, width)
-    items = []
-    for shape, color, size, x, y, radius in placed:
-        mask = _paint(rng, canvas, shape, color, x, y, radius)
-        items.append(SceneObject(shape, color, size, x, y, radius, mask))
+    fewest, most = (2, MAX_HARD_OBJECTS) if hard else (1, MAX_OBJECTS)
+    count = int(rng.integers(fewest, most + 1)) if objects is None else objects
+    if not 1 <= count <= most:
+        raise ValueError(f"sample_scene: objects must be 1 to {most}, got {count}")
+    placed = (_place_hard if hard else _place)(rng, height, width, count)
+    textures = HARD_TEXTURES if hard else TEXTURES
+    texture = textures[rng.integers(len(textures))]
+    canvas = background(rng, texture, height, width)
+    items: list[SceneObject] = []
+    for o in placed:
+        mask = _paint(rng, canvas, o.shape, o.color, o.x, o.y, o.radius)
+        items = [replace(item, mask=item.mask & ~mask) for item in items]
+        items.append(SceneObject(o.shape, o.color, o.size, o.x, o.y, o.radius, mask))
+    items.sort(key=lambda item: item.x)
     canvas += rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(rng.uniform(0, 6))
     return Scene(np.clip(canvas, 0, 255).astype(np.uint8), texture, tuple(items))
 
@@ -250,6 +279,16 @@ def question(rng: np.random.Generator, scene: Scene, kind: str) -> Dialogue | No
         case "count":
             noun = "object" if len(shapes) == 1 else "objects"
             return Dialogue("how many objects ?", (NUMBERS[len(shapes) - 1], noun), (-1, -1))
+        case "left" | "right":
+            index = _pick_unique(rng, shapes)
+            if index is None:
+                return None
+            prompt = f"what is {kind} of the {shapes[index]} ?"
+            beside = index + (-1 if kind == "left" else 1)
+            if not 0 <= beside < len(shapes):
+                return Dialogue(prompt, ("there", "is", "no", "object"), (-1, -1, -1, -1))
+            there = scene.objects[beside]
+            return Dialogue(prompt, ("a", there.size, there.color, there.shape), (-1, beside, beside, beside))
         case "background":
             return Dialogue("what is the background ?", ("a", scene.background, "background"), (-1, -1, -1))
     raise ValueError(f"question: kind must be one of {', '.join(QUESTIONS)}, got {kind!r}")

@@ -1,20 +1,21 @@
 """Trains the embedded model from nothing: ``dcam-fast train-tiny``.
 
-Two stages, both counted in steps and seeded, so that a run on the same machine and torch gives the same weights:
+Four stages, all counted in steps and seeded, so that a run on the same machine and torch gives the same weights:
 
 1. The vision tower alone learns which words the caption of a scene contains, from the words alone (no masks, no
    positions). It plays the part that a pretrained encoder plays in a large model; without it the language model learns
    nothing but word priors.
 2. The whole model learns to denoise captions and answers (LLaDA's objective), on a curriculum of growing canvases.
+3. It learns to read the hard scenes too: from the averaged weights, with fresh optimizers.
+4. The same, with more questions: what is beside what takes longest to learn.
 
-A run is saved every ``SAVE_EVERY`` steps and goes on from there when started again with the same folder.
+A stage is saved every ``SAVE_EVERY`` steps and goes on from there when started again with the same folder.
 """
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,17 +38,26 @@ from dcam_fast.models.tiny.processing import (
     encode_words,
     to_pixel_values,
 )
+from dcam_fast.models.tiny.textures import TEXTURES
 
 SAVE_EVERY = 100
-QUESTION_SHARES = {"color": 0.35, "object": 0.30, "absent": 0.15, "count": 0.10, "background": 0.10}
+QUESTION_SHARES = {
+    "color": 0.16,
+    "object": 0.22,
+    "absent": 0.10,
+    "count": 0.06,
+    "background": 0.06,
+    "left": 0.20,
+    "right": 0.20,
+}
 CONTENT = VOCABULARY.index(scenes.SHAPES[0])  # words from here on name something in the image
 
 
 @dataclass(frozen=True)
 class Phase:
     """Some steps of one kind. ``canvases``: sizes (height, width) in pixels, one drawn per step. ``objects``: fewest
-    and most per scene. ``maskings``: of each answer, in one packed sequence. ``questions``, ``joint``: shares of scenes
-    that come with a question, and of steps with joint attention."""
+    and most per scene, in hard ones two and six. ``maskings``: of each answer, in one packed sequence. ``questions``,
+    ``joint``, ``hard``: shares of scenes that come with a question, of steps with joint attention, of hard scenes."""
 
     steps: int
     batch: int
@@ -56,6 +66,7 @@ class Phase:
     maskings: int = 4
     questions: float = 0.0
     joint: float = 0.0
+    hard: float = 0.0
 
 
 FULL = (128, 128)
@@ -68,6 +79,21 @@ DENOISER = (
     Phase(900, 40, MIXED, (1, 4), questions=0.35),
     Phase(1100, 40, MIXED, (1, 4), questions=0.35, joint=0.25),
 )
+HARDER = (Phase(1100, 40, MIXED, (1, 4), questions=0.35, joint=0.25, hard=0.6),)
+RELATIONS = (Phase(1500, 40, MIXED, (1, 4), questions=0.55, joint=0.25, hard=0.6),)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of its own: its file, its steps, its seed, and its learning rates as a share of the full ones."""
+
+    name: str
+    phases: tuple[Phase, ...]
+    seed: int
+    rate: float
+
+
+STAGES = (Stage("denoiser", DENOISER, 1, 1.0), Stage("harder", HARDER, 2, 0.5), Stage("relations", RELATIONS, 3, 0.5))
 TOWER_RATE, MUON_RATE, ADAM_RATE = 3e-3, 2e-2, 3e-3
 WARMUP, DECAY, FLOOR = 50, 0.40, 0.02  # steps; share of the run over which the rate falls linearly; to this share
 
@@ -99,7 +125,12 @@ def draw_dialogue(rng: np.random.Generator, scene: scenes.Scene, questions: floa
 def _draw_scenes(rng: np.random.Generator, phase: Phase) -> tuple[list[scenes.Scene], Tensor, tuple[int, int]]:
     canvas = phase.canvases[rng.integers(len(phase.canvases))]
     low, high = phase.objects
-    drawn = [scenes.sample_scene(rng, *canvas, int(rng.integers(low, high + 1))) for _ in range(phase.batch)]
+    drawn = [
+        scenes.sample_scene(rng, *canvas, hard=True)
+        if rng.random() < phase.hard
+        else scenes.sample_scene(rng, *canvas, int(rng.integers(low, high + 1)))
+        for _ in range(phase.batch)
+    ]
     return drawn, to_pixel_values(np.stack([scene.image for scene in drawn])), canvas
 
 
@@ -112,7 +143,7 @@ class TowerObjective(nn.Module):
         self.labels: list[tuple[str, ...]] = [(first, shape) for first in (*colors, *sizes) for shape in shapes]
         self.labels += [(word,) for word in (*shapes, *colors)]
         self.words = nn.Linear(channels, len(self.labels))
-        self.textures = nn.Linear(channels, len(scenes.TEXTURES))
+        self.textures = nn.Linear(channels, len(TEXTURES))
         nn.init.constant_(self.words.bias, -2.0)
 
     def forward(self, features: Tensor, drawn: list[scenes.Scene]) -> tuple[Tensor, Tensor]:
@@ -125,7 +156,7 @@ class TowerObjective(nn.Module):
         pooled = self.words(features).float().flatten(1, 2).logsumexp(1) - np.log(
             4.0
         )  # an object covers about four cells
-        texture = torch.tensor([scenes.TEXTURES.index(scene.background) for scene in drawn])
+        texture = torch.tensor([TEXTURES.index(scene.background) for scene in drawn])
         texture_logits = self.textures(features).float().flatten(1, 2).mean(1)
         loss = F.binary_cross_entropy_with_logits(pooled, target, reduction="none").sum(1).mean() / 4
         pairs = len(scenes.SHAPES) * len(scenes.COLORS)
@@ -187,7 +218,8 @@ class Run:
     step: int = 0
 
     @staticmethod
-    def start(model: TinyForMaskedDiffusion) -> Run:
+    def start(model: TinyForMaskedDiffusion, stage: Stage) -> Run:
+        """A run from the model's weights as they are."""
         matrices: list[nn.Parameter] = []
         tower: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
@@ -201,14 +233,15 @@ class Run:
             )
             kind.append(parameter)
         optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=MUON_RATE, momentum=0.95, weight_decay=0.01),
-            torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01),
-            torch.optim.AdamW(tower, lr=0.3 * ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01),
+            torch.optim.Muon(matrices, lr=stage.rate * MUON_RATE, momentum=0.95, weight_decay=0.01),
+            torch.optim.AdamW(others, lr=stage.rate * ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01),
+            torch.optim.AdamW(tower, lr=stage.rate * 0.3 * ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01),
         ]
         for optimizer in optimizers:
             optimizer.param_groups[0]["peak"] = optimizer.param_groups[0]["lr"]
         average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        return Run(model, average, optimizers, np.random.default_rng(1), torch.Generator().manual_seed(0))
+        seed = stage.seed
+        return Run(model, average, optimizers, np.random.default_rng(seed), torch.Generator().manual_seed(seed))
 
     def state(self) -> dict[str, object]:
         return {
@@ -265,17 +298,21 @@ def _encode_prompt(prompt: str, length: int) -> list[int]:
     return encode_words(prompt.split(), length, PAD)
 
 
-def _checkpoints(run: Run, plan: list[Phase], folder: Path) -> Iterator[None]:
-    """Advances the run to its end, saving it on the way (atomically: a killed run never leaves half a file)."""
-    bar = tqdm(total=len(plan), initial=run.step, desc="denoiser")
+def _finish(run: Run, stage: Stage, folder: Path, scale: float) -> None:
+    """Advances a run to its end, saving it on the way (atomically: a killed run never leaves half a file)."""
+    plan = _plan(stage.phases)[:: round(1 / scale)]
+    saved = folder / f"{stage.name}.pt"
+    if saved.exists():
+        run.load(torch.load(saved, weights_only=False))
+    bar = tqdm(total=len(plan), initial=run.step, desc=stage.name)
     while run.step < len(plan):
         shown = run.advance(plan[run.step], len(plan))
         bar.set_postfix(shown)
         bar.update()
         if run.step % SAVE_EVERY == 0 or run.step == len(plan):
             torch.save(run.state(), folder / "run.pt.part")
-            os.replace(folder / "run.pt.part", folder / "run.pt")
-            yield
+            os.replace(folder / "run.pt.part", saved)
+            export(run, folder / "model")
 
 
 def train(folder: Path, *, scale: float = 1.0, compile: bool = False) -> Path:
@@ -291,20 +328,17 @@ def train(folder: Path, *, scale: float = 1.0, compile: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     config = TinyConfig(vocab_size=len(VOCABULARY), mask_token_id=MASK)
-    run = Run.start(TinyForMaskedDiffusion(config))
-    if (folder / "run.pt").exists():
-        run.load(torch.load(folder / "run.pt", weights_only=False))
-    else:
-        if not (folder / "tower.pt").exists():
-            torch.save(train_tower(config, scale), folder / "tower.pt")
-        run.model.vision.load_state_dict(torch.load(folder / "tower.pt"))
-        run = Run.start(run.model)
+    model = TinyForMaskedDiffusion(config)
+    if not (folder / "tower.pt").exists():
+        torch.save(train_tower(config, scale), folder / "tower.pt")
+    model.vision.load_state_dict(torch.load(folder / "tower.pt"))
     if compile:
-        for block in run.model.blocks:
+        for block in model.blocks:
             block.compile()
-    plan = _plan(DENOISER)[:: round(1 / scale)]
-    for _ in _checkpoints(run, plan, folder):
-        export(run, folder / "model")
+    for stage in STAGES:
+        run = Run.start(model, stage)
+        _finish(run, stage, folder, scale)
+        model.load_state_dict(run.average)
     return folder / "model"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from dcam_fast.attribution.diffusion_cam import build_targets, raw_maps
 from dcam_fast.attribution.engine import Targets, capture, differentiate
 from dcam_fast.attribution.objectives import Scores, evaluate
 from dcam_fast.attribution.resources import Meter, Resources, using
-from dcam_fast.models.adapter import Adapter, AdapterError, Inputs, Trajectory
+from dcam_fast.models.adapter import Adapter, AdapterError, Inputs, Trajectory, Word
 from dcam_fast.models.tiny import scenes
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
@@ -229,6 +230,25 @@ def test_targets_of_one_map_share_a_gradient(asked: Asked) -> None:
     torch.testing.assert_close(shared.gradients, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max()))
 
 
+def test_a_phrase_with_one_way_back(asked: Asked) -> None:
+    """A word of one token is what it was; a phrase is masked as a whole and its objectives summed."""
+    adapter, inputs, trajectory = asked
+    view, phrase = inputs.views[0], Word("", (1, 2, 4))
+    words = [Word("", (0,)), phrase]
+    shared = Method(shared=True).raw_maps(adapter, inputs, trajectory, words, view)
+    exact = Method().raw_maps(adapter, inputs, trajectory, words, view)
+    torch.testing.assert_close(shared[0], exact[0], rtol=0, atol=1e-5)
+    assert (shared[1] - exact[1]).abs().max() > 1e-3
+    positions = torch.tensor(phrase.positions)
+    canvas = trajectory.tokens.clone()
+    canvas[positions] = adapter.mask_token
+    at_once = replace(build_targets(trajectory, positions, "final", adapter.mask_token), canvases=canvas.expand(3, -1))
+    (captured,) = capture(adapter, inputs, at_once, adapter.default_blocks, "logprob")
+    cells = view.cells.flatten()
+    expected = ops.pool(captured.activations[:1], captured.gradients.sum(0, keepdim=True), cells, "layercam")
+    torch.testing.assert_close(shared[1].flatten(), expected[0], rtol=0, atol=1e-3)
+
+
 def test_a_tail_of_all_blocks_is_the_exact_one(asked: Asked) -> None:
     adapter, inputs, _ = asked
     targets, view = targets_at(asked, "remask"), inputs.views[0]
@@ -254,3 +274,14 @@ def test_deterministic_mode_is_scoped_and_repeats_its_bits() -> None:
     assert first.maps.equal(second.maps)
     assert all(seen)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_tail_gives_the_same_maps() -> None:
+    adapter = ShapedAdapter(replace(SMALL, blocks=3), "joint")
+    inputs = adapter.encode(PICTURE, "?")
+    targets = targets_at((adapter, inputs, adapter.generate(inputs)), "first", 2)
+    plain = raw_maps(adapter, inputs, targets, Method(blocks=(1,)), inputs.views[0])
+    with using(Resources(compile=True)):
+        compiled = raw_maps(adapter, inputs, targets, Method(blocks=(1,)), inputs.views[0])
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-4)

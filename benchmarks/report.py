@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import report_attribution
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -116,7 +118,24 @@ def search() -> str:
     return "\n".join(lines)
 
 
-PARTS = {"performance": performance, "localisation": localisation, "accuracy": accuracy, "search": search}
+def passes() -> str:
+    """The attribution pass against the published flow."""
+    return report_attribution.attribution(*newest("*-attribution.json"))
+
+
+def approximations() -> str:
+    """What the approximate modes lose and gain."""
+    return report_attribution.approximations(*newest("*-approximations.json"))
+
+
+PARTS = {
+    "performance": performance,
+    "localisation": localisation,
+    "accuracy": accuracy,
+    "search": search,
+    "passes": passes,
+    "approximations": approximations,
+}
 
 
 def render(text: str) -> str:
@@ -131,7 +150,7 @@ def render(text: str) -> str:
 
 def main() -> None:
     stale = []
-    for path in (ROOT / "README.md", ROOT / "docs" / "evaluation.md"):
+    for path in (ROOT / "README.md", ROOT / "docs" / "evaluation.md", ROOT / "docs" / "attribution.md"):
         before = path.read_text()
         after = render(before)
         if after != before:

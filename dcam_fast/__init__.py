@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dcam_fast.environment import Environment, env
     from dcam_fast.explainer import Explainer
     from dcam_fast.explanation import Explanation
+    from dcam_fast.streaming import Step, Stream
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "Explainer",
     "Explanation",
     "RefineConfig",
+    "Step",
+    "Stream",
     "env",
     "profile",
 ]
@@ -35,6 +38,8 @@ _HOME = {
     "env": "environment",
     "Explainer": "explainer",
     "Explanation": "explanation",
+    "Step": "streaming",
+    "Stream": "streaming",
 }
 _MODULES = ("config", "environment", "ops", "reference", "models", "attribution", "evaluation", "kernels")
 

@@ -10,7 +10,7 @@ import report
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/evaluation.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/evaluation.md", "docs/attribution.md"])
 def test_document_is_up_to_date(document: str) -> None:
     text = (ROOT / document).read_text()
     assert "<!-- " in text

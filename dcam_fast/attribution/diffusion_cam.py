@@ -4,7 +4,7 @@ states."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from dcam_fast import ops
 from dcam_fast.attribution.engine import Targets, differentiate
 from dcam_fast.attribution.objectives import Objective
 from dcam_fast.attribution.states import State, canvases
-from dcam_fast.attribution.words import mean_by_word, positions_of
+from dcam_fast.attribution.words import mean_by_word, owners_of, positions_of
 from dcam_fast.config import DEFAULT, RELEASED, RefineConfig
 from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
 
@@ -29,6 +29,8 @@ class Method:
         aggregation: how activations and gradients become one number per cell (`ops.pool`).
         blocks: the blocks whose maps are averaged, ascending; None: the adapter's choice.
         depth: approximate: how many blocks above those are differentiated; None: all, which is exact.
+        shared: approximate: a word of several tokens, or a phrase, costs one way back: all of them are masked at once,
+            and the sum of their objectives is differentiated. False: the mean of their maps, which is exact.
         profile: how the raw map is refined unless the caller says otherwise.
     """
 
@@ -37,6 +39,7 @@ class Method:
     aggregation: str = "layercam"
     blocks: tuple[int, ...] | None = None
     depth: int | None = None
+    shared: bool = False
     profile: RefineConfig = DEFAULT
 
     def raw_maps(
@@ -79,8 +82,19 @@ def maps_of_words(
     positions = positions_of(words).to(adapter.device)
     targets = build_targets(trajectory, positions, methods[0].state, adapter.mask_token)
     aggregations = [method.aggregation for method in methods]
+    if methods[0].shared:
+        owners = owners_of(words).to(adapter.device)
+        targets = _as_phrases(targets, owners, adapter.mask_token)
+        return _pooled(adapter, inputs, targets, methods[0], aggregations, view)
     maps = _pooled(adapter, inputs, targets, methods[0], aggregations, view)
     return [mean_by_word(per_token, words) for per_token in maps]
+
+
+def _as_phrases(targets: Targets, owners: Tensor, mask_token: int) -> Targets:
+    """One map for the targets of each owner, int64 ``[T]``, at a canvas that masks what any of theirs masks."""
+    together = owners[:, None] == owners
+    masked = (together.float() @ (targets.canvases == mask_token).float()) > 0
+    return replace(targets, canvases=torch.where(masked, mask_token, targets.canvases), maps=owners)
 
 
 def _pooled(
@@ -95,7 +109,8 @@ def _pooled(
     h, w = view.cells.shape
     cells = view.cells.flatten()
     blocks = adapter.default_blocks if method.blocks is None else method.blocks
-    maps = [view.boxes.new_zeros(len(targets), h * w) for _ in aggregations]
+    count = len(targets) if targets.maps is None else len(targets.maps.unique())
+    maps = [view.boxes.new_zeros(count, h * w) for _ in aggregations]
 
     def pool(_block: int, numbers: Tensor, activations: Tensor, gradients: Tensor) -> None:
         for of, aggregation in zip(maps, aggregations, strict=True):

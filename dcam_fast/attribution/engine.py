@@ -342,6 +342,7 @@ def _with_shared_image(
                 canvas = _straight_through(canvas, top)
             last = index + 1 == len(canvases)
             back(_Pass(canvases[index : index + 1], Hidden(image, canvas), kept[: len(blocks)], last))
+            del canvas  # before the next one needs the room
     except AllowanceError:
         raise _too_small(limit) from None
 

@@ -60,7 +60,7 @@ def using(resources: Resources) -> Iterator[None]:
 
 
 _lock = threading.Lock()
-_users, _before = 0, False
+_users, _before = 0, (False, False)
 
 
 @contextlib.contextmanager
@@ -69,7 +69,8 @@ def _deterministic() -> Iterator[None]:
     global _users, _before
     with _lock:
         if _users == 0:
-            _before = torch.are_deterministic_algorithms_enabled()
+            warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+            _before = torch.are_deterministic_algorithms_enabled(), warn_only
             torch.use_deterministic_algorithms(True)
         _users += 1
     try:
@@ -78,7 +79,7 @@ def _deterministic() -> Iterator[None]:
         with _lock:
             _users -= 1
             if _users == 0:
-                torch.use_deterministic_algorithms(_before)
+                torch.use_deterministic_algorithms(_before[0], warn_only=_before[1])
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:

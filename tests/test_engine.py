@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import gc
-import threading
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import published
 import pytest
 import torch
 from memory import PeakMemory
@@ -17,11 +16,11 @@ from shaped import Shape, ShapedAdapter
 from torch import Tensor
 
 from dcam_fast import Explainer, ops
-from dcam_fast.attribution import Method
+from dcam_fast.attribution import Method, engine
 from dcam_fast.attribution.diffusion_cam import build_targets, raw_maps
 from dcam_fast.attribution.engine import Targets, capture, differentiate
 from dcam_fast.attribution.objectives import Scores, evaluate
-from dcam_fast.attribution.resources import Resources, current, using
+from dcam_fast.attribution.resources import Meter, Resources, using
 from dcam_fast.models.adapter import Adapter, AdapterError, Inputs, Trajectory
 from dcam_fast.models.tiny import scenes
 from dcam_fast.models.tiny.adapter import TinyAdapter
@@ -125,3 +124,133 @@ def test_split_run_equals_another_implementation_in_float64(attention: str) -> N
         (gradient,) = torch.autograd.grad(score, kept[0])
         # logits are float32 whatever the weights, and that is all that is left
         assert relative(captured.gradients[row, cells], gradient[0, cells]) <= 1e-7
+
+
+def test_gradients_of_a_block_do_not_outlive_their_use(asked: Asked) -> None:
+    adapter, inputs, _ = asked
+    seen: list[tuple[int, weakref.ref[Tensor]]] = []
+
+    def consume(block: int, _maps: Tensor, _activations: Tensor, gradients: Tensor) -> None:
+        for _, earlier in seen:
+            alive = earlier()
+            assert alive is None or alive.data_ptr() == gradients.data_ptr(), "autograd may go on in the same memory"
+        seen.append((block, weakref.ref(gradients)))
+
+    differentiate(adapter, inputs, targets_at(asked, "committed"), (0, 1, 3), "logprob", consume)
+    blocks = [block for block, _ in seen]
+    assert len(blocks) % 3 == 0
+    assert blocks == [2, 1, 0] * (len(blocks) // 3)
+    assert all(gradients() is None for _, gradients in seen)
+
+
+@pytest.mark.parametrize("name", ["tiny, prefix", "shaped, prefix"])
+def test_memory_does_not_grow_with_the_targets(name: str) -> None:
+    asked = ASK[name]()
+    adapter, inputs, _ = asked
+    peaks = []
+    for count in (2, 9):
+        targets = targets_at(asked, "remask", count)
+        with PeakMemory() as memory:
+            raw_maps(adapter, inputs, targets, Method(blocks=(0, 1)), inputs.views[0])
+        assert memory.live < 20_000, "all that is left is the caches of the first run"
+        peaks.append(memory.peak)
+    canvas = 4 * 7 * adapter.embed(inputs, targets.canvases[:1]).canvas.numel()  # type: ignore[union-attr]
+    maps = 4 * 2 * 7 * inputs.views[0].cells.numel()
+    assert peaks[1] - peaks[0] <= canvas + maps + 8 * 7 * targets.canvases.shape[1] * 4
+
+
+def test_batches_shrink_to_the_memory(asked: Asked) -> None:
+    """With less memory the same maps, and never more kept than was given."""
+    adapter, inputs, _ = asked
+    targets = targets_at(asked, "remask")
+    plenty = raw_maps(adapter, inputs, targets, Method(), inputs.views[0])
+    need = kept_bytes(asked, targets.chunks(1).__next__())
+    with using(Resources(max_memory=2 * need)):
+        assert raw_maps(adapter, inputs, targets, Method(), inputs.views[0]).equal(plenty)
+    with (
+        using(Resources(max_memory=need // 2)),
+        pytest.raises(
+            AdapterError, match=f"attribute: max_memory must be enough for .* one canvas, got {need // 2} byt"
+        ),
+    ):
+        raw_maps(adapter, inputs, targets, Method(), inputs.views[0])
+    with pytest.raises(ValueError, match="Resources: max_memory must be a positive number of bytes, got 0"):
+        Resources(max_memory=0)
+
+
+def kept_bytes(asked: Asked, target: Targets) -> int:
+    """What the way back of one target keeps."""
+    adapter, inputs, _ = asked
+    kept = []
+
+    class Watching(Meter):
+        def __exit__(self, *error: Any) -> None:
+            super().__exit__(*error)
+            kept.append(self.bytes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "Meter", Watching)
+        raw_maps(adapter, inputs, target, Method(), inputs.views[0])
+    return sum(kept)
+
+
+def test_kept_bytes_are_what_is_allocated(asked: Asked) -> None:
+    """The meter sees most of what a pass allocates until its way back."""
+    adapter, inputs, _ = asked
+    target = next(targets_at(asked, "remask").chunks(1))
+    live = []
+
+    def objective(logits: Tensor) -> Tensor:
+        live.append(memory.live)
+        return logits[0]
+
+    with PeakMemory() as memory:
+        raw_maps(adapter, inputs, target, Method(objective=objective), inputs.views[0])
+    assert 0.6 * live[0] <= kept_bytes(asked, target) <= live[0]
+
+
+def test_maps_are_those_of_one_word_at_a_time(asked: Asked) -> None:
+    """Shared passes, several blocks and pooling on the way give what the plain way gives."""
+    adapter, inputs, _ = asked
+    targets, blocks, view = targets_at(asked, "committed"), (1, 2), inputs.views[0]
+    maps = raw_maps(adapter, inputs, targets, Method(blocks=blocks), view)
+    for row, target in enumerate(targets.chunks(1)):
+        graphs = [whole_graph(adapter, inputs, target, block, "logprob") for block in blocks]
+        expected = ops.pool([a for a, _ in graphs], [g for _, g in graphs], view.cells.flatten(), "layercam")
+        torch.testing.assert_close(maps[row].flatten(), expected[0], rtol=0, atol=1e-5)
+
+
+def test_targets_of_one_map_share_a_gradient(asked: Asked) -> None:
+    adapter, inputs, _ = asked
+    single = targets_at(asked, "first", 3)
+    together = replace(single, maps=torch.tensor([0, 0, 1]))
+    (each,), (shared,) = (capture(adapter, inputs, targets, (1,), "logit") for targets in (single, together))
+    expected = torch.stack((each.gradients[0] + each.gradients[1], each.gradients[2]))
+    torch.testing.assert_close(shared.gradients, expected, rtol=1e-4, atol=1e-6 * float(expected.abs().max()))
+
+
+def test_a_tail_of_all_blocks_is_the_exact_one(asked: Asked) -> None:
+    adapter, inputs, _ = asked
+    targets, view = targets_at(asked, "remask"), inputs.views[0]
+    exact = raw_maps(adapter, inputs, targets, Method(blocks=(1,)), view)
+    assert raw_maps(adapter, inputs, targets, Method(blocks=(1,), depth=99), view).equal(exact)
+    short = raw_maps(adapter, inputs, targets, Method(blocks=(1,), depth=1), view)
+    assert short.isfinite().all()
+    assert (short - exact).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="attribute: depth must be at least one block, got 0"):
+        raw_maps(adapter, inputs, targets, Method(depth=0), view)
+
+
+def test_deterministic_mode_is_scoped_and_repeats_its_bits() -> None:
+    explainer = Explainer(ask_tiny("joint")[0], deterministic=True)
+    picture = scenes.sample_scene(np.random.default_rng(3)).image
+    seen = []
+
+    def objective(logits: Tensor) -> Tensor:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return logits[5]
+
+    first, second = (explainer.explain(picture, targets=[0, 1], method=Method(objective=objective)) for _ in range(2))
+    assert first.maps.equal(second.maps)
+    assert all(seen)
+    assert not torch.are_deterministic_algorithms_enabled()

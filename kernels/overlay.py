@@ -11,18 +11,16 @@ from torch import Tensor
 
 from .tuning import launch, on_device
 
-# The bits that axes_kernel sets for boxes that are none, and what they must be.
+# The bits that axes_kernel sets for boxes that are wrong, and what they must be.
 NOT_SEPARABLE: Final = tl.constexpr(1)
 NOT_ORDERED: Final = tl.constexpr(2)
 _NEEDS: Final = ("separable (x from the column, y from the row)", "ordered (x0 < x1, y0 < y1, centres ascending)")
 
 
 @triton.jit
-def axes_kernel(
-    boxes, left, share, edges, wrong, h, w, H, W, BLOCK: tl.constexpr, CHUNK: tl.constexpr
-):  # fmt: skip
+def axes_kernel(boxes, left, share, edges, wrong, h, w, H, W, BLOCK: tl.constexpr, CHUNK: tl.constexpr):
     """Axis 0 the rows, 1 the columns. A pixel of an axis reads cell[left] + share * (cell[left + 1] - cell[left]);
-    `left` and `share` are [H + W], `edges` [2, 2] where the boxes begin and end, `wrong` [2] what is wrong with them."""
+    `left` and `share` are [H + W], `edges` [2, 2] where the boxes begin and end, `wrong` [2] what they are not."""
     axis = tl.program_id(1)
     cells, pixels = tl.where(axis == 0, h, w), tl.where(axis == 0, H, W)
     stride = tl.where(axis == 0, w * 4, 4)
@@ -112,9 +110,7 @@ def upsample_kernel(maps, out, left, share, h, w, H, W, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def overlay_kernel(
-    maps, out, image, table, left, share, edges, h, w, H, W, alpha, BLOCK: tl.constexpr
-):  # fmt: skip
+def overlay_kernel(maps, out, image, table, left, share, edges, h, w, H, W, alpha, BLOCK: tl.constexpr):
     """uint8 [T, H, W, 3], BLOCK pixels of one map a program."""
     t = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

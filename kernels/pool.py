@@ -57,7 +57,7 @@ def weights_kernel(
     G, cells, weights, N, S, D, stride_t, stride_s,
     POSITIVE: tl.constexpr, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """weights [T, SPLIT, D]: sums over the SPLIT parts of the cells, divided by N; the parts are added by the reader."""
+    """weights [T, SPLIT, D]: sums over each of SPLIT parts of the cells, divided by N; their reader adds the parts."""
     part, t = tl.program_id(1), tl.program_id(2).to(tl.int64)
     d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     total = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
@@ -163,19 +163,20 @@ def normalise_kernel(raw, out, flags, T, N, BLOCKS: tl.constexpr, BLOCK: tl.cons
         x = raw + (block * T + t) * N
         low, high, good = range_of(x, N, BLOCK)
         finite = finite & good
+        # a value times the rounded reciprocal of the greatest never exceeds 1
+        scale = tl.div_rn(1.0, high - low + 1e-8) * (1.0 / BLOCKS)
         for start in range(0, N, BLOCK):
             inside = start + i < N
-            value = tl.div_rn(tl.load(x + start + i, mask=inside, other=0.0) - low, high - low + 1e-8)
-            if BLOCKS > 1:
-                value = value / BLOCKS
+            value = (tl.load(x + start + i, mask=inside, other=0.0) - low) * scale
             if block > 0:
                 value += tl.load(maps + start + i, mask=inside, other=0.0)
             tl.store(maps + start + i, tl.where(finite, value, 0.0), mask=inside)
     if BLOCKS > 1:
         low, high, good = range_of(maps, N, BLOCK)
+        scale = tl.div_rn(1.0, high - low + 1e-8)
         for start in range(0, N, BLOCK):
             inside = start + i < N
-            value = tl.div_rn(tl.load(maps + start + i, mask=inside, other=0.0) - low, high - low + 1e-8)
+            value = (tl.load(maps + start + i, mask=inside, other=0.0) - low) * scale
             tl.store(maps + start + i, tl.where(finite, value, 0.0), mask=inside)
     if flags is not None:
         tl.store(flags + t, tl.where(finite, 0, 1))
@@ -198,8 +199,8 @@ def _raw(raw: Tensor, block: Tensor, block_gradient: Tensor, cells: Tensor | Non
         weights_kernel[(triton.cdiv(D, how["BLOCK_D"]), split, T)](
             G, cells, weights, N, S, D, G.stride(0), G.stride(1), POSITIVE=aggregation == 0, **how
         )
-        how = launch("pool_product", targets=T) if A.dim() == 2 else None
-        if how is not None:
+        how = launch("pool_product", targets=T) if A.dim() == 2 else {}
+        if how:
             product_kernel[(triton.cdiv(N, how["BLOCK_N"]), triton.cdiv(T, how["BLOCK_T"]))](
                 A, weights, cells, raw, T, N, S, D, A.stride(0), RULE=aggregation, SPLIT=split, **how
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 import triton
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dcam_fast import reference
 from dcam_fast.config import RefineConfig
+from dcam_fast.ops._faces import others
 
 from .select import lerp_ranks, position, select, to_keys
 from .tuning import launch, on_device
@@ -156,7 +157,8 @@ def refine_kernel(
         z = attenuated(z, inside, cells, of_median, of_p60, of_mean, of_max, floor)
     z = tl.minimum(tl.maximum(z, 0.0), ceiling)
     least, span = least_and_range(z, inside)
-    z = tl.div_rn(z - least, span + 1e-8)
+    # a value times the rounded reciprocal of the greatest never exceeds 1
+    z = (z - least) * tl.div_rn(1.0, span + 1e-8)
     if DEBIASING:
         ratio = repetition
         if ratios is not None:
@@ -175,32 +177,32 @@ def rank_filter_kernel(maps, out, height, width, FOLD: tl.constexpr, SIDE: tl.co
     rank_chunk(maps + first, out + first, tl.program_id(1) * CHUNK, height, width, FOLD, SIDE, CHUNK)
 
 
-def need_kernel(caller: str, argument: str, widest: int) -> None:
+def need_kernel(caller: str, argument: str, widest: int, device: str) -> None:
     """Refuse kernels that this face has no sorting network for."""
     if widest > MAX_KERNEL:
         raise ValueError(
-            f"{caller}: {argument} must be at most {MAX_KERNEL} with backend 'triton' (others have all), got {widest}"
+            f"{caller}: {argument} must be at most {MAX_KERNEL} with backend 'triton', got {widest}; "
+            f"{others('triton', device)} can"
         )
 
 
-def need_cells(caller: str, cells: int) -> None:
+def need_cells(cells: int) -> None:
     """Refuse maps that do not fit one program."""
     if cells > MAX_CELLS:
         raise ValueError(
-            f"{caller}: maps must be of at most {MAX_CELLS} cells with backend 'triton' (others have no limit), "
-            f"got {cells}"
+            f"refine: maps must be of at most {MAX_CELLS} cells with backend 'triton', got {cells}; reference can"
         )
 
 
 @functools.lru_cache(maxsize=1024)
-def _kernel(config: RefineConfig, rows: int, image_side: float) -> int:
+def _kernel(config: RefineConfig, rows: int, image_side: float, device: str) -> int:
     """The side of the rank filter, or 0: 3 or 5 by the spread of each map. The widest that any spread can ask for is
     known here."""
     if config.denoise != "rank":
         return 3
     size = image_side if config.size == "image" else float(rows)
     widest = config.kernel_size or reference.kernel_size(config.step_ratio, math.inf, size)
-    need_kernel("refine", "the kernel that config may ask for", widest)
+    need_kernel("refine", "the kernel that config may ask for", widest, device)
     return widest if config.kernel_size or widest == 3 else 0
 
 
@@ -210,7 +212,7 @@ def _config(packed: tuple[float, ...]) -> RefineConfig:
 
 
 @functools.lru_cache(maxsize=256)
-def _arguments(config: RefineConfig) -> dict[str, object]:
+def _arguments(config: RefineConfig) -> dict[str, Any]:
     """What the kernel takes from the config alone."""
 
     def taps(sigma: float) -> tuple[int, float]:
@@ -278,8 +280,8 @@ def refine_out(
     if count == 0:
         return
     largest = max(h * w for h, w in shapes)
-    need_cells("refine", largest)
-    kernel = _kernel(settings, max(h for h, _ in shapes), image_side)
+    need_cells(largest)
+    kernel = _kernel(settings, max(h for h, _ in shapes), image_side, maps.device.type)
     arguments = _arguments(settings)
     # A map is read before it is overwritten, but for rank windows, and as long as it lies where its result goes.
     shared = out.untyped_storage().data_ptr() == maps.untyped_storage().data_ptr()
@@ -316,7 +318,7 @@ def refine(
 
 def rank_filter(maps: Tensor, k: int) -> Tensor:
     """See `dcam_fast.ops.rank_filter`."""
-    need_kernel("rank_filter", "k", k)
+    need_kernel("rank_filter", "k", k, maps.device.type)
     count, height, width = maps.shape
     out = maps.new_empty(maps.shape, dtype=torch.float32)
     if count:

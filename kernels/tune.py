@@ -1,6 +1,7 @@
-"""Measures the candidates for every class of tuning.json and writes the fastest of each: python -m dcam_fast.kernels.tune
+"""Measures the candidates for every class of tuning.json and writes the fastest of each.
 
-Needs a GPU, a quiet one, and some minutes. A candidate whose results differ from the reference's is never timed.
+`python -m dcam_fast.kernels.tune` needs a GPU, a quiet one, and some minutes. A candidate whose results differ from the
+reference's is never timed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dcam_fast.ops import _faces
 
 from .tuning import TABLE, launch, table
 
-Launch = dict[str, int] | None
+Launch = dict[str, int]
 
 _WARPS: Final = {"num_warps": (4, 8), "num_stages": (1, 2)}
 CANDIDATES: Final[dict[str, dict[str, tuple[int, ...]]]] = {
@@ -43,7 +44,7 @@ _OPEN: Final = {"targets": 64, "channels": 4096, "cells": 4096}
 
 def _candidates(kernel: str) -> Iterator[Launch]:
     if kernel == "pool_product":
-        yield None
+        yield {}
     for values in itertools.product(*CANDIDATES[kernel].values()):
         yield dict(zip(CANDIDATES[kernel], values, strict=True))
 

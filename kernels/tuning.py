@@ -1,7 +1,7 @@
 """How each kernel is launched: fixed configurations by shape class, from the committed tuning.json.
 
 Nothing is tried out at run time. For every kernel the table lists classes in order; the first whose `up_to` bounds hold
-for the shape at hand gives block sizes, warps and stages (null: another kernel does this class better).
+for the shape at hand gives block sizes, warps and stages (none at all: another kernel does this class better).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def table() -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=4096)
-def launch(kernel: str, **shape: int) -> dict[str, int] | None:
+def launch(kernel: str, **shape: int) -> dict[str, int]:
     """Block sizes, num_warps and num_stages of `kernel` at a shape, such as `targets=3, channels=4096`."""
     for entry in table()["kernels"][kernel]:
         if all(shape[name] <= bound for name, bound in entry["up_to"].items()):

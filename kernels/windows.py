@@ -86,9 +86,7 @@ def fold(index, size, FOLD: tl.constexpr):
 
 
 @triton.jit
-def rank_chunk(
-    source, target, start, height, width, FOLD: tl.constexpr, SIDE: tl.constexpr, CHUNK: tl.constexpr
-):  # fmt: skip
+def rank_chunk(source, target, start, height, width, FOLD: tl.constexpr, SIDE: tl.constexpr, CHUNK: tl.constexpr):
     """Cells start..start + CHUNK of one map, filtered, from `source` to `target`."""
     R: tl.constexpr = SIDE // 2
     i = start + tl.arange(0, CHUNK)
@@ -99,7 +97,7 @@ def rank_chunk(
         line = source + fold(row + y, height, FOLD) * width
         for x in tl.static_range(-R, R + 1):
             value = tl.load(line + fold(column + x, width, FOLD), mask=inside, other=0.0)
-            window = window + (value.to(tl.float32),)
+            window = window + (value.to(tl.float32),)  # type: ignore[assignment]
     tl.store(target + i, rank_mean(sort(window, SIDE), SIDE), mask=inside)
 
 

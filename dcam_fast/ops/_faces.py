@@ -85,6 +85,13 @@ def _notice(device: str) -> None:
     )
 
 
+def others(face: str, device: str) -> str:
+    """The faces that can serve a device in the place of one that refuses: "cuda or reference"."""
+    return " or ".join(
+        name for name, other in FACES.items() if name != face and other.serves(device) and other.unusable() is None
+    )
+
+
 def _on_first_call(module: str, name: str) -> Callable[..., Any]:
     """The function `name` of dcam_fast.kernels.`module`, which imports Triton, from the first call on."""
 

@@ -30,7 +30,11 @@ def _reference_overlay(maps: Tensor, image: Tensor, boxes: Tensor, colormap: Ten
 
 
 _UPSAMPLE = Op(
-    "upsample", "(Tensor maps, Tensor boxes, int height, int width) -> Tensor", _fake_upsample, _reference_upsample, "overlay"
+    "upsample",
+    "(Tensor maps, Tensor boxes, int height, int width) -> Tensor",
+    _fake_upsample,
+    _reference_upsample,
+    "overlay",
 )
 _OVERLAY = Op(
     "overlay",

@@ -61,9 +61,7 @@ def _reference_out(
 
 _INPUTS = "Tensor[] activations, Tensor[] gradients, Tensor? cells, int aggregation"
 _POOL = Op("pool", f"({_INPUTS}, bool check) -> Tensor", _fake, _reference, "pool")
-_POOL_OUT = Op(
-    "pool_out", f"(Tensor(a!) out, Tensor(b!) flags, {_INPUTS}) -> ()", _fake_out, _reference_out, "pool"
-)
+_POOL_OUT = Op("pool_out", f"(Tensor(a!) out, Tensor(b!) flags, {_INPUTS}) -> ()", _fake_out, _reference_out, "pool")
 
 
 def _blocks(

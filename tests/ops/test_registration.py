@@ -9,6 +9,7 @@ from dcam_fast import ops
 from dcam_fast.config import PAPER, RELEASED
 from dcam_fast.ops import _faces
 
+
 def operands(name: str) -> list[tuple]:
     random = torch.Generator().manual_seed(1)
     A, G = torch.rand(12, 9, generator=random), torch.rand(3, 12, 9, generator=random)

@@ -6,6 +6,7 @@ is compiled is what a machine with such a GPU would compile. Run by test_compile
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -91,8 +92,8 @@ def compile_all() -> None:
     for k, dtype in itertools.product((3, 5), DTYPES):
         case = f"k={k} {dtype}"
         refine.rank_filter(torch.zeros(3, 27, 27, dtype=dtype), k)
-    # the boxes' memory is not computed here, so that they may fail their check is of no interest
     axes = overlay._axes
+    # what is not launched finds nothing wrong with the boxes only by chance
     overlay._axes = lambda *args: (torch.zeros(0, dtype=torch.int32), torch.zeros(0), torch.zeros(2, 2))
     boxes, image = torch.zeros(27, 27, 4), torch.zeros(768, 1024, 3, dtype=torch.uint8)
     table = torch.zeros(256, 3, dtype=torch.uint8)
@@ -101,10 +102,8 @@ def compile_all() -> None:
         overlay.overlay(torch.zeros(3, 27, 27, dtype=dtype), image, boxes, table, 0.5)
         overlay.upsample(torch.zeros(3, 27, 27, dtype=dtype), boxes, 768, 1024)
     overlay._axes = axes
-    try:
+    with contextlib.suppress(ValueError):
         overlay.upsample(torch.zeros(3, 27, 27), boxes, 768, 1024)
-    except ValueError as error:
-        assert "boxes must be" in str(error)
 
 
 def needs(kernel: triton.compiler.CompiledKernel, folder: Path) -> dict[str, int]:

@@ -171,6 +171,8 @@ def normalise_kernel(raw, out, flags, T, N, BLOCKS: tl.constexpr, BLOCK: tl.cons
             if block > 0:
                 value += tl.load(maps + start + i, mask=inside, other=0.0)
             tl.store(maps + start + i, tl.where(finite, value, 0.0), mask=inside)
+        if BLOCKS > 1:
+            tl.debug_barrier()
     if BLOCKS > 1:
         low, high, good = range_of(maps, N, BLOCK)
         scale = tl.div_rn(1.0, high - low + 1e-8)

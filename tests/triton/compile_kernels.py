@@ -73,6 +73,15 @@ def compile_all() -> None:
     case = "activations of their own"
     A = torch.empty(1, 2304, 4096, dtype=torch.bfloat16).expand(3, 2304, 4096)
     pool.pool([A], [A], None, 0, False)
+    case = "sizes of one, which Triton compiles as constants"
+    for name, T in itertools.product(("pooled", "layercam", "gradcam"), (1, 9)):
+        one, cell = torch.zeros(T, 1, 1), torch.zeros(1, dtype=torch.int64)
+        flags = torch.zeros(T, dtype=torch.int32)
+        pool.pool_out(torch.zeros(T, 1), flags, [one[0]], [one], cell, reference.AGGREGATIONS.index(name))
+    # what is not launched leaves flags, and what is wrong with boxes, to chance
+    with contextlib.suppress(ValueError):
+        refine.refine(torch.zeros(1, 1, 1), PAPER.packed, None, 0.0, None, 384.0, True)
+    refine.rank_filter(torch.zeros(1, 1, 1), 3)
     case = "two blocks, flags, odd sizes"
     A, G = torch.zeros(37, 33), torch.zeros(9, 37, 33)
     flags = torch.zeros(9, dtype=torch.int32)
@@ -93,7 +102,6 @@ def compile_all() -> None:
         case = f"k={k} {dtype}"
         refine.rank_filter(torch.zeros(3, 27, 27, dtype=dtype), k)
     axes = overlay._axes
-    # what is not launched finds nothing wrong with the boxes only by chance
     overlay._axes = lambda *args: (torch.zeros(0, dtype=torch.int32), torch.zeros(0), torch.zeros(2, 2))
     boxes, image = torch.zeros(27, 27, 4), torch.zeros(768, 1024, 3, dtype=torch.uint8)
     table = torch.zeros(256, 3, dtype=torch.uint8)
@@ -101,9 +109,13 @@ def compile_all() -> None:
         case = str(dtype)
         overlay.overlay(torch.zeros(3, 27, 27, dtype=dtype), image, boxes, table, 0.5)
         overlay.upsample(torch.zeros(3, 27, 27, dtype=dtype), boxes, 768, 1024)
+    case = "one cell, one pixel"
+    overlay.overlay(torch.zeros(1, 1, 1), image[:1, :1], boxes[:1, :1], table, 1.0)
+    overlay.upsample(torch.zeros(1, 1, 1), boxes[:1, :1], 1, 1)
     overlay._axes = axes
-    with contextlib.suppress(ValueError):
-        overlay.upsample(torch.zeros(3, 27, 27), boxes, 768, 1024)
+    for cells, pixels in ((27, 768), (1, 1)):
+        with contextlib.suppress(ValueError):
+            overlay.upsample(torch.zeros(1, cells, cells), boxes[:cells, :cells], pixels, pixels)
 
 
 def needs(kernel: triton.compiler.CompiledKernel, folder: Path) -> dict[str, int]:

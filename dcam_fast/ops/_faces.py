@@ -53,7 +53,7 @@ _INTERPRETED: Final = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @functools.cache
-def _without_triton() -> str | None:
+def _triton_lacks() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if importlib.util.find_spec("dcam_fast.kernels") is None:
@@ -61,6 +61,14 @@ def _without_triton() -> str | None:
     if not (_INTERPRETED or torch.cuda.is_available() or torch.xpu.is_available()):
         return "torch finds no GPU"
     return None
+
+
+def _without_triton() -> str | None:
+    return _triton_lacks()
+
+
+# What torch.compiler.assume_constant_result does, which would import all of dynamo.
+_without_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 # In the order of preference; a tensor's device decides which of them can serve it.

@@ -39,11 +39,9 @@ def select(a, rank_a, b, rank_b):
 def position(count, percent):
     """Rank and share of a percentile among `count` values: `share` of the way from `below` to the next."""
     product = tl.maximum(count - 1, 0).to(tl.float32) * percent
-    # the product is exact for percents of few digits, and so is what is left of it; a quotient would not be
+    # the product is exact for percents of few digits, and so is what its floor leaves of it; a quotient would not be
     below = tl.floor(product * 0.01)
-    left = product - below * 100
-    below = tl.where(left >= 100, below + 1, tl.where(left < 0, below - 1, below))
-    return below.to(tl.int32), (product - below * 100) / 100
+    return below.to(tl.int32), (product - below * 100) * 0.01
 
 
 @triton.jit

@@ -56,7 +56,8 @@ def env() -> Environment:
     """What this installation has, can use, and why not."""
     native = _faces.native
     devices = ["cpu"]
-    devices += [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    for kind, module in (("cuda", torch.cuda), ("xpu", torch.xpu)):
+        devices += [f"{kind}:{i} {module.get_device_name(i)}" for i in range(module.device_count())]
     return Environment(
         versions={
             "dcam_fast": dcam_fast.__version__,

@@ -77,11 +77,18 @@ def pool(
     """Raw maps [T, N] (docs/method.md, section 1); see `dcam_fast.ops.pool`."""
     maps, flags = pool_flagged(activations, gradients, cells, aggregation)
     if check and bool(flags.any()):
-        named = {"activations": activations, "gradients": gradients}
-        culprits = [name for name, blocks in named.items() if not _finite_rows(blocks, cells)]
-        # what is finite may still overflow when multiplied
-        raise ValueError(f"pool: {(culprits or ['activations times gradients'])[0]} must be finite, got NaN or Inf")
+        raise pool_refusal(activations, gradients, cells)
     return maps
+
+
+def pool_refusal(
+    activations: Tensor | Sequence[Tensor], gradients: Tensor | Sequence[Tensor], cells: Tensor | None
+) -> ValueError:
+    """What is wrong with arguments for which `pool` came to something not finite. Raises itself for wrong cells."""
+    named = {"activations": activations, "gradients": gradients}
+    culprits = [name for name, blocks in named.items() if not _finite_rows(blocks, cells)]
+    # what is finite may still overflow when multiplied
+    return ValueError(f"pool: {(culprits or ['activations times gradients'])[0]} must be finite, got NaN or Inf")
 
 
 def pool_flagged(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import os
 import warnings
 from collections.abc import Callable
@@ -33,20 +34,48 @@ native, native_error = _load_native()
 
 @dataclass(frozen=True)
 class Face:
-    """One implementation: the namespace it is registered in, the device it serves (None: any), why it is unusable."""
+    """One implementation: the namespace it is registered in, the devices it serves (None: any), why it is unusable."""
 
     namespace: str
-    device: str | None
+    devices: tuple[str, ...] | None
     unusable: Callable[[], str | None]
+
+    def serves(self, device: str) -> bool:
+        return self.devices is None or device in self.devices
 
 
 def _without_native() -> str | None:
     return f"the extension dcam_fast._C is not there ({native_error})" if native is None else None
 
 
+# Triton's interpreter runs the same kernels on the CPU, very slowly: for tests.
+_INTERPRETED: Final = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def _triton_lacks() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if importlib.util.find_spec("dcam_fast.kernels") is None:
+        return "dcam_fast.kernels is not installed (pip install --no-build-isolation -e .)"
+    if not (_INTERPRETED or torch.cuda.is_available() or torch.xpu.is_available()):
+        return "torch finds no GPU"
+    return None
+
+
+def _without_triton() -> str | None:
+    return _triton_lacks()
+
+
+# What torch.compiler.assume_constant_result does, which would import all of dynamo.
+_without_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 # In the order of preference; a tensor's device decides which of them can serve it.
 FACES: Final = {
-    "cpu": Face("dcam_fast", "cpu", _without_native),
+    "cpu": Face("dcam_fast", ("cpu",), _without_native),
+    # torch calls AMD's GPUs "cuda" too
+    "triton": Face("dcam_fast_triton", ("cuda", "xpu", *(["cpu"] if _INTERPRETED else [])), _without_triton),
     "reference": Face("dcam_fast_reference", None, lambda: None),
 }
 FORCED: Final = os.environ.get("DCAM_BACKEND") or None
@@ -64,17 +93,45 @@ def _notice(device: str) -> None:
     )
 
 
-class Op:
-    """One op: the same schema, fake and semantics on every face."""
+def others(face: str, device: str) -> str:
+    """The faces that can serve a device in the place of one that refuses: "cuda or reference"."""
+    return " or ".join(
+        name for name, other in FACES.items() if name != face and other.serves(device) and other.unusable() is None
+    )
 
-    def __init__(self, name: str, schema: str, fake: Callable[..., Any], reference: Callable[..., Any]) -> None:
+
+def _on_first_call(module: str, name: str) -> Callable[..., Any]:
+    """The function `name` of dcam_fast.kernels.`module`, which imports Triton, from the first call on."""
+
+    @functools.cache
+    def function() -> Callable[..., Any]:
+        return getattr(importlib.import_module(f"dcam_fast.kernels.{module}"), name)
+
+    return lambda *args: function()(*args)
+
+
+class Op:
+    """One op: the same schema, fake and semantics on every face. `triton` is the module of dcam_fast.kernels that has
+    it; None: that face does not."""
+
+    def __init__(
+        self,
+        name: str,
+        schema: str,
+        fake: Callable[..., Any],
+        reference: Callable[..., Any],
+        triton: str | None = None,
+    ) -> None:
         self.name = name
         self._faces: dict[str, torch._ops.OpOverload] = {}
-        for namespace in dict.fromkeys(face.namespace for face in FACES.values()):
+        faces = [face for face in FACES if face != "triton" or triton is not None]
+        for namespace in dict.fromkeys(FACES[face].namespace for face in faces):
             torch.library.define(f"{namespace}::{name}", schema, tags=_TAGS)
             torch.library.register_fake(f"{namespace}::{name}", fake)
         torch.library.impl(f"dcam_fast_reference::{name}", "CompositeExplicitAutograd", reference)
-        for face in FACES:
+        if triton is not None:
+            torch.library.impl(f"dcam_fast_triton::{name}", "CompositeExplicitAutograd", _on_first_call(triton, name))
+        for face in faces:
             self._faces[face] = getattr(getattr(torch.ops, FACES[face].namespace), name).default
         self._cpu = None if native is None or FORCED else self._faces["cpu"]
 
@@ -83,7 +140,7 @@ class Op:
         if backend is None and self._cpu is not None and like.is_cpu:
             return self._cpu
         device = like.device.type
-        usable = [name for name, face in FACES.items() if face.device in (None, device) and face.unusable() is None]
+        usable = [name for name in self._faces if FACES[name].serves(device) and FACES[name].unusable() is None]
         asked = backend or FORCED
         if asked is None:
             if usable[0] == "reference" and not torch.compiler.is_compiling():
@@ -93,7 +150,11 @@ class Op:
         if asked not in FACES:
             raise ValueError(f"{caller}: backend must be one of {', '.join(FACES)}, got {asked!r}")
         if asked not in usable:
-            reason = FACES[asked].unusable() or f"it serves {FACES[asked].device} tensors, and these are on {device}"
+            reason = FACES[asked].unusable()
+            if reason is None and asked not in self._faces:
+                reason = "it does not have this op"
+            if reason is None:
+                reason = f"it serves {' and '.join(FACES[asked].devices or ())} tensors, and these are on {device}"
             raise RuntimeError(
                 f"{caller}: backend must be one that can run here, got {asked!r}: {reason}; {' or '.join(usable)} can"
             )

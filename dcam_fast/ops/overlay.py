@@ -30,13 +30,18 @@ def _reference_overlay(maps: Tensor, image: Tensor, boxes: Tensor, colormap: Ten
 
 
 _UPSAMPLE = Op(
-    "upsample", "(Tensor maps, Tensor boxes, int height, int width) -> Tensor", _fake_upsample, _reference_upsample
+    "upsample",
+    "(Tensor maps, Tensor boxes, int height, int width) -> Tensor",
+    _fake_upsample,
+    _reference_upsample,
+    "overlay",
 )
 _OVERLAY = Op(
     "overlay",
     "(Tensor maps, Tensor image, Tensor boxes, Tensor colormap, float alpha) -> Tensor",
     _fake_overlay,
     _reference_overlay,
+    "overlay",
 )
 
 

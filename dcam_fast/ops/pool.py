@@ -60,8 +60,8 @@ def _reference_out(
 
 
 _INPUTS = "Tensor[] activations, Tensor[] gradients, Tensor? cells, int aggregation"
-_POOL = Op("pool", f"({_INPUTS}, bool check) -> Tensor", _fake, _reference)
-_POOL_OUT = Op("pool_out", f"(Tensor(a!) out, Tensor(b!) flags, {_INPUTS}) -> ()", _fake_out, _reference_out)
+_POOL = Op("pool", f"({_INPUTS}, bool check) -> Tensor", _fake, _reference, "pool")
+_POOL_OUT = Op("pool_out", f"(Tensor(a!) out, Tensor(b!) flags, {_INPUTS}) -> ()", _fake_out, _reference_out, "pool")
 
 
 def _blocks(
@@ -125,7 +125,8 @@ def pool(
         aggregation: one of `AGGREGATIONS`. `gradcam_paper` is the paper's Grad-CAM baseline,
             mean_d max(A w, 0) with the signed w; `gradcam` the textbook's.
         check: refuse NaN and Inf (on a GPU this waits for the result). Otherwise a map they reach is all zeros, and
-            the other maps are what they would be without it.
+            the other maps are what they would be without it. With `triton` an unchecked cell that is no row counts
+            as NaN.
         backend: a face by name; None: the fastest that serves the tensors' device.
 
     Returns:

@@ -16,7 +16,7 @@ def _fake(maps: Tensor, k: int) -> Tensor:
     return maps.new_empty(maps.shape, dtype=torch.float64 if maps.dtype is torch.float64 else torch.float32)
 
 
-_RANK_FILTER = Op("rank_filter", "(Tensor maps, int k) -> Tensor", _fake, reference.rank_filter)
+_RANK_FILTER = Op("rank_filter", "(Tensor maps, int k) -> Tensor", _fake, reference.rank_filter, "refine")
 
 
 def _need_side(k: int, caller: str) -> None:

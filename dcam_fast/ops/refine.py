@@ -66,8 +66,8 @@ def _reference_out(out: Tensor, *inputs: object) -> None:
 _INPUTS = (
     "Tensor maps, float[] config, Tensor? grids, float repetition, Tensor? repetitions, float image_side, bool check"
 )
-_REFINE = Op("refine", f"({_INPUTS}) -> Tensor", _fake, _reference)
-_REFINE_OUT = Op("refine_out", f"(Tensor(a!) out, {_INPUTS}) -> ()", _fake_out, _reference_out)
+_REFINE = Op("refine", f"({_INPUTS}) -> Tensor", _fake, _reference, "refine")
+_REFINE_OUT = Op("refine_out", f"(Tensor(a!) out, {_INPUTS}) -> ()", _fake_out, _reference_out, "refine")
 
 
 def repetition_ratio(token_ids: Iterable[int] | Tensor) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+import dcam_fast
 from dcam_fast.ops import _faces
+
+if importlib.util.find_spec("dcam_fast.kernels") is None:
+    # a checkout that is on the path and not installed: the folder `kernels` lies beside the package
+    dcam_fast.__path__.append(str(Path(__file__).parents[2]))
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,28 @@ class Face:
     def __str__(self) -> str:
         return self.backend if self.kernels is None else f"{self.backend}-{self.kernels}"
 
+    @contextlib.contextmanager
+    def rank_kernel(self, widest: int) -> Iterator[None]:
+        """Around calls that may need a rank kernel of `widest` cells: Triton has those of 3 and 5, and has to refuse
+        the others (which ends the block there)."""
+        if self.backend != "triton" or widest <= 5:
+            yield
+            return
+        with pytest.raises(ValueError, match=f"must be at most 5 with backend 'triton', got {widest}; .* can$"):
+            yield
+
+
+def _device(face: _faces.Face) -> str:
+    """The first of the devices that a face serves which is here."""
+    for device in face.devices or ():
+        if device == "cpu" or torch.get_device_module(device).is_available():
+            return device
+    return "cpu"
+
+
+def _as_param(face: Face) -> object:
+    return face if face.device == "cpu" else pytest.param(face, marks=pytest.mark.gpu)
+
 
 def _faces_here() -> list[Face]:
     found = []
@@ -36,11 +65,11 @@ def _faces_here() -> list[Face]:
             _faces.native.use_cpu_kernels(best)
             found += [Face(name, "cpu", kernels) for kernels in sets]
         else:
-            found.append(Face(name, face.device or "cpu"))
+            found.append(Face(name, _device(face)))
     return found
 
 
-@pytest.fixture(params=_faces_here(), ids=str)
+@pytest.fixture(params=map(_as_param, _faces_here()), ids=str)
 def face(request: pytest.FixtureRequest) -> Iterator[Face]:
     face: Face = request.param
     if face.kernels is None:

@@ -140,7 +140,27 @@ def test_forced_backend_unknown():
         """,
         DCAM_BACKEND="opencl",
     )
-    assert found == "rank_filter: backend must be one of cpu, reference, got 'opencl'"
+    assert found == f"rank_filter: backend must be one of {', '.join(_faces.FACES)}, got 'opencl'"
+
+
+def test_triton_face():
+    """Importing the ops does not import Triton; the face says what it lacks, and serves the CPU for its interpreter."""
+    code = """
+        import json, sys, torch
+        from dcam_fast import env, ops
+        loaded = "triton" in sys.modules
+        error = ""
+        try:
+            ops.rank_filter(torch.rand(1, 3, 3), 3, backend="triton")
+        except RuntimeError as refusal:
+            error = str(refusal)
+        print(json.dumps([loaded, env().faces["triton"], error]))
+        """
+    path = os.pathsep.join(sys.path)
+    loaded, reason, error = run(code, CUDA_VISIBLE_DEVICES="", TRITON_INTERPRET="0", PYTHONPATH=path)
+    assert not loaded
+    assert reason is not None
+    assert error.startswith("rank_filter: backend must be one that can run here, got 'triton': " + reason)
 
 
 def test_env():

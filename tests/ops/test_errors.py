@@ -9,6 +9,7 @@ import torch
 import dcam_fast
 from dcam_fast import ops
 from dcam_fast.config import PAPER, RefineConfig
+from dcam_fast.ops import _faces
 
 A, G = torch.zeros(6, 8), torch.zeros(2, 6, 8)
 MAPS = torch.rand(2, 5, 7)
@@ -170,7 +171,7 @@ CASES = [
     (
         lambda: ops.refine(MAPS, backend="cudnn"),
         ValueError,
-        "refine: backend must be one of cpu, reference, got 'cudnn'",
+        f"refine: backend must be one of {', '.join(_faces.FACES)}, got 'cudnn'",
     ),
     # config
     (lambda: RefineConfig(kernel_size=4), ValueError, "RefineConfig: kernel_size must be None or odd, 3 to 11, got 4"),

@@ -19,8 +19,7 @@ DCAM_HD void upsample_row(const OverlayParams& p, const float* map, int64_t y, f
     const int32_t* left = p.columns.left;
     const float* shares = p.columns.share;
 #pragma omp simd
-    for (int64_t x = 0; x < p.columns.pixels; ++x)
-        values[x] = between(cells[left[x]], cells[left[x] + 1], shares[x]);
+    for (int64_t x = 0; x < p.columns.pixels; ++x) values[x] = between(cells[left[x]], cells[left[x] + 1], shares[x]);
 }
 
 static void upsample(const OverlayParams& p, int64_t begin, int64_t end) {

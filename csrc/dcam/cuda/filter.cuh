@@ -1,6 +1,8 @@
 // Windows of a map, one cell per thread: borders are reflected where the map is read, nothing is padded.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include "dcam/modules.h"
 
 namespace dcam::cuda {

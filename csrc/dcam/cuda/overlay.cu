@@ -49,7 +49,7 @@ __device__ __forceinline__ void copy(const uint8_t* from, uint8_t* to, int bytes
 template <class Word>
 __global__ void __launch_bounds__(kThreads) overlay_tile(const __grid_constant__ OverlayParams p) {
     __shared__ float colours[256][4];
-    __shared__ alignas(16) uint8_t tile[kTile * 3];
+    alignas(16) __shared__ uint8_t tile[kTile * 3];
     const int width = static_cast<int>(p.columns.pixels), pixels = static_cast<int>(p.rows.pixels) * width;
     const int first = static_cast<int>(blockIdx.x) * kTile, count = min(kTile, pixels - first);
     const float keep = 1 - p.alpha;

@@ -1,6 +1,8 @@
 // Reductions over a warp and over a block. Whatever the order in which warps come, the bits are the same.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <climits>
 #include <cstdint>
 #include <type_traits>

@@ -15,7 +15,7 @@ namespace {
 constexpr int kNarrowThreads = 768;  // windows up to 5 x 5, in 80 registers
 constexpr int kWideThreads = 256;    // windows up to 11 x 11, in 255
 constexpr int kHeld = 4;             // cells that a thread can hold in registers
-constexpr int kRagged = 128;          // maps of a ragged batch that one launch's arguments describe
+constexpr int kRagged = 128;         // maps of a ragged batch that one launch's arguments describe
 constexpr int kFilterThreads = 128;
 
 struct Grid {
@@ -142,8 +142,8 @@ __device__ __forceinline__ void smooth(const Cells<C>& cells, const View& view, 
 
 // AKD, from `map`; where the result lies. Each thread reads of it what it wrote itself.
 template <int C, bool Wide>
-__device__ __forceinline__ float* denoise(const Cells<C>& cells, const View& view, const Arguments& args,
-                                                double std, float* map, float* other) {
+__device__ __forceinline__ float* denoise(const Cells<C>& cells, const View& view, const Arguments& args, double std,
+                                          float* map, float* other) {
     switch (args.settings.denoise) {
         case Denoise::none:
             return map;
@@ -218,17 +218,16 @@ __device__ __forceinline__ float background(Cells<C>& cells, const View& view, c
     Request p60{percentile_position(n, 60), median.low, median.high, dark, lit.value};
     if (p60.at.below < dark) p60 = {p60.at, least.value, 0, 0, dark};
     float found[2];
-    select(memory.select, {median, p60}, found, [&](auto take) {
-        cells.each([&](float& z, int) { take(ordered(z)); });
-    });
+    select(memory.select, {median, p60}, found,
+           [&](auto take) { cells.each([&](float& z, int) { take(ordered(z)); }); });
     return background_level(s, found[0], found[1], sum.value / static_cast<float>(lit.value),
                             from_ordered(greatest.value));
 }
 
 // SICD. The least of z is 0, its greatest `top`.
 template <int C>
-__device__ __forceinline__ void debias(Cells<C>& cells, const View& view, const RefineSettings& s,
-                                       float repetition, float top, Memory& memory) {
+__device__ __forceinline__ void debias(Cells<C>& cells, const View& view, const RefineSettings& s, float repetition,
+                                       float top, Memory& memory) {
     Moments moments;
     cells.each([&](float& z, int) { moments.add(z, 0); });
     reduce(memory.reduce, moments.sum, moments.squares);
@@ -266,8 +265,9 @@ __device__ __forceinline__ void debias(Cells<C>& cells, const View& view, const 
 }
 
 template <int C, bool Wide>
-__global__ void __launch_bounds__(Wide ? kWideThreads : kNarrowThreads) refine_map(const __grid_constant__ Arguments args) {
-    extern __shared__ float maps[];
+__global__ void __launch_bounds__(Wide ? kWideThreads : kNarrowThreads)
+    refine_map(const __grid_constant__ Arguments args) {
+    DCAM_DYNAMIC_SHARED(float, maps);
     __shared__ Memory memory;
     const int index = blockIdx.x, thread = threadIdx.x;
     const RefineSettings& s = args.settings;
@@ -334,7 +334,8 @@ __global__ void __launch_bounds__(Wide ? kWideThreads : kNarrowThreads) refine_m
 }
 
 template <int Side>
-__global__ void __launch_bounds__(kFilterThreads) rank_filter_maps(const float* maps, float* out, int64_t count, int height, int width) {
+__global__ void __launch_bounds__(kFilterThreads)
+    rank_filter_maps(const float* maps, float* out, int64_t count, int height, int width) {
     const int i = static_cast<int>(blockIdx.x * kFilterThreads + threadIdx.x), y = i / width;
     const int64_t cells = static_cast<int64_t>(height) * width;
     if (i >= cells) return;
@@ -364,8 +365,19 @@ cudaError_t launch_refine(const Arguments& args, int64_t count, int threads, int
 
 cudaError_t refine(const RefineParams& p, cudaStream_t stream) {
     const RefineSettings& s = p.settings;
-    Arguments args{p.maps,       p.out,     p.flags, p.repetitions, static_cast<int>(p.height), static_cast<int>(p.width),
-                   p.repetition, p.image_side, p.grids != nullptr, s, Taps(s.smoothing_sigma), Taps(s.gating_sigma), {}};
+    Arguments args{p.maps,
+                   p.out,
+                   p.flags,
+                   p.repetitions,
+                   static_cast<int>(p.height),
+                   static_cast<int>(p.width),
+                   p.repetition,
+                   p.image_side,
+                   p.grids != nullptr,
+                   s,
+                   Taps(s.smoothing_sigma),
+                   Taps(s.gating_sigma),
+                   {}};
     const int64_t step = p.grids ? kRagged : p.count;
     for (int64_t begin = 0; begin < p.count; begin += step) {
         const int64_t count = std::min(step, p.count - begin);
@@ -385,9 +397,9 @@ cudaError_t refine(const RefineParams& p, cudaStream_t stream) {
         const int most = wide ? kWideThreads : kNarrowThreads;
         for (int64_t i = begin; i < (p.grids ? begin + count : begin + 1); ++i)
             threads = std::max(threads, threads_for(p.grids ? p.grids[2 * i] * p.grids[2 * i + 1] : cells, most));
-        const auto launcher = wide                                  ? launch_refine<0, true>
+        const auto launcher = wide                              ? launch_refine<0, true>
                               : cells <= kHeld * kNarrowThreads ? launch_refine<kHeld, false>
-                                                                    : launch_refine<0, false>;
+                                                                : launch_refine<0, false>;
         if (p.grids) {
             args.maps = p.maps + p.offsets[begin];
             args.out = p.out + p.offsets[begin];

@@ -15,7 +15,7 @@ namespace {
 constexpr int kNarrowThreads = 768;  // windows up to 5 x 5, in 80 registers
 constexpr int kWideThreads = 256;    // windows up to 11 x 11, in 255
 constexpr int kHeld = 4;             // cells that a thread can hold in registers
-constexpr int kRagged = 128;         // maps of a ragged batch that one launch's arguments describe
+constexpr int64_t kRagged = 128;     // maps of a ragged batch that one launch's arguments describe
 constexpr int kFilterThreads = 128;
 
 struct Grid {
@@ -378,32 +378,35 @@ cudaError_t refine(const RefineParams& p, cudaStream_t stream) {
                    Taps(s.smoothing_sigma),
                    Taps(s.gating_sigma),
                    {}};
-    const int64_t step = p.grids ? kRagged : p.count;
+    const auto height = [&p](int64_t i) { return p.grids ? p.grids[2 * i] : p.height; };
+    const auto width = [&p](int64_t i) { return p.grids ? p.grids[2 * i + 1] : p.width; };
+    const int64_t step = p.grids ? kRagged : std::max<int64_t>(p.count, 1);
+    // a batch of one size is looked at once
+    const auto shapes = [&](int64_t begin) { return p.grids ? std::min(begin + kRagged, p.count) : begin + 1; };
+    for (int64_t begin = 0; begin < p.count; begin += step)
+        for (int64_t i = begin; i < shapes(begin); ++i)
+            if (height(i) < 1 || width(i) < 1 || height(i) > kMaxCells / width(i)) return cudaErrorInvalidValue;
+
     for (int64_t begin = 0; begin < p.count; begin += step) {
         const int64_t count = std::min(step, p.count - begin);
         bool wide = false;
+        for (int64_t i = begin; i < shapes(begin); ++i) wide = wide || may_be_wide(s, height(i), p.image_side);
         int64_t cells = 0;
         int threads = 0;
-        // a batch of one size is looked at once
-        for (int64_t i = begin; i < (p.grids ? begin + count : begin + 1); ++i) {
-            const int64_t height = p.grids ? p.grids[2 * i] : p.height, width = p.grids ? p.grids[2 * i + 1] : p.width;
-            if (height < 1 || width < 1 || height > kMaxCells / width) return cudaErrorInvalidValue;
-            wide = wide || may_be_wide(s, height, p.image_side);
-            cells = std::max(cells, height * width);
+        for (int64_t i = begin; i < shapes(begin); ++i) {
+            cells = std::max(cells, height(i) * width(i));
+            threads = std::max(threads, threads_for(height(i) * width(i), wide ? kWideThreads : kNarrowThreads));
             if (p.grids)
                 args.grids[i - begin] = {static_cast<uint32_t>(p.offsets[i] - p.offsets[begin]),
-                                         static_cast<uint16_t>(height), static_cast<uint16_t>(width)};
+                                         static_cast<uint16_t>(height(i)), static_cast<uint16_t>(width(i))};
         }
-        const int most = wide ? kWideThreads : kNarrowThreads;
-        for (int64_t i = begin; i < (p.grids ? begin + count : begin + 1); ++i)
-            threads = std::max(threads, threads_for(p.grids ? p.grids[2 * i] * p.grids[2 * i + 1] : cells, most));
-        const auto launcher = wide                              ? launch_refine<0, true>
-                              : cells <= kHeld * kNarrowThreads ? launch_refine<kHeld, false>
-                                                                : launch_refine<0, false>;
         if (p.grids) {
             args.maps = p.maps + p.offsets[begin];
             args.out = p.out + p.offsets[begin];
         }
+        const auto launcher = wide                              ? launch_refine<0, true>
+                              : cells <= kHeld * kNarrowThreads ? launch_refine<kHeld, false>
+                                                                : launch_refine<0, false>;
         const cudaError_t error = launcher(args, count, threads, cells, stream);
         if (error != cudaSuccess) return error;
         if (args.flags) args.flags += count;

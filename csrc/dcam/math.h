@@ -1,6 +1,6 @@
 // The arithmetic of the ops, free of any machine: one source for the CPU kernels (a vector of cells at a time) and for
 // device code (a cell at a time). `L` names the lanes: L::V is a value, or a vector of values, and L has min, max,
-// fma, select, exp_negative and all_below for it.
+// fma, select_positive, exp_negative and all_below for it, and the largest network to write out.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,10 @@
 
 #ifdef __CUDACC__
 #define DCAM_HD __host__ __device__ __forceinline__
+#define DCAM_UNROLL _Pragma("unroll")  // what indexes an array by a loop would else lie in memory
 #else
 #define DCAM_HD __attribute__((always_inline)) inline
+#define DCAM_UNROLL
 #endif
 
 namespace dcam {
@@ -58,19 +60,24 @@ DCAM_HD void compare_exchange(typename L::V& a, typename L::V& b) {
     a = low;
 }
 
-template <class L, int N, size_t... I>
-DCAM_HD void sort_unrolled(typename L::V* v, std::index_sequence<I...>) {
-    (compare_exchange<L>(v[network<N>.pairs[I].low], v[network<N>.pairs[I].high]), ...);
+// The indices as template arguments: device code cannot read the table.
+template <class L, int Low, int High>
+DCAM_HD void compare_exchange_at(typename L::V* v) {
+    compare_exchange<L>(v[Low], v[High]);
 }
 
-// Sorts N values per lane. Small networks stay in registers; the large ones would only be code.
+template <class L, int N, size_t... I>
+DCAM_HD void sort_unrolled(typename L::V* v, std::index_sequence<I...>) {
+    (compare_exchange_at<L, network<N>.pairs[I].low, network<N>.pairs[I].high>(v), ...);
+}
+
+// Sorts N values per lane. Written out, a network stays in registers, where there are enough of them.
 template <class L, int N>
 DCAM_HD void sort(typename L::V* v) {
-    if constexpr (N <= 49) {
+    if constexpr (N <= L::kWrittenOut) {
         sort_unrolled<L, N>(v, std::make_index_sequence<Network<N>::size>{});
     } else {
-        static constexpr Network<N> table;  // in the function: device code cannot read a variable of the namespace
-        for (int i = 0; i < table.size; ++i) compare_exchange<L>(v[table.pairs[i].low], v[table.pairs[i].high]);
+        for (const Comparator& pair : network<N>.pairs) compare_exchange<L>(v[pair.low], v[pair.high]);
     }
 }
 
@@ -84,9 +91,11 @@ DCAM_HD typename L::V rank_mean(typename L::V* v) {
     sort<L, K>(v);
     constexpr int middle = K / 2;
     V sum = v[middle];
+    DCAM_UNROLL
     for (int d = 1; d <= middle; ++d) sum += v[middle - d] + v[middle + d];
     const V mean = sum * (1.0f / K);
     V squares = (v[middle] - mean) * (v[middle] - mean);
+    DCAM_UNROLL
     for (int d = 1; d <= middle; ++d) {
         const V low = v[middle - d] - mean, high = v[middle + d] - mean;
         squares += L::fma(low, low, high * high);
@@ -95,6 +104,7 @@ DCAM_HD typename L::V rank_mean(typename L::V* v) {
     const V steep = mean * mean * (0.5f * K) / squares;
     V weights = v[0] * 0.0f + 1.0f;
     V total = v[middle];
+    DCAM_UNROLL
     for (int d = 1; d <= middle; ++d) {
         const V exponent = steep * static_cast<float>(-d * d);
         // e^-20 is a thirtieth of a rounding of the median's weight, and later ranks weigh less still
@@ -119,9 +129,10 @@ DCAM_HD int kernel_side(double step_ratio, double std, double size) {
 }
 
 // Reflection without repeating the edge, folded until inside.
-DCAM_HD int64_t fold(int64_t index, int64_t size) {
+template <class Int>
+DCAM_HD Int fold(Int index, Int size) {
     if (size == 1) return 0;
-    const int64_t period = 2 * (size - 1);
+    const Int period = 2 * (size - 1);
     index %= period;
     if (index < 0) index += period;
     return index < size ? index : period - index;

@@ -3,6 +3,7 @@
 
 #include "dcam/cpu/kernels.h"
 #include "dcam/cpu/simd.h"
+#include "dcam/pixels.h"
 
 namespace dcam::DCAM_ISA {
 
@@ -13,13 +14,12 @@ DCAM_HD void upsample_row(const OverlayParams& p, const float* map, int64_t y, f
     const float* upper = map + p.rows.left[y] * width;
     const float* lower = p.rows.cells > 1 ? upper + width : upper;
     const float share = p.rows.share[y];
-    for (int64_t x = 0; x < width; ++x) cells[x] = (1 - share) * cell(upper[x]) + share * cell(lower[x]);
+    for (int64_t x = 0; x < width; ++x) cells[x] = between(cell(upper[x]), cell(lower[x]), share);
     cells[width] = cells[width - 1];
     const int32_t* left = p.columns.left;
     const float* shares = p.columns.share;
 #pragma omp simd
-    for (int64_t x = 0; x < p.columns.pixels; ++x)
-        values[x] = (1 - shares[x]) * cells[left[x]] + shares[x] * cells[left[x] + 1];
+    for (int64_t x = 0; x < p.columns.pixels; ++x) values[x] = between(cells[left[x]], cells[left[x] + 1], shares[x]);
 }
 
 static void upsample(const OverlayParams& p, int64_t begin, int64_t end) {
@@ -31,20 +31,13 @@ static void upsample(const OverlayParams& p, int64_t begin, int64_t end) {
     }
 }
 
-// NaN becomes 0; infinities become finite, so that a share of 0 of one is 0.
-DCAM_HD float tame(float value) {
-    value = value == value ? value : 0;
-    value = value < 3e38f ? value : 3e38f;
-    return value > -3e38f ? value : -3e38f;
-}
-
 static void overlay(const OverlayParams& p, int64_t begin, int64_t end) {
     const int64_t width = p.columns.pixels;
     float* cells = scratch(p.columns.cells + 1 + width + 256 * 4);
     float* values = cells + p.columns.cells + 1;
     float* colours = values + width;  // alpha times the table, and half a level to round by
     for (int i = 0; i < 256; ++i)
-        for (int c = 0; c < 3; ++c) colours[4 * i + c] = p.alpha * static_cast<float>(p.table[3 * i + c]) + 0.5f;
+        for (int c = 0; c < 3; ++c) colours[4 * i + c] = weighted_colour(p.alpha, p.table[3 * i + c]);
     const float keep = 1 - p.alpha;
     for (int64_t row = begin; row < end; ++row) {
         const int64_t y = row % p.rows.pixels;
@@ -55,10 +48,8 @@ static void overlay(const OverlayParams& p, int64_t begin, int64_t end) {
         const float* map = p.maps + row / p.rows.pixels * p.rows.cells * p.columns.cells;
         upsample_row(p, map, y, cells, values, tame);
         for (int64_t x = p.columns.seen_begin; x < p.columns.seen_end; ++x) {
-            const float value = values[x] > 0 ? (values[x] < 1 ? values[x] : 1) : 0;
-            const float* colour = colours + 4 * static_cast<int>(value * 255 + 0.5f);
-            for (int c = 0; c < 3; ++c)
-                out[3 * x + c] = static_cast<uint8_t>(keep * static_cast<float>(image[3 * x + c]) + colour[c]);
+            const float* colour = colours + 4 * level_of(values[x]);
+            for (int c = 0; c < 3; ++c) out[3 * x + c] = blended(keep, image[3 * x + c], colour[c]);
         }
     }
 }

@@ -1,10 +1,9 @@
 // The rank-weighted filter and the Gaussian: a map with reflected borders, W cells of a row at a time.
 #pragma once
 
-#include <cmath>
-
 #include "dcam/cpu/kernels.h"
 #include "dcam/cpu/simd.h"
+#include "dcam/modules.h"
 
 namespace dcam::DCAM_ISA {
 
@@ -14,15 +13,13 @@ DCAM_HD int64_t padded_size(int64_t height, int64_t width, int64_t radius) {
     return (height + 2 * radius) * (width + 2 * radius) + kSlack;
 }
 
-constexpr int kMaxRadius = 15;  // 3 sigma at the largest sigma of RefineConfig
-
 // `map` into the middle of `padded`, reflected on all sides.
 static void pad(const float* map, float* padded, int64_t height, int64_t width, int radius) {
     const int64_t stride = width + 2 * radius;
     int64_t left[kMaxRadius + 1], right[kMaxRadius + 1];
     for (int x = 1; x <= radius; ++x) {
-        left[x] = fold(-x, width);
-        right[x] = fold(width - 1 + x, width);
+        left[x] = fold<int64_t>(-x, width);
+        right[x] = fold<int64_t>(width - 1 + x, width);
     }
     for (int64_t y = 0; y < height; ++y) {
         const float* source = map + y * width;
@@ -34,8 +31,8 @@ static void pad(const float* map, float* padded, int64_t height, int64_t width, 
         }
     }
     for (int y = 1; y <= radius; ++y) {
-        const float* above = padded + (radius + fold(-y, height)) * stride;
-        const float* below = padded + (radius + fold(height - 1 + y, height)) * stride;
+        const float* above = padded + (radius + fold<int64_t>(-y, height)) * stride;
+        const float* below = padded + (radius + fold<int64_t>(height - 1 + y, height)) * stride;
         std::memcpy(padded + (radius - y) * stride, above, stride * sizeof(float));
         std::memcpy(padded + (radius + height - 1 + y) * stride, below, stride * sizeof(float));
     }
@@ -71,20 +68,6 @@ static void rank_map(const float* map, float* padded, float* out, int64_t height
             return rank_rows<11>(padded, out, height, width);
     }
 }
-
-struct Taps {
-    int radius;
-    float weight[kMaxRadius + 1];  // by distance; they sum to 1 over both sides
-
-    explicit Taps(double sigma) : radius(static_cast<int>(std::ceil(3 * sigma))) {
-        double exact[kMaxRadius + 1] = {1}, sum = 1;
-        for (int d = 1; d <= radius; ++d) {
-            exact[d] = std::exp(-d * d / (2 * sigma * sigma));
-            sum += 2 * exact[d];
-        }
-        for (int d = 0; d <= radius; ++d) weight[d] = static_cast<float>(exact[d] / sum);
-    }
-};
 
 // As rank_map.
 static void gaussian_map(const float* map, float* padded, float* out, int64_t height, int64_t width, const Taps& taps) {

@@ -4,6 +4,7 @@
 #include "dcam/cpu/kernels.h"
 #include "dcam/cpu/rank_kernel.h"
 #include "dcam/cpu/select.h"
+#include "dcam/modules.h"
 
 namespace dcam::DCAM_ISA {
 
@@ -64,11 +65,8 @@ static void denoise(const MapView& map, const RefineSettings& s, float image_sid
             gaussian_map(map.x, w.padded, w.z, map.height, map.width, taps);
             return;
         case Denoise::rank: {
-            int side = s.kernel_size;
-            if (side == 0) {
-                const double size = s.size_of_image ? image_side : static_cast<double>(map.height);
-                side = kernel_side(s.step_ratio, moments<double>(map.x, map.cells).std, size);
-            }
+            const double std = s.kernel_size == 0 ? moments<double>(map.x, map.cells).std : 0;
+            const int side = window_side(s, std, map.height, image_side);
             rank_map(map.x, w.padded, w.z, map.height, map.width, side);
         }
     }
@@ -77,16 +75,13 @@ static void denoise(const MapView& map, const RefineSettings& s, float image_sid
 static void gate(const MapView& map, const RefineSettings& s, const Taps& taps, Workspace& w) {
     const int64_t n = map.cells;
     const auto [mean, std] = moments<float>(w.z, n);
-    const double percent = std > s.gating_spread    ? s.percent_spread
-                           : mean > s.gating_bright ? s.percent_bright
-                           : mean < s.gating_dim    ? s.percent_dim
-                                                    : s.percent_else;
+    const double percent = gating_percent(s, mean, std);
     int64_t lit = 0;
     for (int64_t i = 0; i < n; ++i) {
         w.other[lit] = w.z[i];
         lit += w.z[i] != 0;
     }
-    float zeta = 1e-6f;
+    float zeta = kNought;
     if (lit > 0) {
         const Range range = range_of(w.other, lit);
         const float found = percentile(w.other, lit, percent, range.least, range.greatest);
@@ -108,26 +103,17 @@ static float background(const float* z, int64_t n, const RefineSettings& s) {
         sum += z[i] > 0 ? z[i] : 0;
         positive += z[i] > 0 ? 1 : 0;
     }
-    if (positive == 0) return 1e-6f;
+    if (positive == 0) return kNought;
     const auto [least, greatest] = range_of(z, n);
-    // The median of the positive values is a rank of all values: those at most 0 come first.
-    Position middle = percentile_position(positive, 50);
-    middle.below += n - positive;
-    const float median = between_ranks(z, n, middle, 0, n - positive, greatest);
+    const float median = between_ranks(z, n, median_of_positive(n, positive), 0, n - positive, greatest);
     const float p60 = percentile(z, n, 60, least, greatest);
-    return s.of_median * median + s.of_p60 * p60 + s.of_mean * (sum / static_cast<float>(positive)) +
-           s.of_max * greatest;
+    return background_level(s, median, p60, sum / static_cast<float>(positive), greatest);
 }
 
 static void attenuate(float* z, int64_t n, const RefineSettings& s) {
     const float delta = background(z, n, s), floor = s.attenuation_floor;
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) {
-        float factor = z[i] / delta;
-        factor = factor < floor ? floor : factor;
-        factor = factor > 1 ? 1 : factor;
-        z[i] = z[i] < delta ? z[i] * factor : z[i];
-    }
+    for (int64_t i = 0; i < n; ++i) z[i] = attenuated(z[i], delta, floor);
 }
 
 // Clip to 0..ceiling, then min-max.
@@ -135,13 +121,12 @@ static void normalise_one(float* z, int64_t n, float ceiling) {
     float least = __builtin_inff(), greatest = -__builtin_inff();
 #pragma omp simd reduction(min : least) reduction(max : greatest)
     for (int64_t i = 0; i < n; ++i) {
-        float value = z[i] > 0 ? z[i] : 0;
-        value = value < ceiling ? value : ceiling;
+        const float value = clipped(z[i], ceiling);
         z[i] = value;
         least = value < least ? value : least;
         greatest = value > greatest ? value : greatest;
     }
-    const float span = greatest - least + 1e-8f;
+    const float span = span_of(least, greatest);
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) z[i] = (z[i] - least) / span;
 }
@@ -149,28 +134,26 @@ static void normalise_one(float* z, int64_t n, float ceiling) {
 // The result is in `z` or in `other`: returns which.
 static const float* debias(const float* z, float* other, int64_t n, const RefineSettings& s, float repetition) {
     const auto [mean, std] = moments<float>(z, n);
-    const float high = mean + 2 * std, of_all = s.c_rep * repetition, of_high = of_all + s.c_high;
+    const Instance instance(s, mean, std, repetition);
     float projection = 0, energy = 0;
 #pragma omp simd reduction(+ : projection, energy)
     for (int64_t i = 0; i < n; ++i) {
-        const float instance = z[i] > high ? of_high : of_all;
-        projection += z[i] * instance;
-        energy += instance * instance;
+        projection += z[i] * instance.at(z[i]);
+        energy += instance.at(z[i]) * instance.at(z[i]);
     }
     if (energy == 0) return z;
-    const float alpha = projection / energy < s.alpha_max ? projection / energy : s.alpha_max;
+    const float alpha = instance_share(s, projection, energy);
     float least = __builtin_inff(), greatest = 0, z_least = __builtin_inff(), z_greatest = 0;
 #pragma omp simd reduction(min : least, z_least) reduction(max : greatest, z_greatest)
     for (int64_t i = 0; i < n; ++i) {
-        float value = z[i] - alpha * (z[i] > high ? of_high : of_all);
-        value = value > 0 ? value : 0;
+        const float value = instance.removed(z[i], alpha);
         other[i] = value;
         least = value < least ? value : least;
         greatest = value > greatest ? value : greatest;
         z_least = z[i] < z_least ? z[i] : z_least;
         z_greatest = z[i] > z_greatest ? z[i] : z_greatest;
     }
-    return greatest - least < s.keep_range * (z_greatest - z_least) ? z : other;
+    return keeps_map(s, greatest - least, z_greatest - z_least) ? z : other;
 }
 
 static void refine(const RefineParams& params, int64_t begin, int64_t end) {

@@ -1,0 +1,23 @@
+// How kernels are launched, and get at their dynamic shared memory: what a host that stands in for the GPU replaces.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#ifndef DCAM_DYNAMIC_SHARED
+#define DCAM_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+#endif
+
+namespace dcam::cuda {
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+                   const Arguments&... arguments) {
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+
+}  // namespace dcam::cuda

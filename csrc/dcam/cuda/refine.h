@@ -1,0 +1,21 @@
+// refine and rank_filter on the GPU: one launch each, on the given stream, nothing allocated and nothing waited for.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "dcam/refine.h"
+
+namespace dcam::cuda {
+
+// Cells of the largest map that `refine` takes: two maps of floats in the shared memory of an sm_80.
+constexpr int64_t kMaxCells = 16384;
+
+// `maps`, `out`, `flags` and `repetitions` are device pointers. `grids` and `offsets` are host pointers, read before
+// the call returns: they travel as kernel arguments, which neither waits nor leaves anything behind that a captured
+// graph would need. Ragged batches take a launch per 128 maps. More cells than kMaxCells: cudaErrorInvalidValue.
+cudaError_t refine(const RefineParams& params, cudaStream_t stream);
+
+// Device pointers; maps of any size; `out` must not overlap `maps`.
+cudaError_t rank_filter(const RankFilterParams& params, cudaStream_t stream);
+
+}  // namespace dcam::cuda

@@ -152,7 +152,7 @@ def test_the_last_block_has_no_gradient() -> None:
     adapter = TinyAdapter(attention="joint")
     scene = scenes.sample_scene(np.random.default_rng(1))
     inputs = adapter.encode(scene.image, scenes.CAPTION_PROMPT)
-    hidden = adapter.embed(inputs, torch.full((1, 24), MASK))
+    hidden = adapter.embed(inputs, torch.full((1, 36), MASK))
     for index in range(adapter.blocks):
         hidden = adapter.block(index, hidden, inputs)
     hidden = Hidden(hidden.image.detach().requires_grad_())

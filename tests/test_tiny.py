@@ -135,7 +135,7 @@ def test_caption_and_owners() -> None:
             assert word in (item.size, item.color, item.shape)
 
 
-@pytest.mark.parametrize("kind", scenes.QUESTIONS)
+@pytest.mark.parametrize("kind", scenes.QUESTIONS + scenes.RELATIONS)
 def test_questions(kind: str) -> None:
     rng = np.random.default_rng(1)
     asked = [scenes.question(rng, scenes.sample_scene(rng), kind) for _ in range(40)]
@@ -275,7 +275,9 @@ def test_training_resumes_where_it_stopped(tmp_path: Path) -> None:
     path = train(tmp_path, scale=0.001)
     model = TinyForMaskedDiffusion.from_pretrained(path)
     assert model.config.vocab_size == len(VOCABULARY)
-    steps = [torch.load(tmp_path / f"{name}.pt", weights_only=False)["step"] for name in ("denoiser", "harder", "relations")]
+    steps = [
+        torch.load(tmp_path / f"{name}.pt", weights_only=False)["step"] for name in ("denoiser", "harder", "relations")
+    ]
     assert steps == [3, 2, 2]
     before = (path / "model.safetensors").read_bytes()
     train(tmp_path, scale=0.001)

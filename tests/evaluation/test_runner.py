@@ -65,8 +65,8 @@ def test_records_hold_every_word_and_metric(finished: tuple[Path, list[dict[str,
     assert records[0]["answer"] == sample.caption.replace(" ,", ",")
     named = [(word["text"], word["region"]) for word in records[0]["words"]]
     assert named == [(word, region.name) for region in sample.regions for word in region.name.split()]
-    assert [len(record["words"]) for record in records] == [9, 9, 6, 0]  # the last answer has an error
-    for record in records[:3]:
+    assert [len(record["words"]) for record in records] == [9, 9, 6, 12]
+    for record in records:
         assert tuple(record["methods"]) == SETTINGS.methods
         for of in record["methods"].values():
             assert len(of["deletion"]) == len(of["insertion"]) == len(record["words"])
@@ -189,9 +189,20 @@ def test_methods_are_checked(methods: tuple[str, ...], message: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- cases
 
 
+def test_an_answer_with_an_error_names_nothing(adapter: TinyAdapter, tmp_path: Path) -> None:
+    right, other = Scenes(2, SELECTION_SEED)
+    wrong = replace(right, caption=right.caption.replace("a ", "no ", 1))
+    answer, case = prepare(adapter, wrong)
+    assert answer == right.caption.replace(" ,", ",")
+    assert case is None
+    records = run(adapter, [wrong, other], SETTINGS, tmp_path, 2)
+    assert [len(record["words"]) for record in records] == [0, 9]
+    assert summarise(records, SETTINGS).words == 9
+
+
 def test_a_case_of_a_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
     """The words are found by their terms, the image may have any size, and an answer may name nothing."""
-    scene = scenes.sample_scene(np.random.default_rng(8), 96, 160, 2)
+    scene = scenes.sample_scene(np.random.default_rng(8), 96, 128, 2)
     for name, text in (
         ("a", f"{scene.objects[0].shape}\n{scene.objects[1].color} {scene.objects[1].shape}"),
         ("b", "dog"),
@@ -356,7 +367,7 @@ def test_extremes() -> None:
 def test_report_of_a_run(adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     records = finished[1]
     summary = summarise(records, SETTINGS)
-    values = [value for record in records[:3] for value in record["methods"]["random"]["metrics"]["f3"]]
+    values = [value for record in records for value in record["methods"]["random"]["metrics"]["f3"]]
     assert summary.table["random"]["f3"].value == pytest.approx(np.mean(values))
     assert summary.words == len(values)
     report.write_report(adapter, Scenes(4, SELECTION_SEED), SETTINGS, records, summary, tmp_path)

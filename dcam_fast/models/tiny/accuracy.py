@@ -30,8 +30,8 @@ def held_out(count: int, seed: int = HELD_OUT_SEED, hard: bool = False) -> list[
 def dialogues(
     drawn: list[scenes.Scene], kind: str, seed: int = HELD_OUT_SEED
 ) -> list[tuple[scenes.Scene, scenes.Dialogue]]:
-    """The dialogue of one kind (``"caption"`` or one of `scenes.QUESTIONS`) about every scene that has an unambiguous
-    one."""
+    """The dialogue of one kind (``"caption"``, or one of `scenes.QUESTIONS` and `scenes.RELATIONS`) about every scene
+    that has an unambiguous one."""
     rng = np.random.default_rng(seed + 1)
     pairs = [
         (scene, scenes.caption(scene) if kind == "caption" else scenes.question(rng, scene, kind)) for scene in drawn
@@ -63,7 +63,7 @@ def measure(path: Path, count: int, steps: int | None, attention: Attention, har
     model = TinyForMaskedDiffusion.from_pretrained(path, dtype=torch.float32).eval()
     drawn = held_out(count, hard=hard)
     table = {}
-    for kind in ("caption", *scenes.QUESTIONS):
+    for kind in ("caption", *scenes.QUESTIONS, *scenes.RELATIONS):
         pairs = dialogues(drawn, kind)
         right = exact(model, pairs, steps, attention)
         table[kind] = {"exact": sum(right) / len(right), "count": len(right)}

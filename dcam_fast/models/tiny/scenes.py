@@ -39,7 +39,8 @@ MAX_OBJECTS, MAX_HARD_OBJECTS = 4, len(NUMBERS)
 CANVAS = 128  # pixels, the side of a full scene
 
 CAPTION_PROMPT = "describe the image"
-QUESTIONS = ("color", "absent", "object", "count", "background", "left", "right")
+QUESTIONS = ("color", "absent", "object", "count", "background")
+RELATIONS = ("left", "right")  # questions too: what is beside something
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,8 @@ def _pick_unique(rng: np.random.Generator, words: list[str]) -> int | None:
 
 
 def question(rng: np.random.Generator, scene: Scene, kind: str) -> Dialogue | None:
-    """A question of one of ``QUESTIONS`` about a scene, or None where the scene has no unambiguous one of that kind."""
+    """A question of one of ``QUESTIONS`` or ``RELATIONS`` about a scene, or None where the scene has no unambiguous one
+    of that kind."""
     shapes = [item.shape for item in scene.objects]
     colors = [item.color for item in scene.objects]
     match kind:
@@ -291,4 +293,4 @@ def question(rng: np.random.Generator, scene: Scene, kind: str) -> Dialogue | No
             return Dialogue(prompt, ("a", there.size, there.color, there.shape), (-1, beside, beside, beside))
         case "background":
             return Dialogue("what is the background ?", ("a", scene.background, "background"), (-1, -1, -1))
-    raise ValueError(f"question: kind must be one of {', '.join(QUESTIONS)}, got {kind!r}")
+    raise ValueError(f"question: kind must be one of {', '.join(QUESTIONS + RELATIONS)}, got {kind!r}")

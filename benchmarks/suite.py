@@ -26,7 +26,8 @@ class Plan:
     only: str = ""
     faces: tuple[str, ...] = ()
     total_s: float = 400.0
-    most: int = 300
+    most: int = 300  # timings of a call
+    least: int = 5  # where as many fit into a second
 
     def cases(self) -> list[Case]:
         """The op and post-processing cases that it asks for."""
@@ -146,5 +147,5 @@ def run(plan: Plan, progress: Callable[[str], None] = lambda name: None) -> Resu
         compiled = not plan.quick or case.op == "pool"
         with torch.no_grad():
             candidates = contenders(case, plan.device, faces, compiled=compiled)
-            entries += run_case(case, clock, limits, candidates, budget_s=share, most=plan.most)
+            entries += run_case(case, clock, limits, candidates, budget_s=share, most=plan.most, least=plan.least)
     return Results(now(), machine, limits, entries, notes)

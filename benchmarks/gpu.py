@@ -30,7 +30,8 @@ WATCHED = """
 import dcam_fast; dcam_fast.__path__.append({root!r})
 from dcam_fast.benchmarks.cases import Case, make_inputs
 from dcam_fast.benchmarks.contenders import usable_faces, _face_call
-for case in (Case("op", "pool", "pooled", {T}, (27, 27), 4096, "bfloat16"), Case("op", "refine", "released", {T}, (48, 48)),
+for case in (Case("op", "pool", "pooled", {T}, (27, 27), 4096, "bfloat16"),
+             Case("op", "refine", "released", {T}, (48, 48)),
              Case("op", "overlay", "turbo", 1, (27, 27), image=(1080, 1920))):
     inputs = make_inputs(case, "cuda")
     for face in usable_faces("cuda"):

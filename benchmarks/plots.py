@@ -31,9 +31,7 @@ def _series(entries: list[Entry], along: str, title: str, label: str) -> Figure:
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("µs a call")
-    handles = {
-        label: handle for p in panels for handle, label in zip(*p.get_legend_handles_labels(), strict=True)
-    }
+    handles = {label: handle for p in panels for handle, label in zip(*p.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=9)
     figure.suptitle(title, fontsize=11)
     return figure
@@ -44,7 +42,9 @@ def _draw(panel: Axes, line: list[Entry], along: str, name: str, index: int) -> 
         return
     x = [getattr(entry, along) for entry in line]
     style = {"linewidth": 2.5} if name.startswith("dcam_fast") else {"linewidth": 1.2, "alpha": 0.8}
-    panel.plot(x, [e.median * 1e6 for e in line if e.median], "o-", color=f"C{index}", label=name, markersize=4, **style)
+    panel.plot(
+        x, [e.median * 1e6 for e in line if e.median], "o-", color=f"C{index}", label=name, markersize=4, **style
+    )
     panel.fill_between(
         x, [e.p10 * 1e6 for e in line if e.p10], [e.p90 * 1e6 for e in line if e.p90], color=f"C{index}", alpha=0.15
     )
@@ -57,7 +57,7 @@ def _shares(entries: list[Entry]) -> Figure:
     panel = figure.subplots()
     labels = [f"{entry.case} ({entry.contender.removeprefix('dcam_fast ')})" for entry in chosen]
     bars = panel.barh(range(len(chosen)), [100 * (entry.share or 0) for entry in chosen], color="C0")
-    panel.bar_label(bars, fmt="%.0f", padding=2, fontsize=8)
+    panel.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
     panel.set_yticks(range(len(chosen)), labels, fontsize=8)
     panel.set(xscale="log", xlabel="% of the limit (copy bandwidth or arithmetic), cold cache, log scale")
     panel.invert_yaxis()

@@ -18,9 +18,9 @@ if importlib.util.find_spec("dcam_fast.benchmarks") is None:
     # a checkout that is on the path and not installed: this folder lies beside the package
     dcam_fast.__path__.append(str(Path(__file__).resolve().parent.parent))
 
-from dcam_fast.benchmarks.results import Results  # noqa: E402
-from dcam_fast.benchmarks.suite import EXPLANATION  # noqa: E402
-from dcam_fast.benchmarks.tables import markdown  # noqa: E402
+from dcam_fast.benchmarks.results import Results
+from dcam_fast.benchmarks.suite import EXPLANATION
+from dcam_fast.benchmarks.tables import markdown
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -65,7 +65,7 @@ def rows(entries: list[Entry]) -> Iterator[list[str]]:
             spread = f"{readable(entry.p10)} to {readable(entry.p90)}"
             share = "" if entry.share is None else f"{entry.share:.0%}" if entry.share >= 0.01 else "<1%"
             ratio = first / entry.median if first and entry.scope != "explanation" else None
-            faster = "" if ratio is None else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
+            faster = "" if ratio is None else f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
             yield [entry.contender, cache, readable(entry.median), spread, share, faster]
     for entry in entries:
         if entry.reason is not None:
@@ -110,14 +110,17 @@ def markdown(results: Results, *, level: int = 3, only: tuple[str, ...] = ()) ->
 
 
 def compare(before: Results, after: Results) -> list[tuple[str, str, str, str]]:
-    """(case, contender, cache, what changed) of all whose spreads (p10 to p90) do not meet, the largest change first."""
+    """(case, contender, cache, what changed) of all whose spreads (p10 to p90) do not meet, largest first."""
     old = {entry.key: entry for entry in before.entries}
     changed = []
     for entry in after.entries:
         was = old.get(entry.key)
         if was is None or was.median is None or entry.median is None:
             continue
-        assert was.p10 and was.p90 and entry.p10 and entry.p90
+        assert was.p10 is not None
+        assert was.p90 is not None
+        assert entry.p10 is not None
+        assert entry.p90 is not None
         if entry.p90 < was.p10 or entry.p10 > was.p90:
             ratio = was.median / entry.median
             word = f"{ratio:.2f} times as fast" if ratio > 1 else f"takes {1 / ratio:.2f} times as long"

@@ -139,4 +139,8 @@ def test_compare_needs_more_than_the_spread():
 
 
 def test_plots_are_written(tmp_path):
-    assert [path.name for path in write_plots(results(), tmp_path, "a")] == ["a-targets.png", "a-grid.png", "a-limit.png"]
+    assert [path.name for path in write_plots(results(), tmp_path, "a")] == [
+        "a-targets.png",
+        "a-grid.png",
+        "a-limit.png",
+    ]

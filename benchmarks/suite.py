@@ -114,7 +114,7 @@ def run_explanation(clock: Clock, *, budget_s: float, most: int) -> list[Entry]:
     }
     explanation = explainer.explain(scene.image)
     base = Entry("explanation", "explain", "tiny", EXPLANATION, len(explanation.targets), 0, "", clock.device, "warm")
-    if tuple(explanation.answer.split()) != scenes.caption(scene).answer:
+    if explanation.answer != " ".join(scenes.caption(scene).answer).replace(" ,", ","):
         return [dataclasses.replace(base, contender=name, reason="the answer is wrong") for name in calls]
     timed = measure(clock, list(calls.values()), cold=False, budget_s=budget_s, most=most)
     return [_timed(base, name, "warm", one) for name, one in zip(calls, timed, strict=True)]

@@ -25,7 +25,7 @@ def _series(entries: list[Entry], along: str, title: str, label: str) -> Figure:
             _draw(panel, line, along, name, index)
         floor = sorted({(getattr(e, along), e.floor * 1e6) for e in mine if e.floor})
         panel.plot([x for x, _ in floor], [y for _, y in floor], "k:", label="limit of the machine")
-        panel.set(xscale="log", yscale="log", title=f"{op}, {variant}", xlabel=label)
+        panel.set(xscale="log", yscale="log", title=f"{op}\n{variant}", xlabel=label)
         ticks = sorted({getattr(entry, along) for entry in mine})
         panel.set_xticks(ticks, [str(tick) for tick in ticks])
         panel.minorticks_off()
@@ -59,7 +59,7 @@ def _shares(entries: list[Entry]) -> Figure:
     bars = panel.barh(range(len(chosen)), [100 * (entry.share or 0) for entry in chosen], color="C0")
     panel.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
     panel.set_yticks(range(len(chosen)), labels, fontsize=8)
-    panel.set(xscale="log", xlabel="% of the limit (copy bandwidth or arithmetic), cold cache, log scale")
+    panel.set(xscale="log", xlabel="% of the limit (copy bandwidth or arithmetic), cold")
     panel.invert_yaxis()
     panel.grid(axis="x", alpha=0.3)
     return figure

@@ -178,7 +178,7 @@ def extension() -> Extension:
 
 setup(
     # listed here, for no search finds the folder that `package-dir` puts elsewhere
-    packages=[*find_packages(include=["dcam_fast*"]), "dcam_fast.kernels"],
+    packages=[*find_packages(include=["dcam_fast*"]), "dcam_fast.kernels", "dcam_fast.benchmarks"],
     ext_modules=[] if os.environ.get("DCAM_EXTENSION") == "0" else [extension()],
     cmdclass={"build_ext": Build},
 )

@@ -1,5 +1,5 @@
 """What the approximate modes lose and gain, on the selection scenes:
-``./run python benchmarks/approximations.py --out benchmarks/results/DATE-approximations.json``.
+``./run python -m dcam_fast.benchmarks.approximations --out benchmarks/results/DATE-approximations.json``.
 
 Every mode is compared with the exact maps of the same words or phrases: how well it points, how alike its maps are, and
 what it takes.

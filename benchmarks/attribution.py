@@ -1,5 +1,5 @@
 """The attribution of 8 words by the published flow and by this package, on the same model, machine and run:
-``./run python benchmarks/attribution.py --out benchmarks/results/DATE-attribution.json``.
+``./run python -m dcam_fast.benchmarks.attribution --out benchmarks/results/DATE-attribution.json``.
 
 No figure is taken before both flows, asked the same question, give the same gradients. Times are medians; memory is the
 peak above what one denoising step without gradients needs.
@@ -20,11 +20,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import published
 import torch
 import typer
-from memory import PeakMemory
-from shaped import Shape, ShapedAdapter
 
 from dcam_fast.attribution import Method
 from dcam_fast.attribution.diffusion_cam import build_targets, raw_maps
@@ -32,6 +29,10 @@ from dcam_fast.attribution.engine import capture
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory
 from dcam_fast.models.tiny import scenes
 from dcam_fast.models.tiny.adapter import TinyAdapter
+
+from . import published
+from .memory import PeakMemory
+from .shaped import Shape, ShapedAdapter
 
 WORDS = 8
 AGREE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}  # of the largest gradient; the flows' kernels round differently

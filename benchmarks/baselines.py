@@ -109,3 +109,13 @@ def refine_released(values: Map, repetition: float, rank_filter: Filter) -> Map:
         return z
     reduced = np.maximum(z - min((z * instance).sum() / energy, 0.5) * instance, 0)
     return z if np.ptp(reduced) < 0.9 * np.ptp(z) else reduced
+
+
+def pool_array(A: NDArray[np.float32], G: NDArray[np.float32], aggregation: str) -> NDArray[np.float32]:
+    """`pooled` or `elementwise` pooling of A [N, D] and G [T, N, D] to [T, N], a target at a time."""
+    maps = np.empty(G.shape[:2], np.float32)
+    for raw, g in zip(maps, G, strict=True):
+        raw[:] = np.maximum(A * (np.maximum(g, 0).mean(0) if aggregation == "pooled" else g), 0).mean(-1)
+        raw -= raw.min()
+        raw /= raw.max() + 1e-8
+    return maps

@@ -1,5 +1,5 @@
 """A thousand explanations in a loop, and as many streams left half-way: resident memory stays within 20 MB of what it
-is after the first 50. ``./run python benchmarks/loop.py``."""
+is after the first 50. ``./run python -m dcam_fast.benchmarks.loop``."""
 
 from __future__ import annotations
 

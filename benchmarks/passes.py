@@ -1,5 +1,5 @@
 """How passes are shared, and what the alternatives would take: the trial behind the rule in docs/attribution.md.
-``./run python benchmarks/passes.py`` prints milliseconds on the embedded model."""
+``./run python -m dcam_fast.benchmarks.passes`` prints milliseconds on the embedded model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes the measured parts of README.md from the committed result files: ``./run python benchmarks/report.py``.
+"""Writes the measured parts of README.md from the committed result files: ``./run python -m dcam_fast.benchmarks.report``.
 
 Each part stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``. ``--check`` only fails if one is stale.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import report_attribution
+from . import report_attribution
+from .results import Results
+from .suite import EXPLANATION
+from .tables import markdown
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -24,45 +26,27 @@ def newest(pattern: str) -> tuple[str, dict[str, Any]]:
     return path.name, json.loads(path.read_text())
 
 
-def comparison(cases: list[dict[str, Any]]) -> tuple[Callable[[float], str], str]:
-    """How the rows of a group compare, and the column's heading: with the copy of as many bytes, the released
-    algorithm, or not at all."""
-    medians = {case["extra_info"]["label"]: case["stats"]["median"] for case in cases}
-    copied = next((median for label, median in medians.items() if "copy" in label), None)
-    if copied is not None:
-        return lambda seconds: f"{copied / seconds:.0%}", "bandwidth of the copy"
-    released = next((median for label, median in medians.items() if "released" in label), None)
-    if released is not None:
-        return lambda seconds: f"{released / seconds:.0f}", "times as fast"
-    return lambda seconds: "", ""
-
-
-def readable(seconds: float) -> str:
-    """A time in the unit that suits it."""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.1f} µs"
-    return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
+# The cases that README.md shows; the result file and its Markdown have all of them.
+SHOWN = (
+    "pool elementwise 27x27 D=4096 bfloat16 T=1",
+    "pool elementwise 27x27 D=4096 bfloat16 T=16",
+    "refine released 27x27 float32 T=1",
+    "refine released 48x48 float32 T=1",
+    "refine released 48x48 float32 T=8",
+    "overlay turbo 27x27 1920x1080 px float32 T=1",
+    "diffusion_cam pooled, released 27x27 D=4096 bfloat16 T=1",
+    EXPLANATION,
+)
 
 
 def performance() -> str:
-    """One table a group of the pytest-benchmark file: median, spread, and the ratio to the group's slowest row."""
+    """The main cases of the newest CPU run, and its pictures."""
     name, data = newest("*-cpu.json")
-    machine = data["machine_info"]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for case in data["benchmarks"]:
-        groups.setdefault(case["group"], []).append(case)
-    lines = [
-        f"{machine['cpu']['brand_raw']}, {machine['threads']} cores, torch {machine['torch']}; "
-        f"medians, with the 25th and 75th percentile; from `benchmarks/results/{name}`.",
-    ]
-    for group, cases in groups.items():
-        compare, heading = comparison(cases)
-        lines += ["", f"**{group}**", "", f"| | median | spread | {heading} |", "| --- | ---: | ---: | ---: |"]
-        for case in sorted(cases, key=lambda case: -case["stats"]["median"]):
-            stats = case["stats"]
-            spread = f"{readable(stats['q1'])} to {readable(stats['q3'])}"
-            label, median = case["extra_info"]["label"], stats["median"]
-            lines.append(f"| {label} | {readable(median)} | {spread} | {compare(median)} |")
+    stem = name.removesuffix(".json")
+    results = Results.from_json(json.dumps(data))
+    pictures = [path.name for path in sorted(RESULTS.glob(f"{stem}-*.png"))]
+    lines = [f"From `benchmarks/results/{name}`.", "", markdown(results, only=SHOWN)]
+    lines += [line for file in pictures for line in ("", f"![{file}](benchmarks/results/{file})")]
     return "\n".join(lines)
 
 

@@ -306,6 +306,27 @@ def evaluate(
 
 @app.command()
 @_one_line
+def bench(
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda or cuda:1.")] = "cpu",
+    quick: Annotated[bool, typer.Option("--quick", help="The main cases only, in under a minute.")] = False,
+    only: Annotated[str, typer.Option(help="Cases whose name contains this, such as 'pool' or 'T=64'.")] = "",
+    faces: Annotated[str, typer.Option(help="Faces of the ops, with commas between; without it: all usable.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder for JSON, Markdown and plots.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(metavar="A.json B.json", help="Show what changed from A to B instead.")
+    ] = None,
+) -> None:
+    """Measure the ops, the post-processing and whole explanations, each checked against the reference first."""
+    from dcam_fast.benchmarks import command
+
+    if compare is not None:
+        command.show_changes(*compare, out_console)
+        return
+    command.bench(device, quick, only, tuple(filter(None, faces.split(","))), out, out_console)
+
+
+@app.command()
+@_one_line
 def env() -> None:
     """Say what is installed and built here, what can be used, and why something can not."""
     with out_console.status("looking around"):

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from memory import PeakMemory
-from shaped import Shape, ShapedAdapter
 from torch import Tensor
 
 from dcam_fast import Explainer, ops
@@ -22,6 +20,8 @@ from dcam_fast.attribution.diffusion_cam import build_targets, raw_maps
 from dcam_fast.attribution.engine import Targets, capture, differentiate
 from dcam_fast.attribution.objectives import Scores, evaluate
 from dcam_fast.attribution.resources import Meter, Resources, using
+from dcam_fast.benchmarks.memory import PeakMemory
+from dcam_fast.benchmarks.shaped import Shape, ShapedAdapter
 from dcam_fast.models.adapter import Adapter, AdapterError, Inputs, Trajectory, Word
 from dcam_fast.models.tiny import scenes
 from dcam_fast.models.tiny.adapter import TinyAdapter

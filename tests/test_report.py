@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import report
+
+from dcam_fast.benchmarks import report
 
 ROOT = Path(__file__).parent.parent
 
@@ -14,4 +15,4 @@ ROOT = Path(__file__).parent.parent
 def test_document_is_up_to_date(document: str) -> None:
     text = (ROOT / document).read_text()
     assert "<!-- " in text
-    assert report.render(text) == text, f"{document} is stale: ./run python benchmarks/report.py"
+    assert report.render(text) == text, f"{document} is stale: ./run python -m dcam_fast.benchmarks.report"

@@ -1,0 +1,197 @@
+"""What is measured: the cases, their inputs, the exact answer to each and the least work that it takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcam_fast import reference
+from dcam_fast.config import RefineConfig, profile
+from dcam_fast.ops.overlay import colour_table
+
+Scope = Literal["op", "post-processing", "explanation"]
+Inputs = tuple[Tensor, ...]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+REPETITION = 0.2
+IMAGE_SIDE = 384.0  # pixels, for the profile whose kernel depends on it
+TOLERANCE = 2e-5  # of maps in 0..1, as in the tests
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question asked of every contender.
+
+    `variant` is the aggregation of `pool`, the profile of `refine`, both ("pooled, released") for post-processing.
+    `grid` is (h, w) in cells, `image` (H, W) in pixels, `channels` D.
+    """
+
+    scope: Scope
+    op: str
+    variant: str
+    targets: int
+    grid: tuple[int, int]
+    channels: int = 0
+    dtype: str = "float32"
+    image: tuple[int, int] | None = None
+    quick: bool = False
+
+    @property
+    def name(self) -> str:
+        """Unique, and what `--only` searches: "pool elementwise 27x27 D=4096 bfloat16 T=16"."""
+        words = [self.op, self.variant, f"{self.grid[0]}x{self.grid[1]}"]
+        words += [f"D={self.channels}"] if self.channels else []
+        words += [f"{self.image[1]}x{self.image[0]} px"] if self.image else []
+        return " ".join([*words, self.dtype, f"T={self.targets}"])
+
+    @property
+    def cells(self) -> int:
+        return math.prod(self.grid)
+
+    @property
+    def aggregation(self) -> str:
+        return self.variant.split(", ")[0]
+
+    @property
+    def config(self) -> RefineConfig:
+        return profile(self.variant.split(", ")[-1])
+
+    @property
+    def work(self) -> tuple[float, float]:
+        """(bytes that must cross memory once, arithmetic operations of the formulas as they stand); an exponential or
+        a comparison counts as one, sorting K values as K log2 K."""
+        T, N = self.targets, self.cells
+        if self.op == "overlay":
+            assert self.image
+            pixels = math.prod(self.image)
+            return 3.0 * pixels * (T + 1) + 4 * T * N, 17.0 * T * pixels
+        read = (T + 1) * N * self.channels * DTYPES[self.dtype].itemsize
+        refined = T * N * _refine_operations(self.config) if self.op != "pool" else 0.0
+        pooled = 3.0 * T * N * self.channels
+        if self.op == "refine":
+            return 8.0 * T * N, refined
+        return read + 4.0 * T * N, pooled + refined
+
+
+def _refine_operations(config: RefineConfig) -> float:
+    """Operations a cell: the filter at its smallest kernel, and some 30 of the modules after it."""
+    if config.denoise == "rank":
+        return 9 * math.log2(9) + 9 * 9 + 30
+    return 2 * 2 * (2 * math.ceil(3 * config.smoothing_sigma) + 1) + 30
+
+
+def _square(scope: Scope, op: str, variant: str, side: int, T: int, **rest: object) -> Case:
+    return Case(scope, op, variant, T, (side, side), **rest)  # type: ignore[arg-type]
+
+
+def all_cases(device: str) -> list[Case]:
+    """The cases of a device. What takes gigabytes is left to GPUs."""
+    gpu = device != "cpu"
+    cases = []
+    for aggregation in ("elementwise", "pooled"):
+        for side in (16, 27, 48):
+            for T in (1, 16, 64):
+                if gpu or side * side * T <= 729 * 64:
+                    quick = aggregation == "elementwise" and side == 27 and T == 1
+                    cases.append(
+                        _square("op", "pool", aggregation, side, T, channels=4096, dtype="bfloat16", quick=quick)
+                    )
+    cases.append(_square("op", "pool", "layercam", 27, 1, channels=4096, dtype="bfloat16"))
+    cases += [_square("op", "pool", "elementwise", 27, 1, channels=1024, dtype=dtype) for dtype in DTYPES]
+    for name in ("released", "paper", "default"):
+        for side in (16, 27, 48, 64):
+            for T in (1, 8, 64):
+                quick = name == "released" and side in (27, 48) and T in (1, 8)
+                cases.append(_square("op", "refine", name, side, T, quick=quick))
+    for size in ((480, 640), (1080, 1920), (2160, 3840)):
+        cases.append(_square("op", "overlay", "turbo", 27, 1, image=size, quick=size[0] == 480))
+    for side in (27, 48):
+        for T in (1, 16, 64):
+            if gpu or side * side * T <= 729 * 64:
+                quick = side == 27 and T == 1
+                cases.append(
+                    _square(
+                        "post-processing",
+                        "diffusion_cam",
+                        "pooled, released",
+                        side,
+                        T,
+                        channels=4096,
+                        dtype="bfloat16",
+                        quick=quick,
+                    )
+                )
+    return cases
+
+
+def make_map(h: int, w: int, seed: int) -> np.ndarray:
+    """A map like a real one: two blobs over noise; float32 in 0..1."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:h, :w] / max(h, w)
+    blobs = np.exp(-((x - 0.3) ** 2 + (y - 0.6) ** 2) / 0.01) + 0.6 * np.exp(-((x - 0.7) ** 2 + (y - 0.2) ** 2) / 0.02)
+    values = blobs + 0.1 * rng.random((h, w))
+    return ((values - values.min()) / np.ptp(values)).astype(np.float32)
+
+
+def make_inputs(case: Case, device: str) -> Inputs:
+    """Tensors of the case on the device; the same on every run. Order: of the op's own arguments."""
+    h, w = case.grid
+    if case.op in ("refine", "overlay"):
+        maps = torch.from_numpy(np.stack([make_map(h, w, seed) for seed in range(case.targets)])).to(device)
+        if case.op == "refine":
+            return (maps,)
+        assert case.image
+        H, W = case.image
+        image = torch.randint(0, 256, (H, W, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        x, y = torch.linspace(0, W, w + 1), torch.linspace(0, H, h + 1)
+        columns = torch.stack([x[:-1], x[1:]], -1)[None].expand(h, w, 2)
+        rows = torch.stack([y[:-1], y[1:]], -1)[:, None].expand(h, w, 2)
+        boxes = torch.stack([columns[..., 0], rows[..., 0], columns[..., 1], rows[..., 1]], -1).contiguous()
+        return maps, image.to(device), boxes.to(device), colour_table("turbo", torch.device(device))
+    random = torch.Generator(device).manual_seed(0)
+    dtype = DTYPES[case.dtype]
+    A = torch.randn(case.cells, case.channels, generator=random, device=device).to(dtype)
+    G = torch.empty(case.targets, case.cells, case.channels, device=device, dtype=dtype)
+    for target in G:
+        target.copy_(torch.randn(case.cells, case.channels, generator=random, device=device))
+    return A, G
+
+
+def exact(case: Case, inputs: Inputs) -> Tensor:
+    """The reference's answer in float64, a target at a time to stay within memory."""
+    if case.op == "overlay":
+        maps, image, boxes, table = inputs
+        return reference.overlay(maps.double(), image, boxes, table, 0.5)
+    config = case.config if case.op != "pool" else None
+
+    def refine(maps: Tensor) -> Tensor:
+        assert config
+        return reference.refine(maps, config, repetition=REPETITION, image_side=IMAGE_SIDE)
+
+    if case.op == "refine":
+        return refine(inputs[0].double())
+    A, G = inputs
+    pooled = torch.cat([reference.pool(A.double(), g[None].double(), None, case.aggregation) for g in G])
+    return pooled if case.op == "pool" else refine(pooled.reshape(-1, *case.grid))
+
+
+def disagreement(case: Case, got: Tensor, expected: Tensor) -> str | None:
+    """Why an answer is wrong; None where it is right within the tolerance of the tests."""
+    if got.shape != expected.shape:
+        return f"shape {list(got.shape)}, not {list(expected.shape)}"
+    difference = (got.double() - expected.double()).abs()
+    if not bool(difference.isfinite().all()):
+        return "not finite"
+    if case.op == "overlay":  # a value at the edge of a level may round to the next one
+        wrong = float((difference > 0).double().mean())
+        return f"{wrong:.2%} of the bytes differ" if wrong > 1e-3 or difference.max() > 8 else None
+    worst = float(difference.max())
+    return f"off by {worst:.1e}, over {TOLERANCE:.0e}" if worst > TOLERANCE else None
+
+
+Runner = Callable[..., Tensor]

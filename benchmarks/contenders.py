@@ -1,0 +1,154 @@
+"""Who is measured: the released algorithm written the usual ways, then every face of the ops that can run here."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcam_fast import ops, reference
+from dcam_fast.ops._faces import FACES
+
+from .baselines import array_filter, loop_filter, numba_filter, pool_array, refine_released
+from .cases import IMAGE_SIDE, REPETITION, Case, Inputs
+
+Call = Callable[[], Tensor]
+
+
+class UnavailableError(Exception):
+    """Why a contender cannot run a case here."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`build(case, inputs)` gives the call that is timed, or raises UnavailableError."""
+
+    name: str
+    build: Callable[[Case, Inputs], Call]
+    ours: bool = False
+
+
+def _numpy(kind: str) -> Callable[[Case, Inputs], Call]:
+    def build(case: Case, inputs: Inputs) -> Call:
+        rank_filter = {"loop": lambda: loop_filter, "array": lambda: array_filter, "numba": numba_filter}[kind]()
+
+        def refine(maps: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.stack([refine_released(one, REPETITION, rank_filter) for one in maps]))
+
+        if case.op == "refine":
+            maps = inputs[0].double().numpy()
+            return lambda: refine(maps)
+        A, G = (tensor.float().numpy() for tensor in inputs)  # NumPy has no bfloat16
+        if case.op == "pool":
+            return lambda: torch.from_numpy(pool_array(A, G, case.aggregation))
+        return lambda: refine(pool_array(A, G, case.aggregation).astype(np.float64).reshape(-1, *case.grid))
+
+    return build
+
+
+def _eager(case: Case, inputs: Inputs) -> Callable[..., Tensor]:
+    """The op in plain PyTorch, as the reference has it."""
+    if case.op == "overlay":
+        return lambda maps, image, boxes, table: reference.overlay(maps, image, boxes, table, 0.5)
+
+    def refine(maps: Tensor) -> Tensor:
+        return reference.refine(maps, case.config, repetition=REPETITION, image_side=IMAGE_SIDE, check=False)
+
+    def pool(A: Tensor, G: Tensor) -> Tensor:
+        return reference.pool(A, G, None, case.aggregation, check=False)
+
+    if case.op == "refine":
+        return refine
+    return pool if case.op == "pool" else lambda A, G: refine(pool(A, G).view(-1, *case.grid))
+
+
+def _eager_call(case: Case, inputs: Inputs) -> Call:
+    run = _eager(case, inputs)
+    return lambda: run(*inputs)
+
+
+def _compiled_call(case: Case, inputs: Inputs) -> Call:
+    """Reads values on the way (`refine`, `overlay`), which breaks the graph; compiled all the same, as people would."""
+    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+    run = torch.compile(_eager(case, inputs), dynamic=False)
+    return lambda: run(*inputs)
+
+
+def captured(call: Call) -> Call:
+    """The call as a CUDA graph. Raises UnavailableError where it cannot be captured."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            result = call()
+    except RuntimeError as error:
+        raise UnavailableError(f"cannot be captured in a graph: {str(error).splitlines()[0]}") from error
+
+    def replay() -> Tensor:
+        graph.replay()
+        return result
+
+    return replay
+
+
+def _face_call(face: str) -> Callable[[Case, Inputs], Call]:
+    def build(case: Case, inputs: Inputs) -> Call:
+        def refine(maps: Tensor) -> Tensor:
+            return ops.refine(
+                maps, case.config, repetition=REPETITION, image_side=IMAGE_SIDE, check=inputs[0].is_cpu, backend=face
+            )
+
+        if case.op == "overlay":
+            return lambda: ops.overlay(*inputs, backend=face)  # type: ignore[arg-type]
+        if case.op == "refine":
+            return lambda: refine(inputs[0])
+        A, G = inputs
+
+        def pool() -> Tensor:
+            return ops.pool(A, G, None, case.aggregation, check=A.is_cpu, backend=face)
+
+        return pool if case.op == "pool" else lambda: refine(pool().view(-1, *case.grid))
+
+    return build
+
+
+def _graph_of(build: Callable[[Case, Inputs], Call]) -> Callable[[Case, Inputs], Call]:
+    return lambda case, inputs: captured(build(case, inputs))
+
+
+def usable_faces(device: str) -> list[str]:
+    """The faces that can serve a device, but for the reference, which is the eager baseline."""
+    kind = torch.device(device).type
+    return [n for n, face in FACES.items() if n != "reference" and face.serves(kind) and face.unusable() is None]
+
+
+def contenders(case: Case, device: str, faces: list[str], *, compiled: bool) -> list[Contender]:
+    """Those that make sense for a case: the NumPy ones know the released profile and two poolings, on the CPU."""
+    found = []
+    on_cpu = device == "cpu"
+    if on_cpu and case.op != "overlay" and (case.op == "pool" or case.variant.endswith("released")):
+        if case.targets == 1 and case.op != "pool":  # T maps take T times as long
+            found.append(Contender("released algorithm, Python loop", _numpy("loop")))
+        if case.op != "pool" or case.aggregation in ("elementwise", "pooled"):
+            found.append(Contender("vectorised NumPy", _numpy("array")))
+        if case.op != "pool" and importlib.util.find_spec("numba"):
+            found.append(Contender("numba", _numpy("numba")))
+    found.append(Contender("PyTorch eager", _eager_call))
+    if compiled:
+        found.append(Contender("torch.compile", _compiled_call))
+    if not on_cpu:
+        found.append(Contender("PyTorch eager, CUDA graph", _graph_of(_eager_call)))
+    for face in faces:
+        found.append(Contender(f"dcam_fast {face}", _face_call(face), ours=True))
+        if not on_cpu:
+            found.append(Contender(f"dcam_fast {face}, CUDA graph", _graph_of(_face_call(face)), ours=True))
+    return found

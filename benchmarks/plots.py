@@ -1,0 +1,84 @@
+"""Results as pictures, 800 pixels wide: latency against T, against the grid, and the share of the limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .results import Entry, Results
+
+CACHE = "cold"
+
+
+def _series(entries: list[Entry], along: str, title: str, label: str) -> Figure:
+    """Medians with their spread, a line for each contender; one panel an op."""
+    figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
+    ops = list(dict.fromkeys((entry.op, entry.variant) for entry in entries))
+    panels = figure.subplots(1, max(len(ops), 1), squeeze=False)[0]
+    names = list(dict.fromkeys(entry.contender for entry in entries))
+    for panel, (op, variant) in zip(panels, ops, strict=False):
+        mine = [entry for entry in entries if (entry.op, entry.variant) == (op, variant)]
+        for index, name in enumerate(names):
+            line = sorted((e for e in mine if e.contender == name), key=lambda e: getattr(e, along))
+            _draw(panel, line, along, name, index)
+        floor = sorted({(getattr(e, along), e.floor * 1e6) for e in mine if e.floor})
+        panel.plot([x for x, _ in floor], [y for _, y in floor], "k:", label="limit of the machine")
+        panel.set(xscale="log", yscale="log", title=f"{op}\n{variant}", xlabel=label)
+        ticks = sorted({getattr(entry, along) for entry in mine})
+        panel.set_xticks(ticks, [str(tick) for tick in ticks])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("µs a call")
+    handles = {label: handle for p in panels for handle, label in zip(*p.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _draw(panel: Axes, line: list[Entry], along: str, name: str, index: int) -> None:
+    if not line:
+        return
+    x = [getattr(entry, along) for entry in line]
+    style = {"linewidth": 2.5} if name.startswith("dcam_fast") else {"linewidth": 1.2, "alpha": 0.8}
+    panel.plot(
+        x, [e.median * 1e6 for e in line if e.median], "o-", color=f"C{index}", label=name, markersize=4, **style
+    )
+    panel.fill_between(
+        x, [e.p10 * 1e6 for e in line if e.p10], [e.p90 * 1e6 for e in line if e.p90], color=f"C{index}", alpha=0.15
+    )
+
+
+def _shares(entries: list[Entry]) -> Figure:
+    """The share of the limit of the package's own faces, a bar a case."""
+    chosen = [entry for entry in entries if entry.share and entry.contender.startswith("dcam_fast")]
+    figure = Figure(figsize=(8, max(2.5, 0.24 * len(chosen) + 1)), dpi=100, layout="constrained")
+    panel = figure.subplots()
+    labels = [f"{entry.case} ({entry.contender.removeprefix('dcam_fast ')})" for entry in chosen]
+    bars = panel.barh(range(len(chosen)), [100 * (entry.share or 0) for entry in chosen], color="C0")
+    panel.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
+    panel.set_yticks(range(len(chosen)), labels, fontsize=8)
+    panel.set(xscale="log", xlabel="% of the limit (copy bandwidth or arithmetic), cold")
+    panel.invert_yaxis()
+    panel.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def write_plots(results: Results, folder: Path, stem: str) -> list[Path]:
+    """Writes the pictures that there are figures for; returns their paths."""
+    timed = [e for e in results.entries if e.cache == CACHE and e.median is not None]
+    square = {("pool", "elementwise"), ("refine", "released"), ("diffusion_cam", "pooled, released")}
+    main = [e for e in timed if (e.op, e.variant) in square and (e.op == "refine" or "D=4096" in e.case)]
+    figures = {}
+    if against_t := [e for e in main if e.cells == 729]:
+        figures["targets"] = _series(against_t, "targets", "Latency against the number of targets T, 27x27", "T")
+    if against_grid := [e for e in main if e.targets == 1]:
+        figures["grid"] = _series(against_grid, "cells", "Latency against the grid, T = 1", "cells")
+    if main:
+        figures["limit"] = _shares(main)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{stem}-{name}.png")
+        figure.savefig(paths[-1])
+    return paths

@@ -1,0 +1,152 @@
+"""Runs cases: gate first, then time."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from dcam_fast.ops._faces import FACES
+
+from .cases import Case, all_cases, disagreement, exact, make_inputs
+from .contenders import Call, Contender, UnavailableError, contenders, usable_faces
+from .results import Entry, Results, describe_machine, now
+from .timing import Clock, Limits, Statistics, measure, measure_limits
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to run. `total_s` is a goal: cases that do not fit in are cut and named in the notes."""
+
+    device: str = "cpu"
+    quick: bool = False
+    only: str = ""
+    faces: tuple[str, ...] = ()
+    total_s: float = 400.0
+    most: int = 300  # timings of a call
+    least: int = 5  # where as many fit into a second
+
+    def cases(self) -> list[Case]:
+        """The op and post-processing cases that it asks for."""
+        every = all_cases(self.device)
+        every.sort(key=lambda case: case.work[0])  # the small ones first: what is cut for time is the largest
+        return [case for case in every if self.only in case.name and (case.quick or not self.quick)]
+
+    def usable(self) -> list[str]:
+        """Raises ValueError for a face that cannot run here."""
+        usable = usable_faces(self.device)
+        for face in self.faces:
+            if face not in usable:
+                reason = (FACES[face].unusable() if face in FACES else None) or "it does not serve this device"
+                raise ValueError(f"bench: faces must be of {', '.join(usable) or 'none'} here, got {face!r}: {reason}")
+        return list(self.faces or usable)
+
+
+def quick_plan(device: str = "cpu", only: str = "", faces: tuple[str, ...] = ()) -> Plan:
+    """Under a minute on two cores."""
+    return Plan(device, True, only, faces, total_s=30.0, most=60)
+
+
+def gate(case: Case, device: str, candidates: list[Contender]) -> tuple[dict[str, Call], dict[str, str]]:
+    """The calls that agree with the reference, and why the others are refused."""
+    inputs = make_inputs(case, device)
+    expected = exact(case, inputs)
+    calls: dict[str, Call] = {}
+    refused: dict[str, str] = {}
+    for candidate in candidates:
+        try:
+            call = candidate.build(case, inputs)
+            reason = disagreement(case, call(), expected)
+        except UnavailableError as error:
+            reason = str(error)
+        except Exception as error:  # whatever a compiler or a kernel raises is why there is no figure
+            lines = str(error).strip().splitlines() or [""]
+            reason = f"{type(error).__name__}: {lines[0][:120]}"
+        if reason is None:
+            calls[candidate.name] = call
+        else:
+            refused[candidate.name] = reason
+    return calls, refused
+
+
+def run_case(
+    case: Case, clock: Clock, limits: Limits, candidates: list[Contender], *, budget_s: float, most: int, least: int = 5
+) -> list[Entry]:
+    """The entries of one case: cold and warm of those that agree, the reason of those that do not."""
+    calls, refused = gate(case, clock.device, candidates)
+    base = Entry(
+        case.scope, case.op, case.variant, case.name, case.targets, case.cells, "", clock.device, "",
+        floor=limits.floor(case.work),
+    )  # fmt: skip
+    entries = [dataclasses.replace(base, contender=name, reason=reason) for name, reason in refused.items()]
+    if calls:
+        for cache in ("cold", "warm"):
+            timed = measure(
+                clock, list(calls.values()), cold=cache == "cold", budget_s=budget_s / 2, most=most, least=least
+            )
+            entries += [_timed(base, name, cache, one) for name, one in zip(calls, timed, strict=True)]
+    return entries
+
+
+def _timed(base: Entry, contender: str, cache: str, statistics: Statistics) -> Entry:
+    return dataclasses.replace(base, contender=contender, cache=cache, **dataclasses.asdict(statistics))
+
+
+EXPLANATION = "explanation of a caption, embedded model, 3 objects"
+
+
+def run_explanation(clock: Clock, *, budget_s: float, most: int) -> list[Entry]:
+    """The whole explanation, and the generation that it explains apart; refused where the answer is wrong: the
+    ops in it pass the gate of their own cases."""
+    from dcam_fast import Explainer
+    from dcam_fast.models.tiny import scenes
+
+    scene = scenes.sample_scene(np.random.default_rng(12), objects=3)
+    explainer = Explainer.from_pretrained("tiny", device=clock.device)
+    inputs = explainer.adapter.encode(scene.image, scenes.CAPTION_PROMPT)
+    calls: dict[str, Callable[[], object]] = {
+        "generation alone": lambda: explainer.adapter.generate(inputs),
+        "generation and explanation, default": lambda: explainer.explain(scene.image),
+        "generation and explanation, published": lambda: explainer.explain(scene.image, method="published"),
+    }
+    explanation = explainer.explain(scene.image)
+    base = Entry("explanation", "explain", "tiny", EXPLANATION, len(explanation.targets), 0, "", clock.device, "warm")
+    if explanation.answer != " ".join(scenes.caption(scene).answer).replace(" ,", ","):
+        return [dataclasses.replace(base, contender=name, reason="the answer is wrong") for name in calls]
+    timed = measure(clock, list(calls.values()), cold=False, budget_s=budget_s, most=most)
+    return [_timed(base, name, "warm", one) for name, one in zip(calls, timed, strict=True)]
+
+
+def run(plan: Plan, progress: Callable[[str], None] = lambda name: None) -> Results:
+    """Everything that the plan asks for."""
+    started = time.monotonic()
+    faces = plan.usable()
+    cases = plan.cases()
+    machine = describe_machine(plan.device)
+    clock = Clock(plan.device)
+    progress("the machine's limits")
+    limits = measure_limits(clock)
+    entries: list[Entry] = []
+    notes: list[str] = []
+    explain = plan.only in EXPLANATION
+    parts = len(cases) + explain
+    if not parts:
+        raise ValueError(f"bench: only must be part of a case's name, got {plan.only!r}")
+    if explain:
+        progress(EXPLANATION)
+        entries += run_explanation(clock, budget_s=min(20.0, plan.total_s / 6), most=min(plan.most, 30))
+    for index, case in enumerate(cases):
+        left = plan.total_s - (time.monotonic() - started)
+        if left <= 0:
+            notes.append(f"cut for time: {case.name}")
+            continue
+        progress(case.name)
+        share = 0.6 * left / (len(cases) - index)  # the rest is for making inputs and checking answers
+        compiled = not plan.quick  # compiling takes longer than all the rest of a quick run
+        with torch.no_grad():
+            candidates = contenders(case, plan.device, faces, compiled=compiled)
+            entries += run_case(case, clock, limits, candidates, budget_s=share, most=plan.most, least=plan.least)
+    return Results(now(), machine, limits, entries, notes)

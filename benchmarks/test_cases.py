@@ -1,0 +1,21 @@
+"""CPU regressions under pytest-benchmark, from the same cases: ``pytest benchmarks --benchmark-enable``. Without that
+option (as in the tests) each call runs once, gated and untimed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dcam_fast.benchmarks.contenders import contenders, usable_faces
+from dcam_fast.benchmarks.suite import gate, quick_plan
+
+
+@pytest.mark.parametrize("case", quick_plan().cases(), ids=lambda case: case.name)
+@pytest.mark.parametrize("face", usable_faces("cpu"))
+def test_face(benchmark: Any, case: Any, face: str) -> None:
+    ours = [one for one in contenders(case, "cpu", [face], compiled=False) if one.ours]
+    calls, refused = gate(case, "cpu", ours)
+    assert refused == {}
+    benchmark.group = case.name
+    benchmark(calls[ours[0].name])

@@ -1,0 +1,131 @@
+"""How it is measured: interleaved rounds, cold and warm caches, medians and spread, and the machine's two limits."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+SAMPLE_S = 100e-6  # a warm sample on a CPU lasts at least this: calls that are shorter are repeated
+MIN_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Seconds a call: median, 10th and 90th percentile, over `samples` timings."""
+
+    median: float
+    p10: float
+    p90: float
+    samples: int
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Statistics:
+        """Percentiles interpolate linearly between the timings."""
+        if not seconds:
+            raise ValueError("Statistics.of: seconds must be one timing at least, got none")
+        if len(seconds) == 1:
+            return cls(seconds[0], seconds[0], seconds[0], 1)
+        tenths = statistics.quantiles(seconds, n=10, method="inclusive")
+        return cls(statistics.median(seconds), tenths[0], tenths[-1], len(seconds))
+
+
+def cache_bytes(device: str) -> int:
+    """Size of the last-level cache (the L2 of a GPU); 64 MiB where the system does not tell."""
+    if device != "cpu":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    units = {"K": 2**10, "M": 2**20}
+    known = [int(size[:-1]) * units[size[-1]] for size in sizes if size and size[-1] in units]
+    return max(known, default=64 * 2**20)
+
+
+class Clock:
+    """Times one sample of a call, after emptying the cache where `cold` is asked for."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._sweep = torch.zeros(2 * cache_bytes(device), dtype=torch.uint8, device=device)
+
+    def flush(self) -> None:
+        """Writes twice the last-level cache."""
+        self._sweep.add_(1)
+
+    def sample(self, call: Callable[[], object], calls: int, cold: bool) -> float:
+        """Seconds a call. A cold sample is one call; a warm one the mean of `calls`."""
+        if cold:
+            self.flush()
+            calls = 1
+        if self.device == "cpu":
+            start = time.perf_counter()
+            for _ in range(calls):
+                call()
+            return (time.perf_counter() - start) / calls
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        first.record()
+        for _ in range(calls):
+            call()
+        last.record()
+        last.synchronize()
+        return first.elapsed_time(last) / 1e3 / calls
+
+
+def schedule(counts: Sequence[int]) -> list[list[int]]:
+    """Rounds of contenders: each as often as its count, spread evenly, and the first of a round another each time."""
+    rounds = max(counts, default=0)
+    plan = []
+    for r in range(rounds):
+        due = [i for i, n in enumerate(counts) if (r + 1) * n // rounds > r * n // rounds]
+        shift = r % max(len(due), 1)
+        plan.append(due[shift:] + due[:shift])
+    return plan
+
+
+def measure(
+    clock: Clock, calls: Sequence[Callable[[], object]], *, cold: bool, budget_s: float, most: int, least: int = 5
+) -> list[Statistics]:
+    """Statistics of each call. All take turns, so that they share the machine's noise. Each gets its part of
+    `budget_s` seconds, at least MIN_SAMPLES timings and at most `most`; `least` where they fit into a second."""
+    counts, repeats = [], []
+    overhead = clock.sample(clock.flush, 1, False) if cold else 0.0
+    for call in calls:
+        estimate = min(clock.sample(call, 1, False) for _ in range(2))  # these warm up too
+        repeats.append(max(1, min(1000, math.ceil(SAMPLE_S / max(estimate, 1e-7)))))
+        one = estimate * (1 if cold else repeats[-1]) + overhead
+        floor = least if one * least <= 1 else MIN_SAMPLES
+        counts.append(max(floor, min(most, int(budget_s / len(calls) / max(one, 1e-7)))))
+    seconds: list[list[float]] = [[] for _ in calls]
+    for order in schedule(counts):
+        for i in order:
+            seconds[i].append(clock.sample(calls[i], repeats[i], cold))
+    return [Statistics.of(timings) for timings in seconds]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the machine can do at best, measured in the same run: bytes read and written by a large copy a second, and
+    float32 operations of a large matrix product a second (a fused multiply-add is two)."""
+
+    bytes_per_s: float
+    operations_per_s: float
+
+    def floor(self, work: tuple[float, float]) -> float:
+        """The seconds that bytes and operations take at least, whichever is longer."""
+        return max(work[0] / self.bytes_per_s, work[1] / self.operations_per_s)
+
+
+def measure_limits(clock: Clock) -> Limits:
+    """Both limits, by medians."""
+    size = 4 * cache_bytes(clock.device)
+    source = torch.zeros(size, dtype=torch.uint8, device=clock.device)
+    target = torch.empty_like(source)
+    side = 1024 if clock.device == "cpu" else 8192
+    a = torch.randn(side, side, device=clock.device)
+    copied = measure(clock, [lambda: target.copy_(source)], cold=False, budget_s=0.5, most=50)[0]
+    product = measure(clock, [lambda: torch.mm(a, a)], cold=False, budget_s=0.5, most=50)[0]
+    return Limits(2 * size / copied.median, 2 * side**3 / product.median)

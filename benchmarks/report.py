@@ -1,4 +1,5 @@
-"""Writes the measured parts of README.md from the committed result files: ``./run python -m dcam_fast.benchmarks.report``.
+"""Writes the measured parts of README.md and docs/ from the committed result files:
+``./run python -m dcam_fast.benchmarks.report``.
 
 Each part stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``. ``--check`` only fails if one is stale.
 """
@@ -67,10 +68,10 @@ def accuracy() -> str:
     lines = [
         f"On {data['scenes']} held-out scenes of each sort; from `benchmarks/results/{name}`.",
         "",
-        "| answers exactly right | plain, prefix | plain, joint | hard, prefix | hard, joint |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        f"| answers exactly right | {' | '.join(data['accuracy'])} |",
+        f"| --- |{' ---: |' * len(data['accuracy'])}",
     ]
-    columns = [data["accuracy"][sort][attention] for sort in ("plain", "hard") for attention in ("prefix", "joint")]
+    columns = list(data["accuracy"].values())
     for kind in dict.fromkeys(kind for column in columns for kind in column):
         cells = [f"{column[kind]['exact']:.1%}" if kind in column else "" for column in columns]
         lines.append(f"| {kind} | {' | '.join(cells)} |")
@@ -142,7 +143,7 @@ def main() -> None:
             if "--check" not in sys.argv:
                 path.write_text(after)
     if stale and "--check" in sys.argv:
-        sys.exit(f"report: {', '.join(stale)} must be what benchmarks/report.py writes, run it again")
+        sys.exit(f"report: {', '.join(stale)} must be what dcam_fast.benchmarks.report writes, run it again")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_tokens_carry_their_steps(explanation: Explanation) -> None:
     assert [token.position for token in explanation.tokens] == list(range(len(explanation.tokens)))
     steps = [token.step for token in explanation.tokens]
     assert len(set(steps)) == len(steps)
-    assert all(0 <= step < 24 for step in steps)
+    assert all(0 <= step < 36 for step in steps)
 
 
 def test_boxes_cover_the_image(explainer: Explainer) -> None:

@@ -29,7 +29,7 @@ def explainer(request: pytest.FixtureRequest) -> Explainer:
     return Explainer.from_pretrained("tiny", attention=request.param)
 
 
-@pytest.mark.parametrize(("steps", "block_length"), [(6, None), (8, 6), (24, 12)])
+@pytest.mark.parametrize(("steps", "block_length"), [(6, None), (12, 6), (36, 12)])
 def test_the_answer_and_its_maps_are_those_of_explain(
     explainer: Explainer, steps: int, block_length: int | None
 ) -> None:

@@ -222,7 +222,7 @@ def test_a_case_of_a_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
     assert torch.equal(case.others[0], torch.from_numpy(scene.objects[1].mask))
     maps = case_maps(adapter, case, {"default": METHODS["default"]})["default"]
     per_token = case_maps(adapter, case, {"default": METHODS["default"]}, adapter.words(case.trajectory))["default"]
-    assert maps.shape == (2, 10, 16)
+    assert maps.shape == (2, 12, 16)
     assert torch.equal(maps[0], per_token[case.words[0].positions[0]])
     assert prepare(adapter, dataset[1]) == (answer, None)
     records = run(adapter, dataset, replace(SETTINGS, data="folder", randomised=1), tmp_path / "out", 9)
@@ -372,7 +372,7 @@ def test_report_of_a_run(adapter: TinyAdapter, finished: tuple[Path, list[dict[s
     assert summary.words == len(values)
     report.write_report(adapter, Scenes(4, SELECTION_SEED), SETTINGS, records, summary, tmp_path)
     names = sorted(path.name for path in (tmp_path / report.PICTURES).iterdir())
-    assert names == ["best-1.png", "best-2.png", "best-3.png", "curves.png"]
+    assert names == ["best-1.png", "best-2.png", "best-3.png", "curves.png", "worst-1.png"]
     strip = np.asarray(Image.open(tmp_path / report.PICTURES / "best-1.png"))
     assert strip.shape == (160, 3 * 160 + 2 * 6, 3)
     _, index, word, value = report.extremes(records, "random")[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-import dcam_fast
 from dcam_fast.ops import _faces
-
-if importlib.util.find_spec("dcam_fast.kernels") is None:
-    # a checkout that is on the path and not installed: the folder `kernels` lies beside the package
-    dcam_fast.__path__.append(str(Path(__file__).parents[2]))
 
 
 @dataclass(frozen=True)

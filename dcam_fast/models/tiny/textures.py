@@ -37,12 +37,16 @@ def background(rng: np.random.Generator, texture: str, height: int, width: int) 
             weight = 0.7 * coarse.repeat(2, 0).repeat(2, 1)[:height, :width]
         case "cloudy":
             shared, *own = (_fractal(rng, height, width) for _ in range(4))
-            return base + np.float32(abs(step)) * (0.5 * shared[..., None] + 0.25 * np.stack(own, -1))
+            cloud = 0.5 * shared[..., None] + 0.25 * np.stack(own, -1)
+            return base + np.float32(abs(step)) * cloud.astype(np.float32)
         case "wooden":
             angle, period = rng.uniform(0, np.pi), rng.uniform(4, 9)
             warp = 6 * _fractal(rng, height, width)
             weight = 0.8 * np.sin(2 * np.pi * (np.cos(angle) * x + np.sin(angle) * y + warp) / period)
-            return base * np.float32([1.15, 1.0, 0.8]) + np.float32(0.5 * step) * weight.astype(np.float32)[..., None]
+            return (
+                base * np.asarray([1.15, 1.0, 0.8], np.float32)
+                + np.float32(0.5 * step) * weight.astype(np.float32)[..., None]
+            )
         case "cluttered":
             return _clutter(rng, base, x, y)
         case _:

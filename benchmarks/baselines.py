@@ -1,8 +1,7 @@
-"""What `dcam_fast.ops.refine` is measured against: the released profile as a loop, as array operations, and under
-numba.
+"""What the ops are measured against: the released algorithm as a loop, as array operations, under numba, and as one
+would write it in PyTorch (docs/method.md, sections 1 to 5, profile `released`).
 
-All three compute the same thing (docs/method.md, sections 2 to 5, profile `released`) in float64, on one map ``[h,
-w]``.
+Those in NumPy compute one map ``[h, w]`` in float64, those in PyTorch a batch in float32.
 """
 
 from __future__ import annotations
@@ -10,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 Map = NDArray[np.float64]
 Filter = Callable[[Map, int], Map]
@@ -119,3 +122,52 @@ def pool_array(A: NDArray[np.float32], G: NDArray[np.float32], aggregation: str)
         raw -= raw.min()
         raw /= raw.max() + 1e-8
     return maps
+
+
+def pool_torch(A: Tensor, G: Tensor, aggregation: str) -> Tensor:
+    """`pooled` or `elementwise` pooling of A [N, D] and G [T, N, D] to [T, N]."""
+    A, G = A.float(), G.float()
+    weighted = A * G.relu().mean(1, keepdim=True) if aggregation == "pooled" else A * G
+    raw = weighted.relu().mean(-1)
+    raw = raw - raw.amin(1, keepdim=True)
+    return raw / (raw.amax(1, keepdim=True) + 1e-8)
+
+
+def refine_torch(maps: Tensor, repetition: float) -> Tensor:
+    """The released profile on [T, h, w] of up to 64 rows, on which its kernel is 3 whatever the map."""
+    windows = F.unfold(F.pad(maps[:, None], (1, 1, 1, 1), mode="reflect"), 3).sort(1).values
+    mean = windows.mean(1, keepdim=True)
+    sigma = windows.std(1, keepdim=True, correction=0) / mean
+    ranks = torch.arange(-4, 5, device=maps.device, dtype=maps.dtype)[:, None]
+    weights = torch.exp(-(ranks**2) / (2 * sigma**2).clamp(min=1e-30))
+    z = torch.where(mean[:, 0] > 0, (weights * windows).sum(1) / weights.sum(1), 0)
+    lit = torch.where(z > 0, z, torch.nan)
+    delta = 0.15 * lit.nanquantile(0.5, 1, keepdim=True) + 0.15 * z.quantile(0.6, 1, keepdim=True)
+    delta = delta + 0.20 * lit.nanmean(1, keepdim=True) + 0.015 * z.amax(1, keepdim=True)
+    z = torch.where(z < delta, z * (z / delta).clamp(0.5, 1), z)
+    z = torch.minimum(z.clamp(min=0), maps.flatten(1).amax(1, keepdim=True))
+    low, high = z.amin(1, keepdim=True), z.amax(1, keepdim=True)
+    z = (z - low) / (high - low + 1e-8)
+    instance = 0.05 * repetition + 0.02 * (z > z.mean(1, keepdim=True) + 2 * z.std(1, keepdim=True, correction=0))
+    energy = (instance * instance).sum(1, keepdim=True)
+    alpha = ((z * instance).sum(1, keepdim=True) / energy.clamp(min=1e-30)).clamp(max=0.5)
+    reduced = (z - alpha * instance).clamp(min=0)
+    keep = reduced.amax(1) - reduced.amin(1) < 0.9 * (z.amax(1) - z.amin(1))
+    return torch.where(keep[:, None], z, reduced).view_as(maps)
+
+
+def overlay_pillow(
+    values: NDArray[np.float32], image: NDArray[np.uint8], table: NDArray[np.uint8], alpha: float
+) -> NDArray[np.uint8]:
+    """One map [h, w] over an image [H, W, 3], with Pillow's resize and the color table [256, 3]."""
+    height, width = image.shape[:2]
+    grown = np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR))
+    colored = table[(grown.clip(0, 1) * 255 + 0.5).astype(np.uint8)]
+    return ((1 - alpha) * image + alpha * colored + 0.5).astype(np.uint8)
+
+
+def overlay_torch(maps: Tensor, image: Tensor, table: Tensor, alpha: float) -> Tensor:
+    """[T, h, w] over [H, W, 3], with the color table [256, 3]."""
+    grown = F.interpolate(maps[:, None], image.shape[:2], mode="bilinear", align_corners=False)[:, 0]
+    colored = table[(grown.clamp(0, 1) * 255 + 0.5).long()].float()
+    return ((1 - alpha) * image + alpha * colored + 0.5).to(torch.uint8)

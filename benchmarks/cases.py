@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +19,7 @@ Inputs = tuple[Tensor, ...]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REPETITION = 0.2
 IMAGE_SIDE = 384.0  # pixels, for the profile whose kernel depends on it
+ALPHA = 0.5  # of the overlay's color
 TOLERANCE = 2e-5  # of maps in 0..1, as in the tests
 
 
@@ -166,7 +166,7 @@ def exact(case: Case, inputs: Inputs) -> Tensor:
     """The reference's answer in float64, a target at a time to stay within memory."""
     if case.op == "overlay":
         maps, image, boxes, table = inputs
-        return reference.overlay(maps.double(), image, boxes, table, 0.5)
+        return reference.overlay(maps.double(), image, boxes, table, ALPHA)
     config = case.config if case.op != "pool" else None
 
     def refine(maps: Tensor) -> Tensor:
@@ -192,6 +192,3 @@ def disagreement(case: Case, got: Tensor, expected: Tensor) -> str | None:
         return f"{wrong:.2%} of the bytes differ" if wrong > 1e-3 or difference.max() > 8 else None
     worst = float(difference.max())
     return f"off by {worst:.1e}, over {TOLERANCE:.0e}" if worst > TOLERANCE else None
-
-
-Runner = Callable[..., Tensor]

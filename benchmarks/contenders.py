@@ -13,10 +13,21 @@ from torch import Tensor
 from dcam_fast import ops, reference
 from dcam_fast.ops._faces import FACES
 
-from .baselines import array_filter, loop_filter, numba_filter, pool_array, refine_released
-from .cases import IMAGE_SIDE, REPETITION, Case, Inputs
+from .baselines import (
+    array_filter,
+    loop_filter,
+    numba_filter,
+    overlay_pillow,
+    overlay_torch,
+    pool_array,
+    pool_torch,
+    refine_released,
+    refine_torch,
+)
+from .cases import ALPHA, IMAGE_SIDE, REPETITION, Case, Inputs
 
 Call = Callable[[], Tensor]
+POOLINGS = ("elementwise", "pooled")  # that the baselines know
 
 
 class UnavailableError(Exception):
@@ -50,15 +61,25 @@ def _numpy(kind: str) -> Callable[[Case, Inputs], Call]:
     return build
 
 
-def _eager(case: Case, inputs: Inputs) -> Callable[..., Tensor]:
-    """The op in plain PyTorch, as the reference has it."""
+def _pillow(case: Case, inputs: Inputs) -> Call:
+    maps, image, _, table = (tensor.numpy() for tensor in inputs)
+    return lambda: torch.from_numpy(np.stack([overlay_pillow(one, image, table, ALPHA) for one in maps]))
+
+
+def _eager(case: Case) -> Callable[..., Tensor]:
+    """The op as one would write it in PyTorch; where nobody has (profiles other than the released one), as our
+    reference has it."""
     if case.op == "overlay":
-        return lambda maps, image, boxes, table: reference.overlay(maps, image, boxes, table, 0.5)
+        return lambda maps, image, boxes, table: overlay_torch(maps, image, table, ALPHA)
 
     def refine(maps: Tensor) -> Tensor:
+        if case.variant.endswith("released"):
+            return refine_torch(maps, REPETITION)
         return reference.refine(maps, case.config, repetition=REPETITION, image_side=IMAGE_SIDE, check=False)
 
     def pool(A: Tensor, G: Tensor) -> Tensor:
+        if case.aggregation in POOLINGS:
+            return pool_torch(A, G, case.aggregation)
         return reference.pool(A, G, None, case.aggregation, check=False)
 
     if case.op == "refine":
@@ -67,14 +88,13 @@ def _eager(case: Case, inputs: Inputs) -> Callable[..., Tensor]:
 
 
 def _eager_call(case: Case, inputs: Inputs) -> Call:
-    run = _eager(case, inputs)
+    run = _eager(case)
     return lambda: run(*inputs)
 
 
 def _compiled_call(case: Case, inputs: Inputs) -> Call:
-    """Reads values on the way (`refine`, `overlay`), which breaks the graph; compiled all the same, as people would."""
     torch._dynamo.reset()  # type: ignore[no-untyped-call]
-    run = torch.compile(_eager(case, inputs), dynamic=False)
+    run = torch.compile(_eager(case), dynamic=False)
     return lambda: run(*inputs)
 
 
@@ -138,10 +158,12 @@ def contenders(case: Case, device: str, faces: list[str], *, compiled: bool) -> 
     if on_cpu and case.op != "overlay" and (case.op == "pool" or case.variant.endswith("released")):
         if case.targets == 1 and case.op != "pool":  # T maps take T times as long
             found.append(Contender("released algorithm, Python loop", _numpy("loop")))
-        if case.op != "pool" or case.aggregation in ("elementwise", "pooled"):
+        if case.op != "pool" or case.aggregation in POOLINGS:
             found.append(Contender("vectorised NumPy", _numpy("array")))
         if case.op != "pool" and importlib.util.find_spec("numba"):
             found.append(Contender("numba", _numpy("numba")))
+    if on_cpu and case.op == "overlay":
+        found.append(Contender("Pillow and NumPy", _pillow))
     found.append(Contender("PyTorch eager", _eager_call))
     if compiled:
         found.append(Contender("torch.compile", _compiled_call))

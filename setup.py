@@ -51,8 +51,14 @@ def find_nvcc() -> str | None:
         return None
     homes = [Path(home) / "bin" for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home]
     nvcc = shutil.which("nvcc", path=os.pathsep.join([*map(str, homes), os.environ.get("PATH", "")]))
+    if nvcc is None:
+        # NVIDIA's compiler package, which lies beside torch
+        packaged = sorted((TORCH.parent / "nvidia").glob("*/bin/nvcc"))
+        nvcc = str(packaged[-1]) if packaged else None
     if wanted == "1" and nvcc is None:
-        sys.exit("dcam_fast: DCAM_CUDA=1, but there is no nvcc in CUDA_HOME, /usr/local/cuda or on PATH")
+        sys.exit("dcam_fast: DCAM_CUDA=1, but there is no nvcc in CUDA_HOME, /usr/local/cuda, on PATH or beside torch")
+    if nvcc is None:
+        print("dcam_fast: no nvcc in CUDA_HOME, /usr/local/cuda, on PATH or beside torch: built without CUDA kernels")
     return nvcc
 
 
@@ -161,7 +167,7 @@ def extension() -> Extension:
     if CUDA_SOURCES:
         home = cuda_home()
         includes.append(str(home / "include"))
-        folders.append(str(home / "lib64"))
+        folders += [str(home / "lib64"), str(home / "lib")]  # a toolkit's, a package's
         libraries += ["cudart_static", "rt", "dl", "pthread"]
         flags.append(f'-DDCAM_CUDA_ARCHS="{" ".join(ARCHS)}"')
     return Extension(

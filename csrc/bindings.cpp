@@ -6,27 +6,14 @@
 
 #include <numeric>
 #include <optional>
-#include <sstream>
-#include <stdexcept>
 #include <vector>
 
-#include "dcam/overlay.h"
-#include "dcam/pool.h"
-#include "dcam/refine.h"
+#include "arguments.h"
 
 namespace {
 
-using torch::headeronly::ScalarType;
+using dcam::check, dcam::as_float, dcam::new_floats, dcam::Pixels, dcam::ScalarType;
 using torch::stable::Tensor;
-
-// Python gets a ValueError with just this text.
-template <class... Parts>
-void check(bool ok, const Parts&... parts) {
-    if (ok) return;
-    std::ostringstream text;
-    (text << ... << parts);
-    throw std::invalid_argument(text.str());
-}
 
 // `body` over 0..count, in pieces worth waking a thread for; `cost` is of one item, in nanoseconds, roughly.
 template <class Body>
@@ -39,57 +26,13 @@ void divide(int64_t count, double cost, const Body& body) {
         torch::stable::parallel_for(0, count, grain, body);
 }
 
-Tensor as_float(const Tensor& tensor) {
-    const Tensor single =
-        tensor.scalar_type() == ScalarType::Float ? tensor : torch::stable::to(tensor, ScalarType::Float);
-    return single.is_contiguous() ? single : torch::stable::contiguous(single);
-}
-
-Tensor new_floats(const Tensor& like, std::initializer_list<int64_t> sizes) {
-    return torch::stable::new_empty(like, sizes, ScalarType::Float);
-}
-
 // ---------------------------------------------------------------------------------------------------------------- pool
-
-dcam::Dtype dtype_of(const Tensor& tensor) {
-    switch (tensor.scalar_type()) {
-        case ScalarType::Float:
-            return dcam::Dtype::float32;
-        case ScalarType::BFloat16:
-            return dcam::Dtype::bfloat16;
-        case ScalarType::Half:
-            return dcam::Dtype::float16;
-        default:
-            throw std::invalid_argument("pool: activations must be float32, bfloat16 or float16");
-    }
-}
-
-Tensor channels_together(const Tensor& tensor) {
-    return tensor.stride(-1) == 1 || tensor.size(-1) == 1 ? tensor : torch::stable::contiguous(tensor);
-}
 
 // One block's raw maps into `out` [T, N].
 dcam::PoolParams pool_block(const Tensor& activations, const Tensor& gradients, const std::optional<Tensor>& cells,
                             int64_t aggregation, std::vector<float>& weights, float* out) {
-    const int64_t targets = gradients.size(0), rows = gradients.size(1), channels = gradients.size(2);
-    check((activations.dim() == 2 || (activations.dim() == 3 && activations.size(0) == targets)) &&
-              activations.size(-2) == rows && activations.size(-1) == channels,
-          "pool: activations must be [S, D] or [T, S, D] like gradients, got another shape");
-    check(activations.scalar_type() == gradients.scalar_type(), "pool: gradients must be of the activations' dtype");
-    dcam::PoolParams p{};
-    p.activations = activations.const_data_ptr();
-    p.gradients = gradients.const_data_ptr();
-    p.cells = cells ? cells->const_data_ptr<int64_t>() : nullptr;
-    p.out = out;
-    p.activation_target_stride = activations.dim() == 2 ? 0 : activations.stride(0);
-    p.activation_row_stride = activations.stride(-2);
-    p.gradient_target_stride = gradients.stride(0);
-    p.gradient_row_stride = gradients.stride(1);
-    p.targets = targets;
-    p.count = cells ? cells->numel() : rows;
-    p.channels = channels;
-    p.dtype = dtype_of(activations);
-    p.aggregation = static_cast<dcam::Aggregation>(aggregation);
+    dcam::PoolParams p = dcam::pool_params(activations, gradients, cells, aggregation, out);
+    const int64_t rows = p.rows, targets = p.targets, channels = p.channels;
     for (int64_t n = 0; cells && n < p.count; ++n)
         check(p.cells[n] >= 0 && p.cells[n] < rows, "pool: cells must be from 0 to ", rows - 1, ", got ", p.cells[n]);
     constexpr double per_channel = 0.1;
@@ -107,18 +50,8 @@ dcam::PoolParams pool_block(const Tensor& activations, const Tensor& gradients, 
 
 void pool_into(float* out, int32_t* flags, const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
                const std::optional<Tensor>& cells, int64_t aggregation, bool refuse) {
-    check(!activations.empty() && activations.size() == gradients.size(),
-          "pool: gradients must be one tensor per block of activations");
-    check(aggregation >= 0 && aggregation <= static_cast<int>(dcam::Aggregation::activation),
-          "pool: aggregation must be from 0 to 6, got ", aggregation);
-    const Tensor& first = gradients[0];
-    check(first.dim() == 3, "pool: gradients must be [T, S, D]");
-    const int64_t targets = first.size(0), count = cells ? cells->numel() : first.size(1);
-    std::optional<Tensor> indexes = cells;
-    if (cells) {
-        check(cells->scalar_type() == ScalarType::Long, "pool: cells must be int64");
-        indexes = torch::stable::contiguous(*cells);
-    }
+    const dcam::PoolArguments given(activations, gradients, cells, aggregation);
+    const int64_t targets = given.targets, count = given.count;
     std::fill_n(flags, targets, 0);
     const auto blocks = static_cast<int64_t>(activations.size());
     std::vector<float> weights, block_map(blocks > 1 ? targets * count : 0);
@@ -127,23 +60,13 @@ void pool_into(float* out, int32_t* flags, const std::vector<Tensor>& activation
                [&](int64_t begin, int64_t end) { dcam::normalise(maps, flags, count, begin, end); });
     };
     for (int64_t b = 0; b < blocks; ++b) {
-        check(gradients[b].dim() == 3 && gradients[b].size(0) == targets && gradients[b].size(2) > 0 &&
-                  (cells || gradients[b].size(1) == count) && count > 0,
-              "pool: gradients must be [T, S, D] with the same T and cells in every block");
-        const Tensor A = channels_together(activations[b]), G = channels_together(gradients[b]);
         float* raw = blocks > 1 ? block_map.data() : out;
-        const dcam::PoolParams p = pool_block(A, G, indexes, aggregation, weights, raw);
+        const dcam::PoolParams p =
+            pool_block(given.activations[b], given.gradients[b], given.cells, aggregation, weights, raw);
         normalise(raw);
         for (int64_t t = 0; refuse && t < targets; ++t)
             if (flags[t] != 0) {
-                const bool by_activations = !dcam::finite_rows(p, false);
-                const bool by_gradients = !by_activations && !dcam::finite_rows(p, true);
-                // what is finite may still overflow when multiplied
-                check(false, "pool: ",
-                      by_activations ? "activations"
-                      : by_gradients ? "gradients"
-                                     : "activations times gradients",
-                      " must be finite, got NaN or Inf");
+                dcam::refuse_pool(p);
             }
         if (blocks > 1)
             for (int64_t i = 0; i < targets * count; ++i)
@@ -168,68 +91,26 @@ Tensor pool(const std::vector<Tensor>& activations, const std::vector<Tensor>& g
 
 void pool_out(Tensor out, Tensor flags, const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
               std::optional<Tensor> cells, int64_t aggregation) {
-    check(!gradients.empty() && gradients[0].dim() == 3, "pool_out: gradients must be [T, S, D]");
-    const int64_t targets = gradients[0].size(0), count = cells ? cells->numel() : gradients[0].size(1);
-    check(out.scalar_type() == ScalarType::Float && out.is_contiguous() && out.numel() == targets * count,
-          "pool_out: out must be contiguous float32 [T, N]");
-    check(flags.scalar_type() == ScalarType::Int && flags.is_contiguous() && flags.numel() == targets,
-          "pool_out: flags must be contiguous int32 [T]");
+    dcam::check_pool_out(out, flags, gradients, cells);
     pool_into(out.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), activations, gradients, cells,
               aggregation, false);
 }
 
 // -------------------------------------------------------------------------------------------------------------- refine
 
+void refine_maps(const dcam::RefineParams& p, int64_t cells) {
+    constexpr double per_cell = 8;
+    divide(p.count, per_cell * static_cast<double>(cells) / static_cast<double>(p.count),
+           [&p](int64_t begin, int64_t end) { dcam::refine(p, begin, end); });
+}
+
 void refine_into(float* out, const Tensor& given, const std::vector<double>& config, const std::optional<Tensor>& grids,
                  double repetition, const std::optional<Tensor>& repetitions, double image_side, bool refuse) {
-    check(config.size() == dcam::RefineSettings::size, "refine: config must be RefineConfig.packed");
-    const Tensor maps = as_float(given);
-    dcam::RefineParams p{};
-    p.settings = dcam::RefineSettings::unpack(config.data());
-    check(p.settings.valid(), "refine: config must be RefineConfig.packed");
-    p.maps = maps.const_data_ptr<float>();
-    p.out = out;
-    p.repetition = static_cast<float>(repetition);
-    p.image_side = static_cast<float>(image_side);
-    std::vector<int64_t> offsets;
-    std::optional<Tensor> shapes;
-    int64_t cells = 0;
-    if (grids) {
-        check(maps.dim() == 1 && grids->is_cpu() && grids->scalar_type() == ScalarType::Long && grids->dim() == 2 &&
-                  grids->size(1) == 2,
-              "refine: grids must be int64 [T, 2] on the CPU for flat maps");
-        shapes = torch::stable::contiguous(*grids);
-        p.grids = shapes->const_data_ptr<int64_t>();
-        p.count = grids->size(0);
-        for (int64_t i = 0; i < p.count; ++i) {
-            const int64_t height = p.grids[2 * i], width = p.grids[2 * i + 1], left = maps.numel() - cells;
-            check(height > 0 && width > 0 && height <= left / width, "refine: grids must cover the ", maps.numel(),
-                  " cells of maps, got ", height, " x ", width, " at cell ", cells);
-            offsets.push_back(cells);
-            cells += height * width;
-        }
-        check(cells == maps.numel(), "refine: grids must cover the ", maps.numel(), " cells of maps, got ", cells);
-        p.offsets = offsets.data();
-    } else {
-        check(maps.dim() == 3 && maps.size(1) > 0 && maps.size(2) > 0, "refine: maps must be [T, h, w] with h, w > 0");
-        p.count = maps.size(0);
-        p.height = maps.size(1);
-        p.width = maps.size(2);
-        cells = maps.numel();
-    }
-    std::optional<Tensor> ratios;
-    if (repetitions) {
-        check(repetitions->numel() == p.count, "refine: repetition must be a float or float [T]");
-        ratios = as_float(*repetitions);
-        p.repetitions = ratios->const_data_ptr<float>();
-    }
+    const dcam::RefineArguments arguments(given, config, grids, repetition, repetitions, image_side, out);
+    dcam::RefineParams p = arguments.params;
     std::vector<int32_t> flags(p.count);
     p.flags = flags.data();
-    if (p.count > 0) {
-        constexpr double per_cell = 8;
-        divide(p.count, per_cell * static_cast<double>(cells) / static_cast<double>(p.count),
-               [&p](int64_t begin, int64_t end) { dcam::refine(p, begin, end); });
-    }
+    if (p.count > 0) refine_maps(p, arguments.maps.numel());
     for (int64_t i = 0; refuse && i < p.count; ++i)
         check(flags[i] == 0, "refine: maps must be finite, got NaN or Inf in map ", i);
 }
@@ -249,9 +130,7 @@ void refine_out(Tensor out, const Tensor& maps, const std::vector<double>& confi
 }
 
 Tensor rank_filter(const Tensor& given, int64_t k) {
-    check(given.dim() == 3 && given.size(1) > 0 && given.size(2) > 0,
-          "rank_filter: maps must be [T, h, w] with h, w > 0");
-    check(k >= 3 && k <= 11 && k % 2 == 1, "rank_filter: k must be an odd int from 3 to 11, got ", k);
+    dcam::check_rank_filter(given, k);
     const Tensor maps = as_float(given);
     Tensor out = new_floats(maps, {maps.size(0), maps.size(1), maps.size(2)});
     const dcam::RankFilterParams p{
@@ -262,36 +141,42 @@ Tensor rank_filter(const Tensor& given, int64_t k) {
     return out;
 }
 
+// ------------------------------------------------------------------------------------------------------- diffusion_cam
+
+void diffusion_cam_into(float* out, int32_t* flags, const std::vector<Tensor>& activations,
+                        const std::vector<Tensor>& gradients, const std::optional<Tensor>& cells, int64_t aggregation,
+                        const dcam::RefineArguments& refinement, bool refuse) {
+    pool_into(out, flags, activations, gradients, cells, aggregation, refuse);
+    dcam::RefineParams p = refinement.params;
+    if (p.count > 0) refine_maps(p, p.count * p.height * p.width);
+}
+
+Tensor diffusion_cam(const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
+                     std::optional<Tensor> cells, int64_t aggregation, int64_t height, int64_t width,
+                     const std::vector<double>& config, double repetition, std::optional<Tensor> repetitions,
+                     double image_side, bool refuse) {
+    Tensor out = dcam::new_maps(gradients, cells, height, width);
+    const dcam::RefineArguments refinement(out, config, {}, repetition, repetitions, image_side,
+                                           out.mutable_data_ptr<float>());
+    std::vector<int32_t> flags(out.size(0));
+    diffusion_cam_into(out.mutable_data_ptr<float>(), flags.data(), activations, gradients, cells, aggregation,
+                       refinement, refuse);
+    return out;
+}
+
+// What the CPU needs beside its result it keeps itself: `workspace` is not used.
+void diffusion_cam_out(Tensor out, Tensor flags, Tensor, const std::vector<Tensor>& activations,
+                       const std::vector<Tensor>& gradients, std::optional<Tensor> cells, int64_t aggregation,
+                       const std::vector<double>& config, double repetition, std::optional<Tensor> repetitions,
+                       double image_side) {
+    dcam::check_pool_out(out, flags, gradients, cells);
+    const dcam::RefineArguments refinement(out, config, {}, repetition, repetitions, image_side,
+                                           out.mutable_data_ptr<float>());
+    diffusion_cam_into(out.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), activations, gradients, cells,
+                       aggregation, refinement, false);
+}
+
 // ------------------------------------------------------------------------------------------------------------- overlay
-
-// The pixel side of both ops, with the memory that its axes point into.
-struct Pixels {
-    Tensor maps, boxes;
-    std::vector<int32_t> left;
-    std::vector<float> share;
-    dcam::OverlayParams params{};
-
-    Pixels(const char* caller, const Tensor& given, const Tensor& given_boxes, int64_t height, int64_t width)
-        : maps(as_float(given)), boxes(as_float(given_boxes)) {
-        check(maps.dim() == 3 && maps.size(1) > 0 && maps.size(2) > 0, caller,
-              ": maps must be [T, h, w] with h, w > 0");
-        const int64_t h = maps.size(1), w = maps.size(2);
-        check(boxes.dim() == 3 && boxes.size(0) == h && boxes.size(1) == w && boxes.size(2) == 4, caller,
-              ": boxes must be [h, w, 4]");
-        check(height > 0 && width > 0, caller, ": the image must have a pixel at least");
-        const float* at = boxes.const_data_ptr<float>();
-        if (const char* need = dcam::check_boxes(at, h, w))
-            check(false, caller, ": boxes must be ", need, ", got others");
-        left.resize(height + width);
-        share.resize(height + width);
-        params.maps = maps.const_data_ptr<float>();
-        params.count = maps.size(0);
-        params.rows = {left.data(), share.data(), height, 0, 0, 0};
-        params.columns = {left.data() + height, share.data() + height, width, 0, 0, 0};
-        dcam::fill_axis(at, h, w, false, params.rows);
-        dcam::fill_axis(at, h, w, true, params.columns);
-    }
-};
 
 Tensor upsample(const Tensor& maps, const Tensor& boxes, int64_t height, int64_t width) {
     Pixels pixels("upsample", maps, boxes, height, width);
@@ -303,11 +188,7 @@ Tensor upsample(const Tensor& maps, const Tensor& boxes, int64_t height, int64_t
 }
 
 Tensor overlay(const Tensor& maps, const Tensor& image, const Tensor& boxes, const Tensor& colormap, double alpha) {
-    check(image.dim() == 3 && image.size(2) == 3 && image.scalar_type() == ScalarType::Byte,
-          "overlay: image must be uint8 [H, W, 3]");
-    check(colormap.numel() == 768 && colormap.scalar_type() == ScalarType::Byte,
-          "overlay: colormap must be uint8 [256, 3]");
-    check(alpha >= 0 && alpha <= 1, "overlay: alpha must be from 0 to 1, got ", alpha);
+    dcam::check_overlay(image, colormap, alpha);
     const int64_t height = image.size(0), width = image.size(1);
     Pixels pixels("overlay", maps, boxes, height, width);
     const Tensor below = torch::stable::contiguous(image), table = torch::stable::contiguous(colormap);
@@ -326,6 +207,8 @@ Tensor overlay(const Tensor& maps, const Tensor& image, const Tensor& boxes, con
 STABLE_TORCH_LIBRARY_IMPL(dcam_fast, CPU, m) {
     m.impl("pool", TORCH_BOX(&pool));
     m.impl("pool_out", TORCH_BOX(&pool_out));
+    m.impl("diffusion_cam", TORCH_BOX(&diffusion_cam));
+    m.impl("diffusion_cam_out", TORCH_BOX(&diffusion_cam_out));
     m.impl("refine", TORCH_BOX(&refine));
     m.impl("refine_out", TORCH_BOX(&refine_out));
     m.impl("rank_filter", TORCH_BOX(&rank_filter));

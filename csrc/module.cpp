@@ -6,6 +6,7 @@
 
 #include "dcam/cpu/kernels.h"
 #include "dcam/math.h"
+#include "dcam/pool.h"
 #include "dcam/refine.h"
 
 #ifndef DCAM_CUDA_ARCHS
@@ -68,6 +69,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("cpu_kernels", [] { return dcam::kernels().name; }, "The instruction set in use.");
     m.def("use_cpu_kernels", &dcam::use_kernels, "Choose an instruction set (base, avx2, avx512); False: not here.");
     m.def("kernel_side", &dcam::kernel_side, "Side of the adaptive kernel from step_ratio, std and size.");
+    m.def("pool_weight_parts", &dcam::weight_parts, "Parts of a CUDA pool's mean gradients, from T, N and D.");
     m.def("refine_array", &refine_array);
     m.def("rank_filter_array", &rank_filter_array);
 }

@@ -27,10 +27,20 @@ struct PoolParams {
     float* out;      // [targets, count]
     int64_t activation_target_stride, activation_row_stride;  // target stride 0: shared by all targets
     int64_t gradient_target_stride, gradient_row_stride;
+    int64_t rows;  // of the sequence
     int64_t targets, count, channels;
     Dtype dtype;
     Aggregation aggregation;
 };
+
+// Parts that the CUDA kernels divide the cells into to average gradients, enough to fill a GPU: by the shapes alone, so
+// that the bits are the same on all.
+constexpr int64_t weight_parts(int64_t targets, int64_t count, int64_t channels) {
+    constexpr int64_t wanted = 1024, least_cells = 16;
+    const int64_t columns = targets * ((channels + kWeightChunk - 1) / kWeightChunk);
+    const int64_t most = (count + least_cells - 1) / least_cells, parts = columns > 0 ? wanted / columns : 1;
+    return parts < 1 ? 1 : parts < most ? parts : most;
+}
 
 // Three steps, each divisible among threads; NaN or Inf in an input makes the raw values it reaches NaN.
 void pool_weights(const PoolParams& params, int64_t begin, int64_t end);  // over targets * chunks of channels

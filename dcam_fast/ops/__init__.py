@@ -3,6 +3,7 @@
 The face is chosen by the tensors' device, or asked for by `backend=` or, for the whole process, by DCAM_BACKEND.
 """
 
+from dcam_fast.ops.diffusion_cam import diffusion_cam, diffusion_cam_out, diffusion_cam_workspace
 from dcam_fast.ops.overlay import overlay, upsample
 from dcam_fast.ops.pool import AGGREGATIONS, pool, pool_out
 from dcam_fast.ops.rank_filter import rank_filter, rank_filter_array
@@ -10,6 +11,9 @@ from dcam_fast.ops.refine import refine, refine_array, repetition_ratio
 
 __all__ = [
     "AGGREGATIONS",
+    "diffusion_cam",
+    "diffusion_cam_out",
+    "diffusion_cam_workspace",
     "overlay",
     "pool",
     "pool_out",

@@ -48,6 +48,23 @@ def _without_native() -> str | None:
     return f"the extension dcam_fast._C is not there ({native_error})" if native is None else None
 
 
+@functools.cache
+def _cuda_lacks() -> str | None:
+    if native is None:
+        return _without_native()
+    if not native.cuda_archs:
+        return "the extension was built without CUDA kernels (no nvcc was found, or DCAM_CUDA=0)"
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch finds no NVIDIA GPU"
+    return None
+
+
+def _without_cuda() -> str | None:
+    return _cuda_lacks()
+
+
 # Triton's interpreter runs the same kernels on the CPU, very slowly: for tests.
 _INTERPRETED: Final = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -69,11 +86,13 @@ def _without_triton() -> str | None:
 
 # What torch.compiler.assume_constant_result does, which would import all of dynamo.
 _without_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_without_cuda._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 # In the order of preference; a tensor's device decides which of them can serve it.
 FACES: Final = {
     "cpu": Face("dcam_fast", ("cpu",), _without_native),
+    "cuda": Face("dcam_fast", ("cuda",), _without_cuda),
     # torch calls AMD's GPUs "cuda" too
     "triton": Face("dcam_fast_triton", ("cuda", "xpu", *(["cpu"] if _INTERPRETED else [])), _without_triton),
     "reference": Face("dcam_fast_reference", None, lambda: None),

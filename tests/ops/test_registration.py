@@ -28,13 +28,27 @@ def operands(name: str) -> list[tuple]:
             (maps.flatten(), settings, grids, 0.0, ratios, 384.0, False),
         ],
         "refine_out": [(torch.empty_like(maps), maps, settings, None, 0.1, None, 384.0, True)],
+        "diffusion_cam": [([A], [G], None, 1, 3, 4, settings, 0.1, None, 384.0, True)],
+        "diffusion_cam_out": [
+            (torch.empty(3, 3, 4), flags, torch.empty(4096), [A], [G], None, 0, settings, 0.0, ratios, 384.0)
+        ],
         "rank_filter": [(maps, 5), (maps.bfloat16(), 3)],
         "upsample": [(maps, boxes, 6, 7)],
         "overlay": [(maps, image, boxes, table, 0.5)],
     }[name]
 
 
-OPS = ("pool", "pool_out", "refine", "refine_out", "rank_filter", "upsample", "overlay")
+OPS = (
+    "diffusion_cam",
+    "diffusion_cam_out",
+    "pool",
+    "pool_out",
+    "refine",
+    "refine_out",
+    "rank_filter",
+    "upsample",
+    "overlay",
+)
 
 
 def moved(args, device):

@@ -3,6 +3,7 @@
 
 #include "cuda_runtime.h"
 #include "dcam/cuda/overlay.h"
+#include "dcam/cuda/pool.h"
 #include "dcam/cuda/refine.h"
 
 extern "C" {
@@ -18,6 +19,32 @@ int refine(const float* maps, float* out, int32_t* flags, const int64_t* grids, 
     return dcam::cuda::refine({maps, out, flags, grids, offsets, repetitions, count, height, width, repetition,
                                image_side, dcam::RefineSettings::unpack(packed)},
                               nullptr);
+}
+
+// Blocks as their parameters lie in memory, number by number: pointers, strides, sizes, dtype, aggregation.
+int pool(const int64_t* numbers, int64_t count, int32_t* flags) {
+    std::vector<dcam::PoolParams> blocks;
+    for (const int64_t* n = numbers; n < numbers + 14 * count; n += 14) {
+        dcam::PoolParams p{};
+        p.activations = reinterpret_cast<const void*>(n[0]);
+        p.gradients = reinterpret_cast<const void*>(n[1]);
+        p.cells = reinterpret_cast<const int64_t*>(n[2]);
+        p.out = reinterpret_cast<float*>(n[3]);
+        p.activation_target_stride = n[4];
+        p.activation_row_stride = n[5];
+        p.gradient_target_stride = n[6];
+        p.gradient_row_stride = n[7];
+        p.rows = n[8];
+        p.targets = n[9];
+        p.count = n[10];
+        p.channels = n[11];
+        p.dtype = static_cast<dcam::Dtype>(n[12]);
+        p.aggregation = static_cast<dcam::Aggregation>(n[13]);
+        blocks.push_back(p);
+    }
+    // poisoned, and no more than was asked for: a sanitizer sees a float beyond it
+    std::vector<float> workspace(dcam::cuda::pool_workspace(blocks.data(), count), NAN);
+    return dcam::cuda::pool(blocks.data(), count, workspace.data(), flags, nullptr);
 }
 
 int rank_filter(const float* maps, float* out, int64_t count, int64_t height, int64_t width, int side) {

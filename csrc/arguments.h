@@ -1,0 +1,241 @@
+// What the operators' arguments must be for memory to be safe, on whichever device: checked here for all of them, and
+// laid out as the kernels' parameters.
+#pragma once
+
+#include <torch/csrc/stable/device.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "dcam/overlay.h"
+#include "dcam/pool.h"
+#include "dcam/refine.h"
+
+namespace dcam {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Python gets a ValueError with just this text.
+template <class... Parts>
+void check(bool ok, const Parts&... parts) {
+    if (ok) return;
+    std::ostringstream text;
+    (text << ... << parts);
+    throw std::invalid_argument(text.str());
+}
+
+inline Tensor as_float(const Tensor& tensor) {
+    const Tensor single =
+        tensor.scalar_type() == ScalarType::Float ? tensor : torch::stable::to(tensor, ScalarType::Float);
+    return single.is_contiguous() ? single : torch::stable::contiguous(single);
+}
+
+inline Tensor on_host(const Tensor& tensor) {
+    return tensor.is_cpu() ? tensor
+                           : torch::stable::to(tensor, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+}
+
+inline Tensor new_floats(const Tensor& like, std::initializer_list<int64_t> sizes) {
+    return torch::stable::new_empty(like, sizes, ScalarType::Float);
+}
+
+inline Dtype dtype_of(const Tensor& tensor) {
+    switch (tensor.scalar_type()) {
+        case ScalarType::Float:
+            return Dtype::float32;
+        case ScalarType::BFloat16:
+            return Dtype::bfloat16;
+        case ScalarType::Half:
+            return Dtype::float16;
+        default:
+            throw std::invalid_argument("pool: activations must be float32, bfloat16 or float16");
+    }
+}
+
+inline Tensor channels_together(const Tensor& tensor) {
+    return tensor.stride(-1) == 1 || tensor.size(-1) == 1 ? tensor : torch::stable::contiguous(tensor);
+}
+
+// One block, without scratch.
+inline PoolParams pool_params(const Tensor& activations, const Tensor& gradients, const std::optional<Tensor>& cells,
+                              int64_t aggregation, float* out) {
+    const int64_t targets = gradients.size(0), rows = gradients.size(1), channels = gradients.size(2);
+    check((activations.dim() == 2 || (activations.dim() == 3 && activations.size(0) == targets)) &&
+              activations.size(-2) == rows && activations.size(-1) == channels,
+          "pool: activations must be [S, D] or [T, S, D] like gradients, got another shape");
+    check(activations.scalar_type() == gradients.scalar_type(), "pool: gradients must be of the activations' dtype");
+    PoolParams p{};
+    p.activations = activations.const_data_ptr();
+    p.gradients = gradients.const_data_ptr();
+    p.cells = cells ? cells->const_data_ptr<int64_t>() : nullptr;
+    p.out = out;
+    p.activation_target_stride = activations.dim() == 2 ? 0 : activations.stride(0);
+    p.activation_row_stride = activations.stride(-2);
+    p.gradient_target_stride = gradients.stride(0);
+    p.gradient_row_stride = gradients.stride(1);
+    p.rows = rows;
+    p.targets = targets;
+    p.count = cells ? cells->numel() : rows;
+    p.channels = channels;
+    p.dtype = dtype_of(activations);
+    p.aggregation = static_cast<Aggregation>(aggregation);
+    return p;
+}
+
+// The blocks of `pool`, checked, with channels and cells next to each other.
+struct PoolArguments {
+    std::vector<Tensor> activations, gradients;
+    std::optional<Tensor> cells;
+    int64_t targets, count;
+
+    PoolArguments(const std::vector<Tensor>& given_activations, const std::vector<Tensor>& given_gradients,
+                  const std::optional<Tensor>& given_cells, int64_t aggregation) {
+        check(!given_activations.empty() && given_activations.size() == given_gradients.size(),
+              "pool: gradients must be one tensor per block of activations");
+        check(aggregation >= 0 && aggregation <= static_cast<int>(Aggregation::activation),
+              "pool: aggregation must be from 0 to 6, got ", aggregation);
+        check(given_gradients[0].dim() == 3, "pool: gradients must be [T, S, D]");
+        targets = given_gradients[0].size(0);
+        count = given_cells ? given_cells->numel() : given_gradients[0].size(1);
+        if (given_cells) {
+            check(given_cells->scalar_type() == ScalarType::Long, "pool: cells must be int64");
+            cells = torch::stable::contiguous(*given_cells);
+        }
+        for (size_t b = 0; b < given_gradients.size(); ++b) {
+            const Tensor& G = given_gradients[b];
+            check(G.dim() == 3 && G.size(0) == targets && G.size(2) > 0 && (cells || G.size(1) == count) && count > 0,
+                  "pool: gradients must be [T, S, D] with the same T and cells in every block");
+            activations.push_back(channels_together(given_activations[b]));
+            gradients.push_back(channels_together(G));
+        }
+    }
+};
+
+// Names what made a map that is not finite. Host pointers.
+[[noreturn]] inline void refuse_pool(const PoolParams& p) {
+    const char* culprit = !finite_rows(p, false)  ? "activations"
+                          : !finite_rows(p, true) ? "gradients"
+                                                  : "activations times gradients";  // these may overflow
+    throw std::invalid_argument(std::string("pool: ") + culprit + " must be finite, got NaN or Inf");
+}
+
+inline void check_pool_out(const Tensor& out, const Tensor& flags, const std::vector<Tensor>& gradients,
+                           const std::optional<Tensor>& cells) {
+    check(!gradients.empty() && gradients[0].dim() == 3, "pool_out: gradients must be [T, S, D]");
+    const int64_t targets = gradients[0].size(0), count = cells ? cells->numel() : gradients[0].size(1);
+    check(out.scalar_type() == ScalarType::Float && out.is_contiguous() && out.numel() == targets * count,
+          "pool_out: out must be contiguous float32 [T, N]");
+    check(flags.scalar_type() == ScalarType::Int && flags.is_contiguous() && flags.numel() == targets,
+          "pool_out: flags must be contiguous int32 [T]");
+}
+
+// Maps [T, height, width] for the cells that are pooled.
+inline Tensor new_maps(const std::vector<Tensor>& gradients, const std::optional<Tensor>& cells, int64_t height,
+                       int64_t width) {
+    check(!gradients.empty() && gradients[0].dim() == 3, "diffusion_cam: gradients must be [T, S, D]");
+    const int64_t count = cells ? cells->numel() : gradients[0].size(1);
+    check(height > 0 && width > 0 && count % width == 0 && count / width == height,
+          "diffusion_cam: grid must have as many cells as are pooled, ", count, ", got ", height, " x ", width);
+    return new_floats(gradients[0], {gradients[0].size(0), height, width});
+}
+
+// The arguments of `refine`, checked, with the memory that its parameters point into. Flags are the caller's.
+struct RefineArguments {
+    Tensor maps;
+    std::vector<int64_t> offsets;
+    std::optional<Tensor> shapes, ratios;
+    RefineParams params{};
+
+    RefineArguments(const Tensor& given, const std::vector<double>& config, const std::optional<Tensor>& grids,
+                    double repetition, const std::optional<Tensor>& repetitions, double image_side, float* out)
+        : maps(as_float(given)) {
+        check(config.size() == RefineSettings::size, "refine: config must be RefineConfig.packed");
+        RefineParams& p = params;
+        p.settings = RefineSettings::unpack(config.data());
+        check(p.settings.valid(), "refine: config must be RefineConfig.packed");
+        p.maps = maps.const_data_ptr<float>();
+        p.out = out;
+        p.repetition = static_cast<float>(repetition);
+        p.image_side = static_cast<float>(image_side);
+        int64_t cells = 0;
+        if (grids) {
+            check(maps.dim() == 1 && grids->is_cpu() && grids->scalar_type() == ScalarType::Long && grids->dim() == 2 &&
+                      grids->size(1) == 2,
+                  "refine: grids must be int64 [T, 2] on the CPU for flat maps");
+            shapes = torch::stable::contiguous(*grids);
+            p.grids = shapes->const_data_ptr<int64_t>();
+            p.count = grids->size(0);
+            for (int64_t i = 0; i < p.count; ++i) {
+                const int64_t height = p.grids[2 * i], width = p.grids[2 * i + 1], left = maps.numel() - cells;
+                check(height > 0 && width > 0 && height <= left / width, "refine: grids must cover the ", maps.numel(),
+                      " cells of maps, got ", height, " x ", width, " at cell ", cells);
+                offsets.push_back(cells);
+                cells += height * width;
+            }
+            check(cells == maps.numel(), "refine: grids must cover the ", maps.numel(), " cells of maps, got ", cells);
+            p.offsets = offsets.data();
+        } else {
+            check(maps.dim() == 3 && maps.size(1) > 0 && maps.size(2) > 0,
+                  "refine: maps must be [T, h, w] with h, w > 0");
+            p.count = maps.size(0);
+            p.height = maps.size(1);
+            p.width = maps.size(2);
+        }
+        if (repetitions) {
+            check(repetitions->numel() == p.count, "refine: repetition must be a float or float [T]");
+            ratios = as_float(*repetitions);
+            p.repetitions = ratios->const_data_ptr<float>();
+        }
+    }
+    RefineArguments(const RefineArguments&) = delete;
+};
+
+inline void check_rank_filter(const Tensor& given, int64_t k) {
+    check(given.dim() == 3 && given.size(1) > 0 && given.size(2) > 0,
+          "rank_filter: maps must be [T, h, w] with h, w > 0");
+    check(k >= 3 && k <= 11 && k % 2 == 1, "rank_filter: k must be an odd int from 3 to 11, got ", k);
+}
+
+inline void check_overlay(const Tensor& image, const Tensor& colormap, double alpha) {
+    check(image.dim() == 3 && image.size(2) == 3 && image.scalar_type() == ScalarType::Byte,
+          "overlay: image must be uint8 [H, W, 3]");
+    check(colormap.numel() == 768 && colormap.scalar_type() == ScalarType::Byte,
+          "overlay: colormap must be uint8 [256, 3]");
+    check(alpha >= 0 && alpha <= 1, "overlay: alpha must be from 0 to 1, got ", alpha);
+}
+
+// The pixel side of both ops, with the memory that its axes point into.
+struct Pixels {
+    Tensor maps, boxes;
+    std::vector<int32_t> left;
+    std::vector<float> share;
+    OverlayParams params{};
+
+    Pixels(const char* caller, const Tensor& given, const Tensor& given_boxes, int64_t height, int64_t width)
+        : maps(as_float(given)), boxes(as_float(on_host(given_boxes))) {
+        check(maps.dim() == 3 && maps.size(1) > 0 && maps.size(2) > 0, caller,
+              ": maps must be [T, h, w] with h, w > 0");
+        const int64_t h = maps.size(1), w = maps.size(2);
+        check(boxes.dim() == 3 && boxes.size(0) == h && boxes.size(1) == w && boxes.size(2) == 4, caller,
+              ": boxes must be [h, w, 4]");
+        check(height > 0 && width > 0, caller, ": the image must have a pixel at least");
+        const float* at = boxes.const_data_ptr<float>();
+        if (const char* need = check_boxes(at, h, w)) check(false, caller, ": boxes must be ", need, ", got others");
+        left.resize(height + width);
+        share.resize(height + width);
+        params.maps = maps.const_data_ptr<float>();
+        params.count = maps.size(0);
+        params.rows = {left.data(), share.data(), height, 0, 0, 0};
+        params.columns = {left.data() + height, share.data() + height, width, 0, 0, 0};
+        fill_axis(at, h, w, false, params.rows);
+        fill_axis(at, h, w, true, params.columns);
+    }
+};
+
+}  // namespace dcam

@@ -1,0 +1,284 @@
+// Operators for CUDA tensors: the arguments of bindings.cpp, the torch-free launchers, the stream that is current.
+#include <cuda_runtime_api.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+
+#include "arguments.h"
+#include "dcam/cuda/overlay.h"
+#include "dcam/cuda/pool.h"
+#include "dcam/cuda/refine.h"
+
+// Lives in libtorch_cuda alone; weak, so that this module loads beside a CPU-only torch too.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
+
+namespace {
+
+using dcam::check, dcam::new_floats, dcam::ScalarType;
+using torch::stable::Tensor;
+
+void check_cuda(const char* caller, cudaError_t error) {
+    if (error != cudaSuccess) throw std::runtime_error(std::string(caller) + ": CUDA: " + cudaGetErrorString(error));
+}
+
+// The device of a tensor, made current, and its current stream.
+struct Place {
+    torch::stable::accelerator::DeviceGuard guard;
+    cudaStream_t stream;
+
+    Place(const char* caller, const Tensor& on) : guard(on.get_device_index()) {
+        if (aoti_torch_get_current_cuda_stream == nullptr)
+            throw std::runtime_error(std::string(caller) + ": this torch was built without CUDA");
+        void* current = nullptr;
+        TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(on.get_device_index(), &current));
+        stream = static_cast<cudaStream_t>(current);
+    }
+};
+
+// Host copies. Both wait for the stream.
+template <class T>
+std::vector<T> read(const char* caller, const Tensor& tensor, cudaStream_t stream) {
+    std::vector<T> values(tensor.numel());
+    const size_t bytes = values.size() * sizeof(T);
+    check_cuda(caller, cudaMemcpyAsync(values.data(), tensor.const_data_ptr(), bytes, cudaMemcpyDeviceToHost, stream));
+    check_cuda(caller, cudaStreamSynchronize(stream));
+    return values;
+}
+
+void need_device(const char* caller, const Tensor& tensor, const Tensor& like) {
+    check(tensor.is_cuda() && tensor.get_device_index() == like.get_device_index(), caller,
+          ": tensors must be on one device, got several");
+}
+
+// ---------------------------------------------------------------------------------------------------------------- pool
+
+// The blocks of a call on the device, and what they need beside their result.
+struct Blocks {
+    dcam::PoolArguments given;
+    std::vector<dcam::PoolParams> params;
+
+    Blocks(const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
+           const std::optional<Tensor>& cells, int64_t aggregation, float* out)
+        : given(activations, gradients, cells, aggregation) {
+        for (size_t b = 0; b < gradients.size(); ++b) {
+            need_device("pool", given.activations[b], gradients[0]);
+            need_device("pool", given.gradients[b], gradients[0]);
+            params.push_back(
+                dcam::pool_params(given.activations[b], given.gradients[b], given.cells, aggregation, out));
+        }
+        if (given.cells) need_device("pool", *given.cells, gradients[0]);
+    }
+
+    int64_t workspace() const { return dcam::cuda::pool_workspace(params.data(), static_cast<int64_t>(params.size())); }
+
+    void launch(float* workspace, int32_t* flags, cudaStream_t stream) const {
+        check_cuda("pool",
+                   dcam::cuda::pool(params.data(), static_cast<int64_t>(params.size()), workspace, flags, stream));
+    }
+
+    // Names the culprit of flags that are set; slowly, on the host.
+    void refuse_flagged(const Tensor& flags, cudaStream_t stream) const {
+        bool bad = false;
+        for (const int32_t flag : read<int32_t>("pool", flags, stream)) bad = bad || flag != 0;
+        if (!bad) return;
+        std::vector<int64_t> cells;
+        if (given.cells) cells = read<int64_t>("pool", *given.cells, stream);
+        for (size_t b = 0; b < params.size(); ++b) {
+            const int64_t rows = params[b].rows;
+            for (const int64_t cell : cells)
+                check(cell >= 0 && cell < rows, "pool: cells must be from 0 to ", rows - 1, ", got ", cell);
+            const Tensor A = dcam::on_host(given.activations[b]), G = dcam::on_host(given.gradients[b]);
+            dcam::PoolParams p = dcam::pool_params(dcam::channels_together(A), dcam::channels_together(G), {},
+                                                   static_cast<int64_t>(params[b].aggregation), nullptr);
+            p.cells = given.cells ? cells.data() : nullptr;
+            p.count = params[b].count;
+            if (b + 1 == params.size() || !dcam::finite_rows(p, false) || !dcam::finite_rows(p, true))
+                dcam::refuse_pool(p);
+        }
+    }
+};
+
+Tensor pool(const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients, std::optional<Tensor> cells,
+            int64_t aggregation, bool refuse) {
+    check(!gradients.empty() && gradients[0].dim() == 3, "pool: gradients must be [T, S, D]");
+    const Place place("pool", gradients[0]);
+    const int64_t targets = gradients[0].size(0);
+    Tensor out = new_floats(gradients[0], {targets, cells ? cells->numel() : gradients[0].size(1)});
+    Tensor flags = torch::stable::new_empty(out, {targets}, ScalarType::Int);
+    const Blocks blocks(activations, gradients, cells, aggregation, out.mutable_data_ptr<float>());
+    Tensor workspace = new_floats(out, {blocks.workspace()});
+    blocks.launch(workspace.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), place.stream);
+    if (refuse && targets > 0) blocks.refuse_flagged(flags, place.stream);
+    return out;
+}
+
+void pool_out(Tensor out, Tensor flags, const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
+              std::optional<Tensor> cells, int64_t aggregation) {
+    dcam::check_pool_out(out, flags, gradients, cells);
+    need_device("pool_out", out, gradients[0]);
+    need_device("pool_out", flags, gradients[0]);
+    const Place place("pool_out", out);
+    const Blocks blocks(activations, gradients, cells, aggregation, out.mutable_data_ptr<float>());
+    Tensor workspace = new_floats(out, {blocks.workspace()});
+    blocks.launch(workspace.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), place.stream);
+}
+
+// -------------------------------------------------------------------------------------------------------------- refine
+
+void check_sizes(const dcam::RefineParams& p) {
+    for (int64_t i = 0; i < (p.grids ? p.count : 1); ++i) {
+        const int64_t height = p.grids ? p.grids[2 * i] : p.height, width = p.grids ? p.grids[2 * i + 1] : p.width;
+        check(height <= dcam::cuda::kMaxCells / width, "refine: maps must have at most ", dcam::cuda::kMaxCells,
+              " cells with backend 'cuda', got ", height, " x ", width);
+    }
+}
+
+void refine_into(float* out, const Tensor& maps, const std::vector<double>& config, const std::optional<Tensor>& grids,
+                 double repetition, const std::optional<Tensor>& repetitions, double image_side, bool refuse) {
+    const Place place("refine", maps);
+    if (repetitions) need_device("refine", *repetitions, maps);
+    const dcam::RefineArguments given(maps, config, grids, repetition, repetitions, image_side, out);
+    dcam::RefineParams p = given.params;
+    check_sizes(p);
+    if (p.count == 0) return;
+    std::optional<Tensor> flags;
+    if (refuse) {
+        flags = torch::stable::new_empty(maps, {p.count}, ScalarType::Int);
+        p.flags = flags->mutable_data_ptr<int32_t>();
+    }
+    check_cuda("refine", dcam::cuda::refine(p, place.stream));
+    if (!refuse) return;
+    const auto bad = read<int32_t>("refine", *flags, place.stream);
+    for (int64_t i = 0; i < p.count; ++i) check(bad[i] == 0, "refine: maps must be finite, got NaN or Inf in map ", i);
+}
+
+Tensor refine(const Tensor& maps, const std::vector<double>& config, std::optional<Tensor> grids, double repetition,
+              std::optional<Tensor> repetitions, double image_side, bool refuse) {
+    Tensor out = torch::stable::new_empty(maps, maps.sizes(), ScalarType::Float);
+    refine_into(out.mutable_data_ptr<float>(), maps, config, grids, repetition, repetitions, image_side, refuse);
+    return out;
+}
+
+void refine_out(Tensor out, const Tensor& maps, const std::vector<double>& config, std::optional<Tensor> grids,
+                double repetition, std::optional<Tensor> repetitions, double image_side, bool refuse) {
+    check(out.scalar_type() == ScalarType::Float && out.is_contiguous() && out.numel() == maps.numel(),
+          "refine: out must be contiguous float32 of the shape of maps");
+    need_device("refine", out, maps);
+    refine_into(out.mutable_data_ptr<float>(), maps, config, grids, repetition, repetitions, image_side, refuse);
+}
+
+Tensor rank_filter(const Tensor& given, int64_t k) {
+    const Place place("rank_filter", given);
+    dcam::check_rank_filter(given, k);
+    const Tensor maps = dcam::as_float(given);
+    Tensor out = new_floats(maps, {maps.size(0), maps.size(1), maps.size(2)});
+    check_cuda("rank_filter", dcam::cuda::rank_filter({maps.const_data_ptr<float>(), out.mutable_data_ptr<float>(),
+                                                       maps.size(0), maps.size(1), maps.size(2), static_cast<int>(k)},
+                                                      place.stream));
+    return out;
+}
+
+// ------------------------------------------------------------------------------------------------------- diffusion_cam
+
+Tensor diffusion_cam(const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
+                     std::optional<Tensor> cells, int64_t aggregation, int64_t height, int64_t width,
+                     const std::vector<double>& config, double repetition, std::optional<Tensor> repetitions,
+                     double image_side, bool refuse) {
+    Tensor out = dcam::new_maps(gradients, cells, height, width);
+    const Place place("diffusion_cam", out);
+    float* maps = out.mutable_data_ptr<float>();
+    if (repetitions) need_device("diffusion_cam", *repetitions, out);
+    const dcam::RefineArguments refinement(out, config, {}, repetition, repetitions, image_side, maps);
+    check_sizes(refinement.params);
+    const Blocks blocks(activations, gradients, cells, aggregation, maps);
+    if (out.numel() == 0) return out;
+    Tensor flags = torch::stable::new_empty(out, {out.size(0)}, ScalarType::Int);
+    Tensor workspace = new_floats(out, {blocks.workspace()});
+    blocks.launch(workspace.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), place.stream);
+    check_cuda("diffusion_cam", dcam::cuda::refine(refinement.params, place.stream));
+    if (refuse) blocks.refuse_flagged(flags, place.stream);
+    return out;
+}
+
+// Nothing is allocated where the tensors are laid out as the kernels take them, and nothing is waited for.
+void diffusion_cam_out(Tensor out, Tensor flags, Tensor workspace, const std::vector<Tensor>& activations,
+                       const std::vector<Tensor>& gradients, std::optional<Tensor> cells, int64_t aggregation,
+                       const std::vector<double>& config, double repetition, std::optional<Tensor> repetitions,
+                       double image_side) {
+    dcam::check_pool_out(out, flags, gradients, cells);
+    for (const Tensor* tensor : {&out, &flags, &workspace}) need_device("diffusion_cam_out", *tensor, gradients[0]);
+    if (repetitions) need_device("diffusion_cam_out", *repetitions, out);
+    const Place place("diffusion_cam_out", out);
+    float* maps = out.mutable_data_ptr<float>();
+    const dcam::RefineArguments refinement(out, config, {}, repetition, repetitions, image_side, maps);
+    check_sizes(refinement.params);
+    const Blocks blocks(activations, gradients, cells, aggregation, maps);
+    check(workspace.scalar_type() == ScalarType::Float && workspace.is_contiguous() &&
+              workspace.numel() >= blocks.workspace(),
+          "diffusion_cam_out: workspace must be contiguous float32 [", blocks.workspace(), "] at least, got ",
+          workspace.numel());
+    if (out.numel() == 0) return;
+    blocks.launch(workspace.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), place.stream);
+    check_cuda("diffusion_cam_out", dcam::cuda::refine(refinement.params, place.stream));
+}
+
+// ------------------------------------------------------------------------------------------------------------- overlay
+
+// The axes, filled on the host, on the device.
+struct DevicePixels : dcam::Pixels {
+    Tensor buffer;
+
+    DevicePixels(const char* caller, const Tensor& given, const Tensor& boxes, int64_t height, int64_t width,
+                 cudaStream_t stream)
+        : Pixels(caller, given, boxes, height, width), buffer(new_floats(maps, {2 * (height + width)})) {
+        const size_t bytes = left.size() * sizeof(float);
+        float* shares = buffer.mutable_data_ptr<float>();
+        auto* lefts = reinterpret_cast<int32_t*>(shares + left.size());
+        // pageable memory: read before the calls return
+        check_cuda(caller, cudaMemcpyAsync(shares, share.data(), bytes, cudaMemcpyHostToDevice, stream));
+        check_cuda(caller, cudaMemcpyAsync(lefts, left.data(), bytes, cudaMemcpyHostToDevice, stream));
+        params.rows.share = shares;
+        params.rows.left = lefts;
+        params.columns.share = shares + height;
+        params.columns.left = lefts + height;
+    }
+};
+
+Tensor upsample(const Tensor& maps, const Tensor& boxes, int64_t height, int64_t width) {
+    const Place place("upsample", maps);
+    DevicePixels pixels("upsample", maps, boxes, height, width, place.stream);
+    Tensor out = new_floats(pixels.maps, {pixels.params.count, height, width});
+    pixels.params.values = out.mutable_data_ptr<float>();
+    check_cuda("upsample", dcam::cuda::upsample(pixels.params, place.stream));
+    return out;
+}
+
+Tensor overlay(const Tensor& maps, const Tensor& image, const Tensor& boxes, const Tensor& colormap, double alpha) {
+    dcam::check_overlay(image, colormap, alpha);
+    need_device("overlay", image, maps);
+    need_device("overlay", colormap, maps);
+    const Place place("overlay", maps);
+    const int64_t height = image.size(0), width = image.size(1);
+    DevicePixels pixels("overlay", maps, boxes, height, width, place.stream);
+    const Tensor below = torch::stable::contiguous(image), table = torch::stable::contiguous(colormap);
+    Tensor out = torch::stable::new_empty(below, {pixels.params.count, height, width, 3});
+    pixels.params.image = below.const_data_ptr<uint8_t>();
+    pixels.params.table = table.const_data_ptr<uint8_t>();
+    pixels.params.out = out.mutable_data_ptr<uint8_t>();
+    pixels.params.alpha = static_cast<float>(alpha);
+    check_cuda("overlay", dcam::cuda::overlay(pixels.params, place.stream));
+    return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(dcam_fast, CUDA, m) {
+    m.impl("pool", TORCH_BOX(&pool));
+    m.impl("pool_out", TORCH_BOX(&pool_out));
+    m.impl("diffusion_cam", TORCH_BOX(&diffusion_cam));
+    m.impl("diffusion_cam_out", TORCH_BOX(&diffusion_cam_out));
+    m.impl("refine", TORCH_BOX(&refine));
+    m.impl("refine_out", TORCH_BOX(&refine_out));
+    m.impl("rank_filter", TORCH_BOX(&rank_filter));
+    m.impl("upsample", TORCH_BOX(&upsample));
+    m.impl("overlay", TORCH_BOX(&overlay));
+}

@@ -1,0 +1,120 @@
+"""CUDA graphs of `diffusion_cam`: one per shape, dtype, device and settings, replayed over buffers of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from dcam_fast.config import DEFAULT, RefineConfig
+from dcam_fast.ops.diffusion_cam import diffusion_cam_out, diffusion_cam_workspace
+
+V = TypeVar("V")
+
+
+class LRU(Generic[V]):
+    """The values of the `size` keys that were asked for last."""
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"LRU: size must be at least 1, got {size}")
+        self.size = size
+        self._values: OrderedDict[Hashable, V] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], V]) -> V:
+        """The value of `key`, made if it is not there; if that fails, nothing is kept or dropped."""
+        if key not in self._values:
+            self._values[key] = make()
+            if len(self._values) > self.size:
+                self._values.popitem(last=False)
+        self._values.move_to_end(key)
+        return self._values[key]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._values
+
+
+def layout(tensor: Tensor | None) -> Hashable:
+    """What a graph has fixed of a tensor that it reads."""
+    return None if tensor is None else (tuple(tensor.shape), tensor.dtype, str(tensor.device))
+
+
+class Recording:
+    """A captured call and its buffers."""
+
+    def __init__(
+        self, inputs: list[Tensor | None], grid: tuple[int, int], run: Callable[..., None], floats: int
+    ) -> None:
+        like = inputs[1]
+        assert like is not None
+        self.inputs = [None if tensor is None else tensor.contiguous().clone() for tensor in inputs]
+        self.out = torch.empty(like.shape[0], *grid, device=like.device)
+        self.flags = torch.empty(like.shape[0], dtype=torch.int32, device=like.device)
+        self.workspace = torch.empty(floats, device=like.device)
+        self.graph = torch.cuda.CUDAGraph()
+
+        def call() -> None:
+            run(self.out, self.flags, self.workspace, *self.inputs)
+
+        # a first call outside: kernels are loaded when they are launched first, which a capture does not allow
+        side = torch.cuda.Stream(like.device)
+        side.wait_stream(torch.cuda.current_stream(like.device))
+        with torch.cuda.stream(side):
+            call()
+        torch.cuda.current_stream(like.device).wait_stream(side)
+        with torch.cuda.device(like.device), torch.cuda.graph(self.graph):
+            call()
+        self.done = torch.cuda.Event()
+        self.done.record(torch.cuda.current_stream(like.device))
+
+    def replay(self, inputs: list[Tensor | None]) -> Tensor:
+        """The maps of other inputs of the same layout, on the current stream."""
+        stream = torch.cuda.current_stream(self.out.device)
+        stream.wait_event(self.done)  # the buffers may be in use on another stream
+        for buffer, tensor in zip(self.inputs, inputs, strict=True):
+            if buffer is not None and tensor is not None:
+                buffer.copy_(tensor, non_blocking=True)
+        self.graph.replay()
+        maps = self.out.clone()
+        self.done.record(stream)
+        return maps
+
+
+class GraphCache:
+    """Graphs of the last `size` kinds of call. Threads take turns."""
+
+    def __init__(self, size: int = 8) -> None:
+        self._graphs: LRU[Recording] = LRU(size)
+        self._lock = threading.Lock()
+
+    def diffusion_cam(
+        self,
+        activations: Tensor,
+        gradients: Tensor,
+        grid: tuple[int, int],
+        cells: Tensor | None = None,
+        aggregation: str = "elementwise",
+        config: RefineConfig = DEFAULT,
+        *,
+        repetition: float = 0.0,
+        image_side: float | None = None,
+    ) -> Tensor:
+        """`ops.diffusion_cam(check=False, backend="cuda")` of one block, by a graph over copies of the inputs."""
+        inputs = [activations, gradients, cells]
+        settings = (tuple(grid), aggregation, config.packed, repetition, image_side)
+        key = (*map(layout, inputs), settings)
+
+        def run(out: Tensor, flags: Tensor, workspace: Tensor, A: Tensor, G: Tensor, rows: Tensor | None) -> None:
+            options = {"repetition": repetition, "image_side": image_side}
+            diffusion_cam_out(out, flags, workspace, A, G, rows, aggregation, config, **options, backend="cuda")  # type: ignore[arg-type]
+
+        with self._lock, torch.cuda.device(gradients.device):
+            floats = diffusion_cam_workspace(gradients, cells, aggregation)
+            return self._graphs.get(key, lambda: Recording(inputs, grid, run, floats)).replay(inputs)

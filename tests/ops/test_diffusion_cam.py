@@ -1,0 +1,73 @@
+"""diffusion_cam on every face: the composition of pool and refine, in one call."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dcam_fast import ops
+from dcam_fast.config import DEFAULT, RELEASED
+
+
+def operands(random, T=3, S=20, D=33):
+    A = torch.rand(S, D, generator=random)
+    return A, torch.randn(T, S, D, generator=random)
+
+
+@pytest.mark.parametrize("aggregation", ["pooled", "elementwise"])
+@pytest.mark.parametrize("config", [RELEASED, DEFAULT], ids=["released", "default"])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_is_pool_and_refine(face, random, aggregation, config, blocks):
+    A, G = (tensor.to(face.device) for tensor in operands(random))
+    cells = torch.arange(15, device=face.device)
+    ratios = torch.rand(3, generator=random).to(face.device)
+    given = ([A] * blocks, [G] * blocks)
+    options = {"repetition": ratios, "backend": face.backend}
+    got = ops.diffusion_cam(*given, (3, 5), cells, aggregation, config, **options)
+    raw = ops.pool(*given, cells, aggregation, backend=face.backend).reshape(3, 3, 5)
+    assert torch.equal(got, ops.refine(raw, config, **options))
+    out, flags = torch.full_like(got, torch.nan), torch.full((3,), 9, dtype=torch.int32, device=face.device)
+    workspace = torch.full((ops.diffusion_cam_workspace(given[1], cells, aggregation),), torch.nan, device=face.device)
+    ops.diffusion_cam_out(out, flags, workspace, *given, cells, aggregation, config, **options)
+    assert torch.equal(out, got)
+    assert flags.tolist() == [0] * 3
+
+
+def test_not_finite(face, random):
+    A, G = (tensor.to(face.device) for tensor in operands(random))
+    clean = ops.diffusion_cam(A, G, (4, 5), backend=face.backend)
+    G[1, 2, 3] = torch.nan
+    with pytest.raises(ValueError, match=r"^pool: gradients must be finite, got NaN or Inf$"):
+        ops.diffusion_cam(A, G, (4, 5), backend=face.backend)
+    got = ops.diffusion_cam(A, G, (4, 5), check=False, backend=face.backend)
+    assert (got[1] == 0).all()
+    assert torch.equal(got[::2], clean[::2])
+
+
+def test_no_targets(face):
+    A, G = torch.rand(6, 4, device=face.device), torch.rand(0, 6, 4, device=face.device)
+    assert ops.diffusion_cam(A, G, (2, 3), backend=face.backend).shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (0, 20), (-4, -5)])
+def test_grid(random, grid):
+    A, G = operands(random)
+    with pytest.raises(ValueError, match=r"^diffusion_cam: grid must be \(h, w\) of 20 cells, got "):
+        ops.diffusion_cam(A, G, grid)
+
+
+def test_out_refuses(random):
+    A, G = operands(random)
+    out, flags, workspace = torch.empty(3, 4, 5), torch.empty(3, dtype=torch.int32), torch.empty(0)
+    with pytest.raises(ValueError, match=r"^diffusion_cam_out: out must be contiguous"):
+        ops.diffusion_cam_out(out[:2], flags, workspace, A, G)
+    with pytest.raises(ValueError, match=r"^diffusion_cam_out: flags must be contiguous"):
+        ops.diffusion_cam_out(out, flags.long(), workspace, A, G)
+    with pytest.raises(ValueError, match=r"^diffusion_cam_out: workspace must be contiguous"):
+        ops.diffusion_cam_out(out, flags, workspace.double(), A, G)
+
+
+def test_compile(random):
+    A, G = operands(random)
+    compiled = torch.compile(lambda a, g: ops.diffusion_cam(a, g, (4, 5)) * 2, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(A, G), ops.diffusion_cam(A, G, (4, 5)) * 2)

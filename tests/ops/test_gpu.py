@@ -1,0 +1,74 @@
+"""What only a GPU can show of the CUDA face: the same bits on every run, capture, streams, devices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dcam_fast import ops, reference
+from dcam_fast.config import RELEASED
+from dcam_fast.ops import _faces
+from dcam_fast.ops.graphs import GraphCache
+
+_REASON = _faces.FACES["cuda"].unusable()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(_REASON is not None, reason=f"the CUDA face is unusable: {_REASON}")]
+
+AGGREGATIONS = ("pooled", "elementwise", "layercam", "hirescam")
+
+
+def operands(T=6, S=729, D=1032, device="cuda"):
+    random = torch.Generator().manual_seed(3)
+    A = torch.randn(S, D, generator=random) * (torch.arange(1.0, S + 1) / S)[:, None]
+    return A.bfloat16().to(device), torch.randn(T, S, D, generator=random).bfloat16().to(device)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_same_bits(aggregation):
+    A, G = operands()
+    first = ops.diffusion_cam(A, G, (27, 27), None, aggregation, RELEASED, backend="cuda")
+    for _ in range(100):
+        again = ops.diffusion_cam(A, G, (27, 27), None, aggregation, RELEASED, backend="cuda")
+        assert torch.equal(again, first)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_capture(aggregation):
+    """A replay reads what its buffers hold then."""
+    A, G = operands()
+    cache = GraphCache(2)
+    for scale in (1, -1):
+        got = cache.diffusion_cam(A, G * scale, (27, 27), None, aggregation, RELEASED)
+        assert torch.equal(got, ops.diffusion_cam(A, G * scale, (27, 27), None, aggregation, RELEASED, backend="cuda"))
+
+
+def test_streams():
+    A, G = operands()
+    expected = [ops.pool(A, G * scale, backend="cuda") for scale in (1, -1)]
+    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    torch.cuda.synchronize()
+    for _ in range(20):
+        got = []
+        for stream, scale in zip(streams, (1, -1), strict=True):
+            with torch.cuda.stream(stream):
+                got.append(ops.pool(A, G * scale, check=False, backend="cuda"))
+        torch.cuda.synchronize()
+        assert all(map(torch.equal, got, expected))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_other_device():
+    """Tensors of a device that is not the current one."""
+    A, G = operands(device="cuda:1")
+    maps = ops.pool(A, G, backend="cuda")
+    assert maps.device == A.device
+    assert torch.cuda.current_device() == 0
+    assert (maps.cpu() - reference.pool(A.cpu(), G.cpu())).abs().max() <= 3e-6
+
+
+def test_no_such_row():
+    A, G = operands()
+    cells = torch.tensor([3, 729], device="cuda")
+    with pytest.raises(ValueError, match=r"^pool: cells must be from 0 to 728, got 729$"):
+        ops.pool(A, G, cells, backend="cuda")
+    maps = ops.pool(A, G, cells, check=False, backend="cuda")
+    assert (maps == 0).all()

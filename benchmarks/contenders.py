@@ -122,21 +122,18 @@ def captured(call: Call) -> Call:
 
 def _face_call(face: str) -> Callable[[Case, Inputs], Call]:
     def build(case: Case, inputs: Inputs) -> Call:
-        def refine(maps: Tensor) -> Tensor:
-            return ops.refine(
-                maps, case.config, repetition=REPETITION, image_side=IMAGE_SIDE, check=inputs[0].is_cpu, backend=face
-            )
-
+        check = inputs[0].is_cpu
+        refinement = {"repetition": REPETITION, "image_side": IMAGE_SIDE, "check": check, "backend": face}
         if case.op == "overlay":
             return lambda: ops.overlay(*inputs, backend=face)  # type: ignore[arg-type]
         if case.op == "refine":
-            return lambda: refine(inputs[0])
+            return lambda: ops.refine(inputs[0], case.config, **refinement)  # type: ignore[arg-type]
         A, G = inputs
-
-        def pool() -> Tensor:
-            return ops.pool(A, G, None, case.aggregation, check=A.is_cpu, backend=face)
-
-        return pool if case.op == "pool" else lambda: refine(pool().view(-1, *case.grid))
+        if case.op == "pool":
+            return lambda: ops.pool(A, G, None, case.aggregation, check=check, backend=face)
+        return lambda: ops.diffusion_cam(
+            A, G, grid=case.grid, config=case.config, aggregation=case.aggregation, **refinement
+        )
 
     return build
 

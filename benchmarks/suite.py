@@ -135,18 +135,18 @@ def run(plan: Plan, progress: Callable[[str], None] = lambda name: None) -> Resu
     parts = len(cases) + explain
     if not parts:
         raise ValueError(f"bench: only must be part of a case's name, got {plan.only!r}")
-    if explain:
-        progress(EXPLANATION)
-        entries += run_explanation(clock, budget_s=min(20.0, plan.total_s / 6), most=min(plan.most, 30))
     for index, case in enumerate(cases):
         left = plan.total_s - (time.monotonic() - started)
         if left <= 0:
             notes.append(f"cut for time: {case.name}")
             continue
         progress(case.name)
-        share = 0.6 * left / (len(cases) - index)  # the rest is for making inputs and checking answers
+        share = 0.6 * left / (parts - index)  # the rest is for making inputs and checking answers
         compiled = not plan.quick  # compiling takes longer than all the rest of a quick run
         with torch.no_grad():
             candidates = contenders(case, plan.device, faces, compiled=compiled)
             entries += run_case(case, clock, limits, candidates, budget_s=share, most=plan.most, least=plan.least)
+    if explain:
+        progress(EXPLANATION)
+        entries += run_explanation(clock, budget_s=min(20.0, plan.total_s / 6), most=min(plan.most, 30))
     return Results(now(), machine, limits, entries, notes)

@@ -23,7 +23,7 @@ def folder(path: Path, config: object) -> str:
 def test_unknown_family_lists_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"model_type in .* must be one of .*diffusion_gemma.*, got 'llava_llada'"):
         models.load(folder(tmp_path, {"model_type": "llava_llada"}))
-    with pytest.raises(AdapterError, match="must be one of .*, got None"):
+    with pytest.raises(AdapterError, match=r"must be one of .*, got None"):
         models.load(folder(tmp_path, {}))
 
 
@@ -33,7 +33,7 @@ def test_unreadable_config(tmp_path: Path) -> None:
         models.load(str(tmp_path))
     with pytest.raises(AdapterError, match="must hold an object, got list"):
         models.load(folder(tmp_path, []))
-    with pytest.raises(AdapterError, match="a folder with a config.json"):
+    with pytest.raises(AdapterError, match=r"a folder with a config.json"):
         models.load(str(tmp_path / "nothing"))
 
 

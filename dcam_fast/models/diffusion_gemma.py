@@ -109,7 +109,7 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
     default_prompt = "Describe the image."
     has_two_streams = True
 
-    def __init__(self, model: nn.Module, tokenizer: Any, processor: Any, *, name: str, seed: int = 0) -> None:
+    def __init__(self, model: Any, tokenizer: Any, processor: Any, *, name: str, seed: int = 0) -> None:
         """
         Args:
             model: a ``DiffusionGemmaForBlockDiffusion``; it is frozen.
@@ -119,14 +119,14 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
             seed: of the noise and the sampling.
         """
         model.eval().requires_grad_(False)
-        self.model: Any = model
+        self.model = model
         self.tokenizer = tokenizer
         self.processor = processor
         self.name = name
         self.seed = seed
         self.device = next(model.parameters()).device
-        self.config: Any = self.model.config
-        self.blocks = self.config.text_config.num_hidden_layers
+        self.config = model.config
+        self.blocks: int = self.config.text_config.num_hidden_layers
         if self.blocks < 2:
             raise AdapterError(f"diffusion_gemma: model must have at least two blocks, got {self.blocks}")
         self.default_blocks = (min(self.blocks - 2, self.blocks * 2 // 3),)

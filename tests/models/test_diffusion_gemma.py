@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gemma
 import numpy as np
 import pytest
 import torch
@@ -24,6 +23,8 @@ from dcam_fast.attribution.engine import capture, log_probabilities
 from dcam_fast.attribution.states import canvases
 from dcam_fast.models import AdapterError
 from dcam_fast.models.diffusion_gemma import DiffusionGemmaAdapter, DiffusionGemmaInputs, DiffusionGemmaTrajectory
+
+gemma = pytest.importorskip("gemma", reason="this transformers is older than DiffusionGemma")
 
 PROMPT = "what is this"
 STEPS = 5

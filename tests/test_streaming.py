@@ -167,8 +167,9 @@ def test_nothing_is_left_after_an_error_in_the_middle(explainer: Explainer) -> N
 def live_bytes() -> int:
     """Bytes of all tensors that anything still refers to."""
     gc.collect()
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, torch.nn.Parameter)]
+    real = [tensor for tensor in tensors if not torch._is_functional_tensor(tensor)]  # a compiler's have no memory
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in real}
     return sum(storages.values())
 
 

@@ -221,6 +221,7 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
                 inputs.tokens,
                 mm_token_type_ids=(inputs.tokens == self.config.image_token_id).long(),
                 max_new_tokens=length,
+                cache_implementation="dynamic",  # whatever the checkpoint asks for: the replay reads such a one
                 streamer=record,
                 **inputs.image_tokens,
                 **given,

@@ -83,6 +83,17 @@ def test_replay_has_the_logits_of_the_generation(window: int) -> None:
     assert not torch.allclose(replayed(adapter, inputs, bare), logits[1], atol=1e-3)
 
 
+def test_a_checkpoint_that_asks_for_a_static_cache_is_replayed_all_the_same() -> None:
+    adapter = gemma.make_adapter()
+    inputs = adapter.encode(picture(), PROMPT)
+    expected = adapter.generate(inputs, STEPS).tokens
+    adapter.model.generation_config.cache_implementation = "static"
+    trajectory, _, logits = generated(adapter, inputs)
+    assert trajectory.tokens.equal(expected)
+    assert trajectory.canvases is not None
+    assert replayed(adapter, inputs, trajectory.canvases[2:3]).equal(logits[2])
+
+
 def test_image_span_is_bidirectional(adapter: DiffusionGemmaAdapter) -> None:
     inputs = adapter.encode(picture(), PROMPT)
     cells = inputs.views[0].cells.flatten()

@@ -103,7 +103,7 @@ def all_cases(device: str) -> list[Case]:
                     )
     cases.append(_square("op", "pool", "layercam", 27, 1, channels=4096, dtype="bfloat16"))
     cases += [_square("op", "pool", "elementwise", 27, 1, channels=1024, dtype=dtype) for dtype in DTYPES]
-    for name in ("released", "paper", "default"):
+    for name in ("released", "default"):
         for side in (16, 27, 48, 64):
             for T in (1, 8, 64):
                 quick = name == "released" and side in (27, 48) and T in (1, 8)

@@ -32,7 +32,7 @@ class Plan:
     def cases(self) -> list[Case]:
         """The op and post-processing cases that it asks for."""
         every = all_cases(self.device)
-        every.sort(key=lambda case: case.work[0])  # the small ones first: what is cut for time is the largest
+        every.sort(key=lambda case: (not case.quick, case.work[0]))  # what is cut for time is the largest
         return [case for case in every if self.only in case.name and (case.quick or not self.quick)]
 
     def usable(self) -> list[str]:
@@ -142,7 +142,7 @@ def run(plan: Plan, progress: Callable[[str], None] = lambda name: None) -> Resu
             continue
         progress(case.name)
         share = 0.6 * left / (parts - index)  # the rest is for making inputs and checking answers
-        compiled = not plan.quick  # compiling takes longer than all the rest of a quick run
+        compiled = case.quick and not plan.quick  # compiling takes longer than all the rest of a case
         with torch.no_grad():
             candidates = contenders(case, plan.device, faces, compiled=compiled)
             entries += run_case(case, clock, limits, candidates, budget_s=share, most=plan.most, least=plan.least)

@@ -104,11 +104,11 @@ def _progress() -> Progress:
     return Progress(*columns, console=out_console, transient=True)
 
 
-def _load_explainer() -> Explainer:
+def _load_explainer(model: str = "tiny", trust_remote_code: bool = False) -> Explainer:
     with out_console.status("loading the model"):
         from dcam_fast import Explainer
 
-        return Explainer.from_pretrained("tiny")
+        return Explainer.from_pretrained(model, trust_remote_code=trust_remote_code)
 
 
 def _colored(explanation: Explanation) -> Text:
@@ -188,8 +188,14 @@ def explain(
         typer.Option(help="How maps are refined: default, released or paper. Without it: as the method does."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write to, into one folder per image.")] = Path("dcam-out"),
+    model: Annotated[
+        str, typer.Option(help="The model: tiny, the embedded one, or a folder with a checkpoint.", metavar="PATH")
+    ] = "tiny",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let code that comes with the checkpoint run.")
+    ] = False,
 ) -> None:
-    """Explain what the embedded model answers about images."""
+    """Explain what a model answers about images."""
     with out_console.status("loading"):
         from dcam_fast.attribution.methods import method_named
         from dcam_fast.config import profile as profile_named
@@ -201,7 +207,7 @@ def explain(
     targets: str | list[str] = target or "content"
     if targets == ["all"]:
         targets = "all"
-    explainer = _load_explainer()
+    explainer = _load_explainer(model, trust_remote_code)
 
     failures = []
     with _progress() as progress:

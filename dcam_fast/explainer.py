@@ -42,13 +42,14 @@ class Explainer:
         *,
         device: str = "cpu",
         attention: str | None = None,
+        trust_remote_code: bool = False,
         max_memory: int | None = None,
         compile: bool = False,
         deterministic: bool = False,
     ) -> Explainer:
-        """An explainer of a model by name; see `dcam_fast.models.load` for the first arguments and errors, and
-        `dcam_fast.attribution.Resources` for the others."""
-        adapter = models.load(model, device=device, attention=attention)
+        """An explainer of a model by name or folder; see `dcam_fast.models.load` for the first arguments and errors,
+        and `dcam_fast.attribution.Resources` for the others."""
+        adapter = models.load(model, device=device, attention=attention, trust_remote_code=trust_remote_code)
         return cls(adapter, max_memory=max_memory, compile=compile, deterministic=deterministic)
 
     def explain(

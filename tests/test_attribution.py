@@ -214,5 +214,7 @@ def test_methods_by_name() -> None:
 
 
 def test_unknown_model() -> None:
-    with pytest.raises(AdapterError, match="load: model must be 'tiny', the embedded one, got 'llada'"):
+    with pytest.raises(
+        AdapterError, match=r"load: model must be 'tiny', the embedded one, or a folder with a config.json, got 'llada'"
+    ):
         models.load("llada")

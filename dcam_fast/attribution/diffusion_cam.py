@@ -16,7 +16,7 @@ from dcam_fast.attribution.objectives import Objective
 from dcam_fast.attribution.states import State, canvases
 from dcam_fast.attribution.words import mean_by_word, owners_of, positions_of
 from dcam_fast.config import DEFAULT, RELEASED, RefineConfig
-from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import NO_MASK, Adapter, AdapterError, ImageView, Inputs, Trajectory, Word
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ def maps_of_words(
 
 def _as_phrases(targets: Targets, owners: Tensor, mask_token: int) -> Targets:
     """One map for the targets of each owner, int64 ``[T]``, at a canvas that masks what any of theirs masks."""
+    if mask_token == NO_MASK:
+        raise AdapterError("attribute: shared must be False for a model without a mask token, got True")
     together = owners[:, None] == owners
     masked = (together.float() @ (targets.canvases == mask_token).float()) > 0
     return replace(targets, canvases=torch.where(masked, mask_token, targets.canvases), maps=owners)

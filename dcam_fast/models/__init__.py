@@ -2,24 +2,62 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
 from dcam_fast.models.adapter import Adapter, AdapterError
 
-__all__ = ["Adapter", "AdapterError", "load"]
+__all__ = ["FAMILIES", "Adapter", "AdapterError", "load"]
+
+# model_type in config.json -> the module whose ``load_adapter(path, device=, attention=, trust_remote_code=)`` makes
+# the adapter. Imported when asked for, so that a family costs nothing and needs nothing until then.
+FAMILIES: Final[dict[str, str]] = {
+    "diffusion_gemma": "dcam_fast.models.diffusion_gemma",
+}
 
 
-def load(name: str, *, device: str = "cpu", attention: str | None = None) -> Adapter:  # type: ignore[type-arg]
-    """The adapter of a model by name. ``"tiny"`` is the embedded one.
+def load(
+    name: str, *, device: str = "cpu", attention: str | None = None, trust_remote_code: bool = False
+) -> Adapter[Any]:
+    """The adapter of a model: ``"tiny"``, the embedded one, or a folder with the config.json of a known family.
 
     Args:
-        name: the model.
+        name: the model's name or folder.
         device: a torch device.
-        attention: attention topology of the generation, ``"prefix"`` or ``"joint"`` (None: the model's own).
+        attention: attention topology of the generation, where the family has several (None: the model's own).
+        trust_remote_code: whether code that comes with the checkpoint may run.
 
     Raises:
-        AdapterError: for a name that no adapter knows.
+        AdapterError: for a name, folder or family that there is no adapter for, or one that cannot be loaded.
     """
-    if name != "tiny":
-        raise AdapterError(f"load: model must be 'tiny', the embedded one, got {name!r}")
-    from dcam_fast.models.tiny.adapter import TinyAdapter
+    if name == "tiny":
+        from dcam_fast.models.tiny.adapter import TinyAdapter
 
-    return TinyAdapter(device=device, attention=attention or "prefix")  # type: ignore[arg-type]
+        return TinyAdapter(device=device, attention=attention or "prefix")  # type: ignore[arg-type]
+    path = Path(name)
+    model_type = _model_type(path)
+    if model_type not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise AdapterError(f"load: model_type in {path / 'config.json'} must be one of {known}, got {model_type!r}")
+    family = importlib.import_module(FAMILIES[model_type])
+    adapter: Adapter[Any] = family.load_adapter(
+        path, device=device, attention=attention, trust_remote_code=trust_remote_code
+    )
+    return adapter
+
+
+def _model_type(path: Path) -> str | None:
+    file = path / "config.json"
+    if not file.is_file():
+        raise AdapterError(
+            f"load: model must be 'tiny', the embedded one, or a folder with a config.json, got {str(path)!r}"
+        )
+    try:
+        config = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"load: {file} must be JSON that can be read, got {error}") from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"load: {file} must hold an object, got {type(config).__name__}")
+    return config.get("model_type")

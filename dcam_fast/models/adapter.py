@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+NO_MASK: Final = -1  # the mask token of a family that has none and denoises uniform noise
 OPEN: Final = torch.iinfo(torch.int64).max  # the step of a token that is not committed yet: later than any
 
 
@@ -64,11 +65,15 @@ class Trajectory:
         tokens: int64 ``[L]``, the answer.
         steps: int64 ``[L]``, the denoising step, from 0, that committed each token; `OPEN` where none has yet.
         length: how many leading positions are text; the others are padding.
+        canvases: int64 ``[S, K]``, what the model saw at every step, where that cannot be told from tokens and steps
+            (no mask token, tokens that are written over). The first ``L`` of the ``K`` columns are token ids; in the
+            others a family may keep what `Adapter.embed` needs besides, 0 for nothing.
     """
 
     tokens: Tensor
     steps: Tensor
     length: int
+    canvases: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Adapter(ABC, Generic[I]):
     device: torch.device
     blocks: int
     default_blocks: tuple[int, ...]
-    mask_token: int
+    mask_token: int  # or `NO_MASK`: then every trajectory has its canvases
     default_prompt: str
     has_two_streams = False  # whether `prefix_block` and `canvas_block` are there, and so the prefix can run just once
     causal: bool = False  # whether answer tokens see only earlier ones
@@ -134,7 +139,7 @@ class Adapter(ABC, Generic[I]):
 
     @abstractmethod
     def embed(self, inputs: I, canvases: Tensor) -> Hidden:
-        """What goes into block 0, for canvases ``int64[C, L]``."""
+        """What goes into block 0, for canvases ``int64[C, L]``, or ``[C, K]`` where trajectories have some."""
 
     @abstractmethod
     def block(self, index: int, hidden: Hidden, inputs: I) -> Hidden:

@@ -1,0 +1,384 @@
+"""DiffusionGemma (``model_type`` diffusion_gemma), as transformers has it since 5.23.
+
+An encoder reads image and prompt; a decoder denoises a canvas of uniform noise and reads, in each of its blocks, the
+keys and values of the encoder's block of the same number. So block ``i`` here is both: the encoder's is the image
+stream's part and the decoder's the canvas's. What the encoder's last block puts out nobody reads, which is why it
+cannot be explained.
+
+Nothing of an answer is final before the last step: tokens are accepted, taken back and written anew. A token counts as
+committed at the step from which on the model's best guess for its position stays what it is in the answer. Every step
+but the first also reads the guesses of the step before (self-conditioning); they are kept as the mean embeddings that
+the decoder makes of them, which are a hundredth of the logits' size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AutoTokenizer, DynamicCache
+
+from dcam_fast.models.adapter import (
+    NO_MASK,
+    Adapter,
+    AdapterError,
+    Hidden,
+    ImageView,
+    Inputs,
+    Trajectory,
+    Word,
+)
+from dcam_fast.models.checkpoint import load_model
+
+TRANSFORMERS = "5.23.0"  # the first release with the family, and the one that this file was run with
+SPACES = ("▁", "Ġ")  # how tokenizers write the space that a word begins with
+
+
+@dataclass(frozen=True)
+class DiffusionGemmaInputs(Inputs):
+    """What the model gets.
+
+    Attributes:
+        tokens: int64 ``[1, S]``, the prompt with a token for every image cell.
+        image_tokens: what the processor made of the image: patches and their positions.
+        embedded: ``[1, S, D]``, the same embedded.
+        masks: attention masks of the encoder by layer type; None where causal attention is all.
+        positions: int64 ``[1, S]``.
+    """
+
+    tokens: Tensor
+    image_tokens: dict[str, Tensor]
+    embedded: Tensor
+    masks: dict[str, Tensor | None]
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class DiffusionGemmaTrajectory(Trajectory):
+    """``conditioning``: for every step the ``[L, D]`` mean embeddings of the guesses before it, None before the first.
+    The last column of ``canvases`` names them, for as long as the trajectory lives."""
+
+    conditioning: tuple[Tensor | None, ...] = ()
+
+
+@dataclass
+class _Record:
+    """What one generation goes through: canvases ``[L]``, what they are conditioned on, best guesses ``[L]``."""
+
+    canvases: list[Tensor] = field(default_factory=list)
+    conditioning: list[Tensor | None] = field(default_factory=list)
+    guesses: list[Tensor] = field(default_factory=list)
+
+    def put(self, value: Tensor) -> None:
+        """Of a streamer: prompt and finished canvases, which are known anyway."""
+
+    def put_draft(self, value: Tensor) -> None:
+        """Of a streamer: the best guesses of a step."""
+        self.guesses.append(value[0])
+
+    def end(self) -> None:
+        """Of a streamer."""
+
+
+class _Context:
+    """Keys and values ``[C, heads, S, d]`` of one block, as the decoder's attention reads them from a cache."""
+
+    is_compileable = False
+
+    def __init__(self, index: int, keys: Tensor, values: Tensor) -> None:
+        self.layers = {index: self}
+        self.keys, self.values = keys, values
+
+
+class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
+    """Answers of one canvas, by transformers' own generation. Sampling is seeded, so the same question has the same
+    answer."""
+
+    mask_token = NO_MASK
+    default_prompt = "Describe the image."
+    has_two_streams = True
+
+    def __init__(self, model: Any, tokenizer: Any, processor: Any, *, name: str, seed: int = 0) -> None:
+        """
+        Args:
+            model: a ``DiffusionGemmaForBlockDiffusion``; it is frozen.
+            tokenizer: with a chat template that writes the image token for an image.
+            processor: the image processor.
+            name: shown in results.
+            seed: of the noise and the sampling.
+        """
+        model.eval().requires_grad_(False)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.processor = processor
+        self.name = name
+        self.seed = seed
+        self.device = next(model.parameters()).device
+        self.config = model.config
+        self.blocks: int = self.config.text_config.num_hidden_layers
+        if self.blocks < 2:
+            raise AdapterError(f"diffusion_gemma: model must have at least two blocks, got {self.blocks}")
+        self.default_blocks = (min(self.blocks - 2, self.blocks * 2 // 3),)
+        self._numbers = itertools.count(1)
+        self._conditioning: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
+        self._generating = threading.Lock()  # the record is taken from hooks, which all generations share
+
+    # ------------------------------------------------------------------------------------------------------- encoding
+
+    @torch.no_grad()
+    def encode(self, image: NDArray[np.uint8], prompt: str) -> DiffusionGemmaInputs:
+        try:
+            pixels = self.processor(images=[image], return_tensors="pt", input_data_format="channels_last")
+        except ValueError as error:
+            h, w = image.shape[:2]
+            raise AdapterError(
+                f"diffusion_gemma: image must be one the model can take, got {h} x {w}: {error}"
+            ) from error
+        patches = {name: pixels[name].to(self.device) for name in ("pixel_values", "image_position_ids")}
+        pool = self.processor.pooling_kernel_size
+        w, h = (int(last + 1) // pool for last in patches["image_position_ids"][0].amax(0))
+        tokens = self._tokenize(prompt, h * w)
+        is_image = tokens == self.config.image_token_id
+        positions = torch.arange(tokens.shape[1], device=self.device)[None]
+        encoder = self.model.model.encoder
+        features = encoder.get_image_features(**patches, return_dict=True).pooler_output
+        embedded = encoder.get_input_embeddings()(tokens)
+        embedded = embedded.masked_scatter(is_image[..., None], features.to(embedded.dtype))
+        # `encoder.forward` makes these as well but does not use them: without them an image would be read causally
+        masks = encoder.create_masks_for_generate(
+            config=self.config,
+            inputs_embeds=embedded,
+            attention_mask=torch.ones_like(tokens, dtype=torch.bool),
+            past_key_values=DynamicCache(config=self.config.text_config),
+            position_ids=positions,
+            mm_token_type_ids=is_image.long(),
+        )
+        return DiffusionGemmaInputs(
+            image=image,
+            prompt=prompt,
+            views=(ImageView("image", is_image[0].nonzero().view(h, w), self._boxes(image, h, w)),),
+            side=min(h, w) * pool * self.processor.patch_size,
+            tokens=tokens,
+            image_tokens=patches,
+            embedded=embedded,
+            masks=masks,
+            positions=positions,
+        )
+
+    def _boxes(self, image: NDArray[np.uint8], h: int, w: int) -> Tensor:
+        """The whole image is squeezed to whole cells, so that cells share it out evenly."""
+        y = torch.linspace(0, image.shape[0], h + 1)
+        x = torch.linspace(0, image.shape[1], w + 1)
+        corners = [edge.expand(h, w) for edge in (x[None, :-1], y[:-1, None], x[None, 1:], y[1:, None])]
+        return torch.stack(corners, -1).to(self.device)
+
+    def _tokenize(self, prompt: str, cells: int) -> Tensor:
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        chat = [{"role": "user", "content": content}]
+        try:
+            text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        except ValueError as error:
+            raise AdapterError(f"diffusion_gemma: tokenizer must have a chat template, got {error}") from error
+        tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        image = self.config.image_token_id
+        if tokens.count(image) != 1:
+            raise AdapterError(
+                f"diffusion_gemma: prompt must leave one image token to the chat template, got {tokens.count(image)}"
+            )
+        at = tokens.index(image)
+        span = [self.config.boi_token_id, *[image] * cells, self.config.eoi_token_id]
+        return torch.tensor([[*tokens[:at], *span, *tokens[at + 1 :]]], device=self.device)
+
+    # ----------------------------------------------------------------------------------------------------- generation
+
+    @torch.no_grad()
+    def generate(
+        self, inputs: DiffusionGemmaInputs, steps: int | None = None, block_length: int | None = None
+    ) -> Trajectory:
+        length = self.config.canvas_length
+        if block_length not in (None, length):
+            raise AdapterError(
+                f"generate: block_length must be {length}, the canvas of {self.name}, got {block_length}"
+            )
+        if steps is not None and steps < 1:
+            raise AdapterError(f"generate: steps must be at least 1, got {steps}")
+        given = {} if steps is None else {"max_denoising_steps": steps}
+        devices = [self.device] if self.device.type == "cuda" else []
+        with self._recording() as record, torch.random.fork_rng(devices):
+            torch.manual_seed(self.seed)
+            out = self.model.generate(
+                inputs.tokens,
+                mm_token_type_ids=(inputs.tokens == self.config.image_token_id).long(),
+                max_new_tokens=length,
+                cache_implementation="dynamic",  # whatever the checkpoint asks for: the replay reads such a one
+                streamer=record,
+                **inputs.image_tokens,
+                **given,
+            )
+        del out
+        return self._trajectory(record)
+
+    @contextmanager
+    def _recording(self) -> Iterator[_Record]:
+        """What the decoder reads while the context lasts."""
+        record, decoder = _Record(), self.model.model.decoder
+
+        def read_canvas(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+            record.canvases.append(kwargs["decoder_input_ids"][0].clone())
+            if kwargs["self_conditioning_logits"] is None:
+                record.conditioning.append(None)
+
+        def read_conditioning(_module: nn.Module, args: tuple[Tensor, Tensor]) -> None:
+            if len(record.conditioning) < len(record.canvases):
+                record.conditioning.append(args[1][0].clone())
+
+        with self._generating:
+            hooks = [
+                decoder.register_forward_pre_hook(read_canvas, with_kwargs=True),
+                decoder.self_conditioning.register_forward_pre_hook(read_conditioning),
+            ]
+            try:
+                yield record
+            finally:
+                for hook in hooks:
+                    hook.remove()
+
+    def _trajectory(self, record: _Record) -> Trajectory:
+        guesses = torch.stack(record.guesses).to(self.device)
+        answer = guesses[-1]
+        stays = (guesses == answer).flip(0).cumprod(0).sum(0)  # for how many steps at the end
+        numbers = []
+        for embeddings in record.conditioning:
+            numbers.append(0 if embeddings is None else next(self._numbers))
+            if embeddings is not None:
+                self._conditioning[numbers[-1]] = embeddings
+        seen = torch.cat((torch.stack(record.canvases), torch.tensor(numbers, device=self.device)[:, None]), 1)
+        ends = torch.isin(answer, torch.tensor(self._ends(), device=self.device)).nonzero()
+        return DiffusionGemmaTrajectory(
+            tokens=answer,
+            steps=len(guesses) - stays,
+            length=int(ends[0]) if len(ends) else len(answer),
+            canvases=seen,
+            conditioning=tuple(record.conditioning),
+        )
+
+    def _ends(self) -> list[int]:
+        end = self.model.generation_config.eos_token_id
+        if end is None:
+            end = self.config.text_config.eos_token_id
+        return list(end) if isinstance(end, list | tuple) else [] if end is None else [end]
+
+    # --------------------------------------------------------------------------------------------------------- blocks
+
+    def embed(self, inputs: DiffusionGemmaInputs, canvases: Tensor) -> Hidden:
+        decoder, length = self.model.model.decoder, self.config.canvas_length
+        embedded = decoder.embed_tokens(canvases[:, :length])
+        known = torch.zeros_like(embedded)
+        for row, number in enumerate(canvases[:, length].tolist()):
+            if number:
+                if number not in self._conditioning:
+                    raise AdapterError(
+                        "embed: canvases must be of a trajectory that is still there, got one that is not"
+                    )
+                known[row] = self._conditioning[number]
+        return Hidden(inputs.embedded, decoder.self_conditioning(embedded, known))
+
+    def block(self, index: int, hidden: Hidden, inputs: DiffusionGemmaInputs) -> Hidden:
+        if hidden.canvas is None:
+            raise AdapterError("block: hidden must have a canvas stream, got none")
+        image, context = self.prefix_block(index, hidden.image, inputs)
+        return Hidden(image, self.canvas_block(index, hidden.canvas, context, inputs))
+
+    def prefix_block(
+        self, index: int, image: Tensor, inputs: DiffusionGemmaInputs
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        encoder = self.model.model.encoder.language_model
+        layer, kind = encoder.layers[index], self.config.text_config.layer_types[index]
+        cache = DynamicCache(config=self.config.text_config)  # which keeps a sliding block's last keys only
+        mask = inputs.masks[kind]
+        options = {
+            "position_embeddings": encoder.rotary_emb(image, inputs.positions, kind),
+            "attention_mask": mask,
+            "past_key_values": cache,
+        }
+        if index < self.blocks - 1:
+            image = layer(image, **options)
+        else:
+            layer.self_attn(layer.input_layernorm(image), **options)
+        kept: Any = cache.layers[index]
+        return image, (kept.keys, kept.values)
+
+    def canvas_block(
+        self, index: int, canvas: Tensor, context: tuple[Tensor, Tensor], inputs: DiffusionGemmaInputs
+    ) -> Tensor:
+        decoder = self.model.model.decoder
+        kind = self.config.text_config.layer_types[index]
+        start = inputs.tokens.shape[1]
+        positions = torch.arange(start, start + canvas.shape[1], device=canvas.device)[None]
+        keys, values = (part.expand(len(canvas), -1, -1, -1) for part in context)
+        return decoder.layers[index](
+            canvas,
+            position_embeddings=decoder.rotary_emb(canvas, positions, kind),
+            attention_mask=None,
+            past_key_values=_Context(index, keys, values),
+        )
+
+    def logits(self, hidden: Hidden, rows: Tensor, inputs: DiffusionGemmaInputs) -> Tensor:
+        if hidden.canvas is None:
+            raise AdapterError("logits: hidden must have a canvas stream, got none")
+        asked = hidden.canvas.gather(1, rows[..., None].expand(-1, -1, hidden.canvas.shape[-1]))
+        cap = self.model.final_logit_softcapping
+        return torch.tanh(self.model.lm_head(self.model.model.decoder.norm(asked)).float() / cap) * cap
+
+    def block_module(self, index: int) -> nn.Module:
+        """The decoder's; the encoder's has the same weights wherever it has any of its own."""
+        return self.model.model.decoder.layers[index]
+
+    # ----------------------------------------------------------------------------------------------------------- text
+
+    def words(self, trajectory: Trajectory) -> tuple[Word, ...]:
+        tokens = trajectory.tokens[: trajectory.length]
+        runs: list[list[int]] = []
+        for position, piece in enumerate(self.tokenizer.convert_ids_to_tokens(tokens.tolist())):
+            begins = piece.startswith(SPACES) or not piece[-1:].isalnum()
+            if begins or not runs:
+                runs.append([])
+            runs[-1].append(position)
+        return tuple(Word(self.decode(tokens[run]).strip(), tuple(run)) for run in runs)
+
+    def decode(self, tokens: Tensor) -> str:
+        return str(self.tokenizer.decode(tokens.tolist()))
+
+
+def load_adapter(path: Path, *, device: str, attention: str | None, trust_remote_code: bool) -> DiffusionGemmaAdapter:
+    """See `dcam_fast.models.load`. The family needs no remote code, and so runs none, trusted or not."""
+    if attention is not None:
+        raise AdapterError(f"diffusion_gemma: attention must be the model's own, None, got {attention!r}")
+    try:
+        from transformers import DiffusionGemmaForBlockDiffusion
+        from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+    except ImportError as error:
+        raise AdapterError(
+            f"diffusion_gemma: transformers must be {TRANSFORMERS} or newer, got {transformers.__version__}; "
+            f"pip install 'transformers>={TRANSFORMERS}'"
+        ) from error
+    if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
+        raise AdapterError(f"load: {path} must have a tokenizer.json or tokenizer.model, got neither")
+    model = load_model(DiffusionGemmaForBlockDiffusion, path, device, dtype="auto")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        processor = Gemma4ImageProcessorPil.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"load: {path} must have a tokenizer and an image processor, got {error}") from error
+    return DiffusionGemmaAdapter(model, tokenizer, processor, name=path.resolve().name)

@@ -1,0 +1,344 @@
+"""Whether an adapter keeps its promises: for authors of one, and for their tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dcam_fast.attribution.diffusion_cam import build_targets
+from dcam_fast.attribution.engine import Targets, capture
+from dcam_fast.models.adapter import NO_MASK, OPEN, Adapter, AdapterError, Hidden, Inputs, Trajectory
+
+TOLERANCE = 1e-5  # relative, of gradients in float32: rounding, far below what a wrong graph makes
+
+
+class ConformanceError(AssertionError):
+    """What is wrong with an adapter.
+
+    Attributes:
+        findings: a sentence each.
+    """
+
+    def __init__(self, name: str, findings: list[str]) -> None:
+        self.findings = tuple(findings)
+        listed = "\n".join(f"  {number}. {finding}" for number, finding in enumerate(findings, 1))
+        super().__init__(f"{name}: {len(findings)} promises of the adapter interface are broken\n{listed}")
+
+
+@dataclass(frozen=True)
+class _Case:
+    adapter: Adapter[Any]
+    image: NDArray[np.uint8]
+    inputs: Inputs
+    trajectory: Trajectory
+
+
+def check_adapter(adapter: Adapter[Any], image: NDArray[np.uint8] | None = None, prompt: str | None = None) -> None:
+    """Checks every promise of the adapter interface that can be seen from outside.
+
+    It asks the model a question and runs a few passes, so give it a small model: a few random weights are enough.
+
+    Args:
+        adapter: what is checked.
+        image: uint8 ``[H, W, 3]``; it should not be square, lest rows and columns be mixed up unseen (None: noise,
+            240 x 320).
+        prompt: what to ask (None: the adapter's own).
+
+    Raises:
+        ConformanceError: with every finding, in plain words.
+    """
+    if image is None:
+        image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    asked = adapter.default_prompt if prompt is None else prompt
+    try:
+        inputs = adapter.encode(image, asked)
+        trajectory = adapter.generate(inputs)
+    except Exception as error:  # whatever an author's code may raise, it is a finding
+        raise ConformanceError(adapter.name, [f"encode and generate must work, got {error!r}"]) from error
+    case = _Case(adapter, image, inputs, trajectory)
+    findings: list[str] = []
+    for check in CHECKS:
+        try:
+            findings += check(case)
+        except Exception as error:  # the other checks still have something to say
+            findings.append(f"{check.__name__.strip('_').replace('_', ' ')}: must not fail, got {error!r}")
+    if findings:
+        raise ConformanceError(adapter.name, findings)
+
+
+# -------------------------------------------------------------------------------------------------------------- views
+
+
+def _views(case: _Case) -> Iterator[str]:
+    if not case.inputs.views:
+        yield "encode: views must be at least one grid, got none"
+        return
+    rows = _embedded(case).image.shape[1]
+    height, width = case.image.shape[:2]
+    for view in case.inputs.views:
+        name = f"view {view.name!r}"
+        cells, boxes = view.cells, view.boxes
+        if cells.ndim != 2 or not cells.numel() or cells.dtype != torch.int64:
+            yield f"{name}: cells must be int64 [h, w], got {cells.dtype} {list(cells.shape)}"
+            continue
+        if int(cells.min()) < 0 or int(cells.max()) >= rows:
+            yield (
+                f"{name}: cells must be rows of the image stream, 0 to {rows - 1}, got {int(cells.min())} to "
+                f"{int(cells.max())}"
+            )
+        if len(cells.unique()) != cells.numel():
+            yield f"{name}: cells must be distinct, got {cells.numel() - len(cells.unique())} that occur twice"
+        if boxes.shape != (*cells.shape, 4) or boxes.dtype != torch.float32:
+            yield f"{name}: boxes must be float32 {[*cells.shape, 4]}, got {boxes.dtype} {list(boxes.shape)}"
+            continue
+        x0, y0, x1, y1 = boxes.unbind(-1)
+        if not bool((x0 < x1).all() and (y0 < y1).all()):
+            yield f"{name}: boxes must be (x0, y0, x1, y1) with x0 < x1 and y0 < y1, got some that are not"
+        if bool((x1 <= 0).any() or (y1 <= 0).any() or (x0 >= width).any() or (y0 >= height).any()):
+            yield f"{name}: boxes must be pixels of the {height} x {width} image, got some outside it"
+        if bool((x0.diff(dim=1) <= 0).any() or (y0.diff(dim=0) <= 0).any()):
+            yield f"{name}: boxes must go right along a row and down along a column, got another order"
+
+
+def _painting_a_cell(case: _Case) -> Iterator[str]:
+    """The cell whose pixels change is the one whose row of block 0's input changes most."""
+    view = case.inputs.views[0]
+    h, w = view.cells.shape
+    spread = {(0, 0), (0, w - 1), (h - 1, 0), (h - 1, w - 1), (h // 2, w // 3), (h // 3, w // 2)}
+    blank = np.full_like(case.image, 128)
+    before = _cells_of(case, blank)
+    wrong = []
+    for row, column in sorted(spread):
+        x0, y0, x1, y1 = (round(edge) for edge in view.boxes[row, column].clamp(min=0).tolist())
+        painted = blank.copy()
+        painted[y0:y1, x0:x1] = np.random.default_rng(1).integers(0, 256, painted[y0:y1, x0:x1].shape)
+        change = (_cells_of(case, painted) - before).norm(dim=-1)
+        found = divmod(int(change.argmax()), w)
+        if not bool(change.isfinite().all()) or float(change.max()) == 0:
+            yield f"view {view.name!r}: painting cell {(row, column)} must change its hidden state, got no change"
+        elif found != (row, column):
+            wrong.append(f"{(row, column)} -> {found}")
+    if wrong:
+        yield (
+            f"view {view.name!r}: the pixels of a cell's box must change that cell's hidden state most, "
+            f"got others (painted -> changed): {', '.join(wrong)}"
+        )
+
+
+@torch.no_grad()
+def _cells_of(case: _Case, image: NDArray[np.uint8]) -> Tensor:
+    inputs = case.adapter.encode(image, case.inputs.prompt)
+    hidden = case.adapter.embed(inputs, _canvases(case, "remask"))
+    return hidden.image[0, case.inputs.views[0].cells.flatten()].float()
+
+
+# --------------------------------------------------------------------------------------------------------- generation
+
+
+def _trajectory(case: _Case) -> Iterator[str]:
+    tokens, steps, length = case.trajectory.tokens, case.trajectory.steps, case.trajectory.length
+    if tokens.ndim != 1 or tokens.shape != steps.shape or tokens.dtype != torch.int64 or steps.dtype != torch.int64:
+        yield f"generate: tokens and steps must be int64 [L], got {list(tokens.shape)} and {list(steps.shape)}"
+        return
+    if not 0 <= length <= len(tokens):
+        yield f"generate: length must be 0 to {len(tokens)}, got {length}"
+    seen = case.trajectory.canvases
+    if bool((steps < 0).any() or (steps == OPEN).any()):
+        yield "generate: steps must be 0 or more and none open in a finished answer, got others"
+    elif seen is not None and int(steps.max()) >= len(seen):
+        yield f"generate: steps must be below {len(seen)}, the canvases there are, got {int(steps.max())}"
+    if case.adapter.mask_token == NO_MASK and seen is None:
+        yield "generate: the trajectory of a family without a mask token must have its canvases, got none"
+    if seen is None and case.adapter.mask_token in tokens.tolist():
+        yield "generate: tokens of a finished answer must not be the mask token, got some that are"
+
+
+def _determinism(case: _Case) -> Iterator[str]:
+    again = case.adapter.generate(case.adapter.encode(case.image, case.inputs.prompt))
+    if not again.tokens.equal(case.trajectory.tokens) or not again.steps.equal(case.trajectory.steps):
+        yield "generate: the same question must have the same answer, got another the second time"
+    canvas = _canvases(case, "remask")
+    if not _logits(case, canvas).equal(_logits(case, canvas)):
+        yield "block: the same states must give the same logits, got others the second time"
+
+
+def _replay(case: _Case) -> Iterator[str]:
+    """Where a token is committed, the model's best guess for it is that token: generation chose it there."""
+    count = len(case.trajectory.tokens)
+    logits = torch.cat([_logits(case, canvas[None]) for canvas in _canvases(case, "committed", count)])
+    own = logits[torch.arange(count), torch.arange(count)]
+    if case.adapter.mask_token != NO_MASK:
+        own[:, case.adapter.mask_token] = -torch.inf
+    wrong = (own.argmax(-1) != case.trajectory.tokens)[: max(case.trajectory.length, 1)]
+    if bool(wrong.any()):
+        yield (
+            "replay: at the state that committed a token the model must prefer that token, as when it wrote it, "
+            f"got others at positions {wrong.nonzero().flatten().tolist()}"
+        )
+
+
+def _stepping(case: _Case) -> Iterator[str]:
+    try:
+        last = None
+        for so_far in case.adapter.denoise(case.inputs):
+            if last is not None and bool((so_far.steps[last.steps != OPEN] != last.steps[last.steps != OPEN]).any()):
+                yield "denoise: a committed token must stay committed at its step, got one that did not"
+                return
+            last = so_far
+    except AdapterError:
+        return  # a family may not be able to
+    if last is None or not last.tokens.equal(case.trajectory.tokens):
+        yield "denoise: the last trajectory must be that of generate, got another"
+
+
+def _words(case: _Case) -> Iterator[str]:
+    words = case.adapter.words(case.trajectory)
+    positions = [position for word in words for position in word.positions]
+    wanted = list(range(case.trajectory.length))
+    if positions != wanted:
+        yield f"words: positions must be 0 to {len(wanted) - 1}, each once and in order, got {positions}"
+    if not isinstance(case.adapter.decode(case.trajectory.tokens), str):
+        yield "decode: text must be a str, got something else"
+
+
+# ---------------------------------------------------------------------------------------------------------- gradients
+
+
+def _frozen_parameters(case: _Case) -> Iterator[str]:
+    modules = {id(v): v for v in vars(case.adapter).values() if isinstance(v, torch.nn.Module)}
+    for module in modules.values():
+        count = sum(parameter.requires_grad for parameter in module.parameters())
+        if count:
+            yield f"parameters must be frozen (requires_grad_(False)), got {count} that are not"
+        if module.training:
+            yield "the model must be in evaluation mode (eval()), got training mode"
+
+
+def _refused_blocks(case: _Case) -> Iterator[str]:
+    adapter = case.adapter
+    for blocks in ((adapter.blocks - 1,), (adapter.blocks,), (-1,), ()):
+        try:
+            adapter.check_blocks(blocks)
+        except AdapterError:
+            continue
+        yield f"check_blocks: blocks {blocks} of {adapter.blocks} must be refused with an AdapterError, got no error"
+    try:
+        adapter.check_blocks(adapter.default_blocks)
+    except AdapterError as error:
+        yield f"default_blocks must be blocks that can be explained, got {adapter.default_blocks}: {error}"
+
+
+def _gradients(case: _Case) -> Iterator[str]:
+    adapter = case.adapter
+    blocks = tuple(range(adapter.blocks - 1))
+    targets = _targets(case)
+    cells = case.inputs.views[0].cells.flatten()
+    captured = capture(adapter, case.inputs, targets, blocks, "logit")
+    full = _full_gradients(case, targets)
+    for block, one in enumerate(captured):
+        got = one.gradients[0, cells]
+        if not bool(got.isfinite().all()):
+            yield f"block {block}: gradients at the image cells must be finite, got some that are not"
+        elif float(got.abs().max()) == 0:
+            yield f"block {block}: gradients must reach the image cells, got zeros"
+        elif float((one.gradients[0] - full[block]).abs().max()) > TOLERANCE * float(full[block].abs().max()):
+            yield f"block {block}: gradients of the split run must be those of the full graph, got others"
+
+
+def _full_gradients(case: _Case, targets: Targets) -> list[Tensor]:
+    """Through `block` alone, with the graph from block 0 on: what the split run is to equal."""
+    adapter, states = case.adapter, []
+    with torch.enable_grad():
+        below = adapter.embed(case.inputs, targets.canvases[:1])
+        image = below.image.detach().requires_grad_()
+        hidden = Hidden(image, below.canvas)
+        for index in range(adapter.blocks):
+            hidden = adapter.block(index, hidden, case.inputs)
+            states.append(hidden.image)
+        rows = targets.positions[:1, None]
+        logit = adapter.logits(hidden, rows, case.inputs)[0, 0, targets.tokens[0]]
+        grads = torch.autograd.grad(logit, states[:-1], allow_unused=True, materialize_grads=True)
+    return [gradient[0] for gradient in grads]
+
+
+def _two_streams(case: _Case) -> Iterator[str]:
+    adapter, canvas = case.adapter, _canvases(case, "remask")
+    hidden = _embedded(case)
+    if adapter.has_two_streams != (hidden.canvas is not None):
+        yield (
+            "has_two_streams must be True just where embed makes the canvas a stream of its own, "
+            f"got {adapter.has_two_streams}"
+        )
+        return
+    if not adapter.has_two_streams or hidden.canvas is None:
+        return
+    with torch.no_grad():
+        image, stream = hidden.image, hidden.canvas
+        for index in range(adapter.blocks):
+            image, context = adapter.prefix_block(index, image, case.inputs)
+            stream = adapter.canvas_block(index, stream, context, case.inputs)
+        rows = torch.arange(len(case.trajectory.tokens), device=stream.device)[None]
+        logits = adapter.logits(Hidden(image, stream), rows, case.inputs)
+    if not torch.allclose(logits, _logits(case, canvas), rtol=1e-4, atol=1e-4):
+        yield "prefix_block and canvas_block must do together what block does, got other logits"
+
+
+def _batches(case: _Case) -> Iterator[str]:
+    """Canvases must not see each other."""
+    canvases = torch.cat((_canvases(case, "first"), _canvases(case, "final")))
+    together = _logits(case, canvases)
+    alone = torch.cat([_logits(case, canvas[None]) for canvas in canvases])
+    if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-3, atol=1e-3):
+        yield "block: several canvases at once must have the logits that each has alone, got others"
+    if together.dtype != torch.float32:
+        yield f"logits must be float32, got {together.dtype}"
+
+
+# ------------------------------------------------------------------------------------------------------------ helpers
+
+
+def _targets(case: _Case, state: str = "remask", count: int = 1) -> Targets:
+    positions = torch.arange(count, device=case.trajectory.tokens.device)
+    return build_targets(case.trajectory, positions, state, case.adapter.mask_token)  # type: ignore[arg-type]
+
+
+def _canvases(case: _Case, state: str, count: int = 1) -> Tensor:
+    return _targets(case, state, count).canvases
+
+
+@torch.no_grad()
+def _embedded(case: _Case) -> Hidden:
+    return case.adapter.embed(case.inputs, _canvases(case, "remask"))
+
+
+@torch.no_grad()
+def _logits(case: _Case, canvases: Tensor) -> Tensor:
+    """Of all positions, ``[C, L, V]``."""
+    adapter = case.adapter
+    hidden = adapter.embed(case.inputs, canvases)
+    for index in range(adapter.blocks):
+        hidden = adapter.block(index, hidden, case.inputs)
+    rows = torch.arange(len(case.trajectory.tokens), device=canvases.device).expand(len(canvases), -1)
+    return adapter.logits(hidden, rows, case.inputs)
+
+
+CHECKS: tuple[Callable[[_Case], Iterator[str]], ...] = (
+    _views,
+    _painting_a_cell,
+    _trajectory,
+    _determinism,
+    _replay,
+    _stepping,
+    _words,
+    _frozen_parameters,
+    _refused_blocks,
+    _gradients,
+    _two_streams,
+    _batches,
+)

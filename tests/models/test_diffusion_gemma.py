@@ -1,0 +1,376 @@
+"""DiffusionGemma: its own states replayed, gradients those of transformers' own forward, damaged files refused."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dcam_fast import Explainer, models
+from dcam_fast.attribution.diffusion_cam import Method, build_targets
+from dcam_fast.attribution.engine import capture, log_probabilities
+from dcam_fast.attribution.states import canvases
+from dcam_fast.models import AdapterError
+from dcam_fast.models.diffusion_gemma import DiffusionGemmaAdapter, DiffusionGemmaInputs, DiffusionGemmaTrajectory
+
+gemma = pytest.importorskip("gemma", reason="this transformers is older than DiffusionGemma")
+
+PROMPT = "what is this"
+STEPS = 5
+
+
+def picture(h: int = 200, w: int = 300, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def generated(
+    adapter: DiffusionGemmaAdapter, inputs: DiffusionGemmaInputs
+) -> tuple[DiffusionGemmaTrajectory, list[dict[str, Any]], list[Tensor]]:
+    """An answer, and what transformers' own forward got and gave at every step of its generation."""
+    seen: list[dict[str, Any]] = []
+    logits: list[Tensor] = []
+    forward = adapter.model.forward
+
+    def spy(**kwargs: Any) -> Any:
+        out = forward(**kwargs)
+        seen.append(kwargs)
+        logits.append(out.logits)
+        return out
+
+    adapter.model.forward = spy
+    try:
+        trajectory = adapter.generate(inputs, STEPS)
+    finally:
+        del adapter.model.forward
+    assert isinstance(trajectory, DiffusionGemmaTrajectory)
+    return trajectory, seen, logits
+
+
+def replayed(adapter: DiffusionGemmaAdapter, inputs: DiffusionGemmaInputs, canvas: Tensor) -> Tensor:
+    hidden = adapter.embed(inputs, canvas)
+    for index in range(adapter.blocks):
+        hidden = adapter.block(index, hidden, inputs)
+    rows = torch.arange(gemma.CANVAS).expand(len(canvas), -1)
+    return adapter.logits(hidden, rows, inputs)
+
+
+@pytest.mark.parametrize("window", [64, 16])  # longer and shorter than the prompt
+def test_replay_has_the_logits_of_the_generation(window: int) -> None:
+    adapter = gemma.make_adapter(window)
+    inputs = adapter.encode(picture(), PROMPT)
+    trajectory, seen, logits = generated(adapter, inputs)
+    assert len(seen) == STEPS
+    assert trajectory.canvases is not None
+    for step in range(STEPS):
+        canvas = trajectory.canvases[step : step + 1]
+        assert canvas[:, :-1].equal(seen[step]["decoder_input_ids"])
+        assert replayed(adapter, inputs, canvas).equal(logits[step])
+    torch.testing.assert_close(replayed(adapter, inputs, trajectory.canvases), torch.cat(logits), rtol=1e-5, atol=1e-5)
+    # the conditioning matters: without it the logits are others
+    bare = trajectory.canvases[1:2].clone()
+    bare[:, -1] = 0
+    assert not torch.allclose(replayed(adapter, inputs, bare), logits[1], atol=1e-3)
+
+
+def test_a_checkpoint_that_asks_for_a_static_cache_is_replayed_all_the_same() -> None:
+    adapter = gemma.make_adapter()
+    inputs = adapter.encode(picture(), PROMPT)
+    expected = adapter.generate(inputs, STEPS).tokens
+    adapter.model.generation_config.cache_implementation = "static"
+    trajectory, _, logits = generated(adapter, inputs)
+    assert trajectory.tokens.equal(expected)
+    assert trajectory.canvases is not None
+    assert replayed(adapter, inputs, trajectory.canvases[2:3]).equal(logits[2])
+
+
+def test_image_span_is_bidirectional(adapter: DiffusionGemmaAdapter) -> None:
+    inputs = adapter.encode(picture(), PROMPT)
+    cells = inputs.views[0].cells.flatten()
+    for mask in inputs.masks.values():
+        assert mask is not None
+        assert bool(mask[0, 0, cells[0], cells[-1]])
+        assert not bool(mask[0, 0, cells[0], cells[-1] + 1])
+    assert inputs.tokens[0, cells].eq(adapter.config.image_token_id).all()
+
+
+def test_steps_are_when_the_answer_was_last_decided(adapter: DiffusionGemmaAdapter) -> None:
+    inputs = adapter.encode(picture(), PROMPT)
+    trajectory, _, logits = generated(adapter, inputs)
+    guesses = torch.cat(logits).argmax(-1)  # a temperature does not change the best guess
+    assert trajectory.tokens.equal(guesses[-1])
+    for position, step in enumerate(trajectory.steps.tolist()):
+        assert guesses[step:, position].eq(trajectory.tokens[position]).all()
+        assert step == 0 or guesses[step - 1, position] != trajectory.tokens[position]
+
+
+def keeping(states: dict[int, Tensor], index: int) -> Any:
+    def hook(_module: Any, _args: Any, output: Tensor) -> None:
+        output.requires_grad_()
+        output.retain_grad()
+        states[index] = output
+
+    return hook
+
+
+@pytest.mark.parametrize("window", [64, 16])
+def test_split_gradients_are_those_of_the_full_graph(window: int) -> None:
+    adapter = gemma.make_adapter(window)
+    inputs = adapter.encode(picture(), PROMPT)
+    trajectory, seen, _ = generated(adapter, inputs)
+    positions = torch.tensor([0, 5, 11])
+    blocks = tuple(range(adapter.blocks - 1))
+    targets = build_targets(trajectory, positions, "committed", adapter.mask_token)
+    captured = capture(adapter, inputs, targets, blocks, "logit")
+    for row, position in enumerate(positions.tolist()):
+        kwargs = seen[int(trajectory.steps[position])]
+        states: dict[int, Tensor] = {}
+
+        layers = adapter.model.model.encoder.language_model.layers
+        hooks = [layers[index].register_forward_hook(keeping(states, index)) for index in blocks]
+        logits = adapter.model(
+            input_ids=inputs.tokens,
+            attention_mask=inputs.masks,
+            decoder_input_ids=kwargs["decoder_input_ids"],
+            self_conditioning_logits=kwargs["self_conditioning_logits"],
+            **inputs.image_tokens,
+        ).logits
+        for hook in hooks:
+            hook.remove()
+        logits[0, position, trajectory.tokens[position]].backward()
+        for index in blocks:
+            wanted, got = states[index].grad, captured[index].gradients[row]
+            assert wanted is not None
+            assert wanted.abs().max() > 0
+            assert (got - wanted[0]).abs().max() <= 1e-6 * wanted.abs().max()
+            assert captured[index].activations[row].equal(states[index][0].detach())
+
+
+def test_the_last_block_has_no_gradient_and_is_refused(adapter: DiffusionGemmaAdapter) -> None:
+    inputs = adapter.encode(picture(), PROMPT)
+    last = adapter.blocks - 1
+    adapter.check_blocks((last - 1,))
+    with pytest.raises(AdapterError, match=f"block must be 0 to {last - 1} .* got {last}"):
+        adapter.check_blocks((last,))
+    image = inputs.embedded.clone().requires_grad_()
+    behind, _ = adapter.prefix_block(last, image, inputs)
+    assert behind is image  # the encoder's last block gives nothing but keys and values
+
+
+@pytest.mark.parametrize(("h", "w"), [(200, 300), (90, 700), (640, 50), (48, 48)])
+def test_a_painted_cell_is_the_cell_that_changes(h: int, w: int) -> None:
+    adapter = gemma.make_adapter()
+    blank = np.full((h, w, 3), 128, np.uint8)
+    inputs = adapter.encode(blank, PROMPT)
+    view = inputs.views[0]
+    assert view.boxes[0, 0, :2].tolist() == [0, 0]
+    assert view.boxes[-1, -1, 2:].tolist() == [w, h]
+    rows, columns = view.cells.shape
+    for row, column in {(0, 0), (rows - 1, columns - 1), (rows // 2, columns // 3), (0, columns - 1)}:
+        x0, y0, x1, y1 = view.boxes[row, column].round().int().tolist()
+        painted = blank.copy()
+        painted[y0:y1, x0:x1] = (255, 0, 60)
+        with torch.no_grad():
+            before, after = (_patch_means(adapter, image) for image in (blank, painted))
+        change = (after - before).abs().sum(-1).view(rows, columns)
+        assert divmod(int(change.argmax()), columns) == (row, column)
+
+
+def _patch_means(adapter: DiffusionGemmaAdapter, image: NDArray[np.uint8]) -> Tensor:
+    """What the vision tower pools before any attention, one row a cell in the order of the image tokens."""
+    inputs = adapter.encode(image, PROMPT)
+    tower = adapter.model.model.encoder.vision_tower
+    positions = inputs.image_tokens["image_position_ids"]
+    pixels = inputs.image_tokens["pixel_values"]
+    padding = (positions == -1).all(-1)
+    pooled, mask = tower.pooler(
+        hidden_states=pixels[..., : tower.pooler.hidden_size],
+        pixel_position_ids=positions,
+        padding_positions=padding,
+        output_length=pixels.shape[1] // adapter.processor.pooling_kernel_size**2,
+    )
+    return pooled[mask]
+
+
+@pytest.mark.parametrize("state", ["remask", "committed", "first", "final", 2])
+def test_explains_end_to_end(adapter: DiffusionGemmaAdapter, state: str | int) -> None:
+    explainer = Explainer(adapter)
+    method = Method(state=state)  # type: ignore[arg-type]
+    got = explainer.explain(picture(130, 420), PROMPT, "all", method=method, steps=STEPS)
+    again = explainer.explain(picture(130, 420), PROMPT, "all", method=method, steps=STEPS)
+    inputs = adapter.encode(picture(130, 420), PROMPT)
+    assert got.raw_maps.shape == (len(got.targets), *inputs.views[0].cells.shape)
+    assert got.raw_maps.isfinite().all()
+    assert (got.raw_maps.flatten(1).amax(1) > 0).all()
+    assert got.maps.equal(again.maps)
+    assert got.answer == again.answer
+    assert [p for t in got.targets for p in t.positions] == list(range(len(got.tokens)))
+
+
+def test_states(adapter: DiffusionGemmaAdapter) -> None:
+    inputs = adapter.encode(picture(), PROMPT)
+    trajectory = adapter.generate(inputs, STEPS)
+    assert trajectory.canvases is not None
+    positions = torch.tensor([2, 7])
+    remask = canvases(trajectory, positions, "remask", adapter.mask_token)
+    for row, position in enumerate(positions.tolist()):
+        expected = trajectory.tokens.clone()
+        expected[position] = trajectory.canvases[0, position]
+        assert remask[row].tolist() == [*expected.tolist(), 0]
+    assert canvases(trajectory, positions, 3, adapter.mask_token)[1].equal(trajectory.canvases[3])
+    with pytest.raises(AdapterError, match=f"step must be 0 to {STEPS - 1}"):
+        canvases(trajectory, positions, STEPS, adapter.mask_token)
+    with pytest.raises(AdapterError, match="shared must be False"):
+        Explainer(adapter).explain(picture(), PROMPT, "all", method=Method(shared=True), steps=2)
+
+
+def test_conditioning_goes_with_its_trajectory() -> None:
+    adapter = gemma.make_adapter()
+    inputs = adapter.encode(picture(), PROMPT)
+    trajectory = adapter.generate(inputs, STEPS)
+    targets = build_targets(trajectory, trajectory.steps.argmax()[None], STEPS - 1, adapter.mask_token)
+    before = log_probabilities(adapter, inputs, targets)
+    other = adapter.generate(adapter.encode(picture(seed=1), PROMPT), STEPS)
+    assert log_probabilities(adapter, inputs, targets).equal(before)
+    del trajectory, other
+    gc.collect()
+    assert not adapter._conditioning
+    with pytest.raises(AdapterError, match="of a trajectory that is still there"):
+        log_probabilities(adapter, inputs, targets)
+
+
+def test_generation_leaves_nothing_behind(adapter: DiffusionGemmaAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = adapter.encode(picture(), PROMPT)
+    torch.manual_seed(11)
+    state = torch.get_rng_state()
+    first = adapter.generate(inputs, 2)
+    assert torch.get_rng_state().equal(state)
+    assert adapter.generate(inputs, 2).tokens.equal(first.tokens)
+    decoder = adapter.model.model.decoder
+
+    def fail(*_args: Any, **_kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(decoder.layers[1], "forward", fail)
+    with pytest.raises(KeyboardInterrupt):
+        adapter.generate(inputs, 2)
+    assert not decoder._forward_pre_hooks
+    assert not decoder.self_conditioning._forward_pre_hooks
+
+
+def test_what_cannot_be_asked(adapter: DiffusionGemmaAdapter) -> None:
+    inputs = adapter.encode(picture(), PROMPT)
+    with pytest.raises(AdapterError, match="block_length must be 12"):
+        adapter.generate(inputs, 2, 4)
+    with pytest.raises(AdapterError, match="steps must be at least 1"):
+        adapter.generate(inputs, 0)
+    with pytest.raises(AdapterError, match="one image token"):
+        adapter.encode(picture(), "what is <image>")
+    with pytest.raises(AdapterError, match="generates step by step"):
+        Explainer(adapter).stream(picture(), PROMPT).__next__()
+
+
+# ------------------------------------------------------------------------------------------------------------ loading
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sound")
+    gemma.save(path, max_shard_size="100KB")
+    return path
+
+
+@pytest.fixture
+def damaged(checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+
+
+def shards(path: Path) -> list[Path]:
+    return sorted(path.glob("*.safetensors"))
+
+
+def test_loads_from_a_folder(checkpoint: Path, adapter: DiffusionGemmaAdapter) -> None:
+    assert len(shards(checkpoint)) > 1
+    loaded = models.load(str(checkpoint))
+    inputs = adapter.encode(picture(), PROMPT)
+    trajectory = loaded.generate(loaded.encode(picture(), PROMPT), 3)
+    assert trajectory.tokens.equal(adapter.generate(inputs, 3).tokens)
+    assert not any(parameter.requires_grad for parameter in loaded.block_module(0).parameters())
+    with pytest.raises(AdapterError, match="attention must be the model's own"):
+        models.load(str(checkpoint), attention="joint")
+
+
+def test_missing_shard(damaged: Path) -> None:
+    shards(damaged)[1].unlink()
+    with pytest.raises(AdapterError, match=r"weights must be in .*00002.*got none there"):
+        models.load(str(damaged))
+
+
+@pytest.mark.parametrize("keep", [0, 5, 0.5, -1])
+def test_truncated_shard(damaged: Path, keep: float) -> None:
+    file = shards(damaged)[0]
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    with pytest.raises(AdapterError, match=f"{file.name} must be a whole safetensors file"):
+        models.load(str(damaged))
+
+
+def change(path: Path, key: str, to: Tensor | None) -> None:
+    for file in shards(path):
+        weights = load_file(file)
+        if key in weights:
+            del weights[key]
+            save_file(weights | ({} if to is None else {key: to}), file, metadata={"format": "pt"})
+            return
+    raise AssertionError(f"no {key}")
+
+
+def some_key(path: Path) -> str:
+    index = json.loads((path / "model.safetensors.index.json").read_text())["weight_map"]
+    return next(key for key in sorted(index) if key.endswith("q_proj.weight") and "vision" not in key)
+
+
+def test_wrong_shape(damaged: Path) -> None:
+    key = some_key(damaged)
+    change(damaged, key, torch.zeros(3, 5))
+    with pytest.raises(AdapterError, match=r"must be of the configuration's shape, got mismatched .*q_proj"):
+        models.load(str(damaged))
+
+
+def test_missing_weight(damaged: Path) -> None:
+    change(damaged, some_key(damaged), None)
+    with pytest.raises(AdapterError, match=r"must be in the checkpoint, got missing .*q_proj"):
+        models.load(str(damaged))
+
+
+def test_pickled_weights_are_refused(damaged: Path) -> None:
+    for file in shards(damaged):
+        file.unlink()
+    (damaged / "model.safetensors.index.json").unlink()
+    torch.save({}, damaged / "pytorch_model.bin")
+    with pytest.raises(AdapterError, match="safetensors file, got none there"):
+        models.load(str(damaged))
+
+
+def test_missing_tokenizer(damaged: Path) -> None:
+    for file in damaged.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(AdapterError, match=r"must have a tokenizer\.json or"):
+        models.load(str(damaged))
+
+
+def test_older_transformers_is_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers.models.gemma4.image_processing_pil_gemma4", None)
+    monkeypatch.setattr(transformers, "__version__", "4.57.6")
+    with pytest.raises(AdapterError, match=r"transformers must be 5\.23\.0 or newer, got 4\.57\.6"):
+        models.load(str(checkpoint))

@@ -44,9 +44,7 @@ from dcam_fast.models.checkpoint import load_model
 TRANSFORMERS = "5.11.0"  # the first release with the family; run with it and with 5.23.0
 SPACES = ("▁", "Ġ")  # how tokenizers write the space that a word begins with
 
-_GENERATING = (
-    threading.Lock()
-)  # transformers samples from the process's random numbers, which are seeded for each answer
+_GENERATING = threading.Lock()  # transformers samples from the random numbers that all threads share
 _NUMBERS = itertools.count(1)  # of what canvases are conditioned on
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast import ops
+from dcam_fast.attribution.states import canvases
 from dcam_fast.attribution.words import mean_by_word, positions_of
 from dcam_fast.config import RAW, RefineConfig
 from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
@@ -38,7 +39,8 @@ class Tam:
         if not words:
             return view.boxes.new_zeros(0, *view.cells.shape)
         answer = trajectory.tokens[: trajectory.length]
-        hidden = adapter.embed(inputs, trajectory.tokens[None])
+        finished = canvases(trajectory, trajectory.steps.new_zeros(1), "final", adapter.mask_token)
+        hidden = adapter.embed(inputs, finished)
         for index in range(adapter.blocks - 1):
             hidden = adapter.block(index, hidden, inputs)
         cells = adapter.image_logits(hidden, view.cells.flatten(), answer, inputs)[0].T

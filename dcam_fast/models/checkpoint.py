@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from dcam_fast.models.adapter import AdapterError
@@ -21,13 +22,12 @@ def check_files(path: Path) -> None:
     index = path / INDEX
     if index.is_file():
         try:
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+            files = sorted({path / shard for shard in json.loads(index.read_text())["weight_map"].values()})
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise AdapterError(f"load: {index} must be an index of shards, got {error!r}") from error
     else:
-        shards = [SINGLE]
-    for shard in shards:
-        file = path / shard
+        files = [path / SINGLE]
+    for file in files:
         if not file.is_file():
             raise AdapterError(f"load: weights must be in {file}, a safetensors file, got none there")
         try:
@@ -56,7 +56,7 @@ def load_model(model_class: Any, path: Path, device: str, **options: Any) -> Any
             output_loading_info=True,
             **options,
         )
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError, StrictDataclassError) as error:
         raise AdapterError(f"load: {path} must be a checkpoint that transformers can load, got {error}") from error
     for kind, need in (("mismatched_keys", "of the configuration's shape"), ("missing_keys", "in the checkpoint")):
         wrong = sorted(key if isinstance(key, str) else key[0] for key in report[kind])

@@ -1,4 +1,4 @@
-"""DiffusionGemma (``model_type`` diffusion_gemma), as transformers has it since 5.23.
+"""DiffusionGemma (``model_type`` diffusion_gemma), as transformers has it since 5.11.
 
 An encoder reads image and prompt; a decoder denoises a canvas of uniform noise and reads, in each of its blocks, the
 keys and values of the encoder's block of the same number. So block ``i`` here is both: the encoder's is the image
@@ -41,8 +41,11 @@ from dcam_fast.models.adapter import (
 )
 from dcam_fast.models.checkpoint import load_model
 
-TRANSFORMERS = "5.23.0"  # the first release with the family, and the one that this file was run with
+TRANSFORMERS = "5.11.0"  # the first release with the family; run with it and with 5.23.0
 SPACES = ("▁", "Ġ")  # how tokenizers write the space that a word begins with
+
+_GENERATING = threading.Lock()  # transformers samples from the random numbers that all threads share
+_NUMBERS = itertools.count(1)  # of what canvases are conditioned on
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,7 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
         if self.blocks < 2:
             raise AdapterError(f"diffusion_gemma: model must have at least two blocks, got {self.blocks}")
         self.default_blocks = (min(self.blocks - 2, self.blocks * 2 // 3),)
-        self._numbers = itertools.count(1)
         self._conditioning: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
-        self._generating = threading.Lock()  # the record is taken from hooks, which all generations share
 
     # ------------------------------------------------------------------------------------------------------- encoding
 
@@ -221,6 +222,7 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
                 inputs.tokens,
                 mm_token_type_ids=(inputs.tokens == self.config.image_token_id).long(),
                 max_new_tokens=length,
+                max_length=None,  # which would win over as many new tokens as the default, and ask for several canvases
                 cache_implementation="dynamic",  # whatever the checkpoint asks for: the replay reads such a one
                 streamer=record,
                 **inputs.image_tokens,
@@ -231,8 +233,8 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
 
     @contextmanager
     def _recording(self) -> Iterator[_Record]:
-        """What the decoder reads while the context lasts."""
-        record, decoder = _Record(), self.model.model.decoder
+        """What the decoder reads while the context lasts, in this thread: others may be replaying."""
+        record, decoder, thread = _Record(), self.model.model.decoder, threading.get_ident()
 
         def read_canvas(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
             record.canvases.append(kwargs["decoder_input_ids"][0].clone())
@@ -240,10 +242,10 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
                 record.conditioning.append(None)
 
         def read_conditioning(_module: nn.Module, args: tuple[Tensor, Tensor]) -> None:
-            if len(record.conditioning) < len(record.canvases):
+            if threading.get_ident() == thread and len(record.conditioning) < len(record.canvases):
                 record.conditioning.append(args[1][0].clone())
 
-        with self._generating:
+        with _GENERATING:
             hooks = [
                 decoder.register_forward_pre_hook(read_canvas, with_kwargs=True),
                 decoder.self_conditioning.register_forward_pre_hook(read_conditioning),
@@ -260,7 +262,7 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
         stays = (guesses == answer).flip(0).cumprod(0).sum(0)  # for how many steps at the end
         numbers = []
         for embeddings in record.conditioning:
-            numbers.append(0 if embeddings is None else next(self._numbers))
+            numbers.append(0 if embeddings is None else next(_NUMBERS))
             if embeddings is not None:
                 self._conditioning[numbers[-1]] = embeddings
         seen = torch.cat((torch.stack(record.canvases), torch.tensor(numbers, device=self.device)[:, None]), 1)

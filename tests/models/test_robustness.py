@@ -1,0 +1,123 @@
+"""DiffusionGemma where several things go on at once, where a checkpoint's own settings interfere, and where a method or
+a file does not fit."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gemma
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dcam_fast import Explainer, models
+from dcam_fast.evaluation.randomisation import randomised_from_top
+from dcam_fast.models import AdapterError
+from dcam_fast.models.diffusion_gemma import DiffusionGemmaAdapter, DiffusionGemmaTrajectory
+
+PROMPT = "what is this"
+
+
+def picture() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+
+
+def in_threads(*calls: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_two_adapters_in_two_threads_answer_as_they_do_alone() -> None:
+    adapters = gemma.make_adapter(), gemma.make_adapter()
+    inputs = adapters[0].encode(picture(), PROMPT)
+    alone = adapters[0].generate(inputs, 20).canvases
+    assert alone is not None
+    got: list[Tensor | None] = []
+    in_threads(*[lambda one=one: got.append(one.generate(inputs, 20).canvases) for one in adapters])
+    assert len(got) == 2
+    for seen in got:
+        assert seen is not None
+        assert seen[:, :-1].equal(alone[:, :-1])
+
+
+def test_a_replay_during_generation_is_not_recorded(
+    adapter: DiffusionGemmaAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = adapter.encode(picture(), PROMPT)
+    alone = adapter.generate(inputs, 4)
+    assert isinstance(alone, DiffusionGemmaTrajectory)
+    assert alone.canvases is not None
+    other, here = alone.canvases[2:3], threading.current_thread()
+    embedding = adapter.model.model.decoder.embed_tokens
+    forward, calls = embedding.forward, []
+
+    def interrupted(tokens: Tensor) -> Any:
+        if threading.current_thread() is here:
+            calls.append(None)
+            if len(calls) > 1:
+                in_threads(lambda: calls.append(adapter.embed(inputs, other)))
+        return forward(tokens)
+
+    monkeypatch.setattr(embedding, "forward", interrupted)
+    again = adapter.generate(inputs, 4)
+    assert len(calls) == 4 + 3
+    assert isinstance(again, DiffusionGemmaTrajectory)
+    for got, wanted in zip(again.conditioning[1:], alone.conditioning[1:], strict=True):
+        assert got is not None
+        assert wanted is not None
+        assert got.equal(wanted)
+
+
+def test_one_canvas_whatever_length_the_checkpoint_asks_for() -> None:
+    model = gemma.make_model()
+    model.config.canvas_length = 256  # the default number of new tokens, which a maximal length takes precedence over
+    model.generation_config.max_length = 700
+    adapter = DiffusionGemmaAdapter(model, gemma.make_tokenizer(), gemma.make_processor(), name="long")
+    trajectory = adapter.generate(adapter.encode(picture(), PROMPT), 2)
+    assert trajectory.canvases is not None
+    assert trajectory.canvases.shape == (2, 257)
+
+
+def test_blocks_can_be_randomised_in_a_copy() -> None:
+    adapter = gemma.make_adapter()
+    inputs = adapter.encode(picture(), PROMPT)
+    before = adapter.generate(inputs, 3).tokens
+    blocks, answers = zip(
+        *[(i, copy.generate(inputs, 3).tokens) for i, copy in randomised_from_top(adapter)], strict=True
+    )
+    assert blocks == tuple(reversed(range(adapter.blocks)))
+    assert not any(answer.equal(before) for answer in answers)
+    assert adapter.generate(inputs, 3).tokens.equal(before)
+
+
+def test_a_method_that_needs_the_image_in_the_answers_stream_says_so(adapter: DiffusionGemmaAdapter) -> None:
+    with pytest.raises(AdapterError, match=r"image_logits: .* got tiny-gemma"):
+        Explainer(adapter).explain(picture(), PROMPT, "all", method="tam", steps=2)
+
+
+@pytest.mark.parametrize(
+    "weights", [[], {"weight_map": []}, {"weight_map": {"a": 3}}, {"weight_map": {"a": ["b"]}}, {}]
+)
+def test_index_of_another_form(tmp_path: Path, weights: object) -> None:
+    gemma.save(tmp_path, max_shard_size="100KB")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(weights))
+    with pytest.raises(AdapterError, match="must be an index of shards"):
+        models.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", [[], {"hidden_size": "big"}, None])
+def test_configuration_of_another_form(tmp_path: Path, text: object) -> None:
+    gemma.save(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"text_config": text}))
+    with pytest.raises(AdapterError, match="must be a checkpoint that transformers can load"):
+        models.load(str(tmp_path))

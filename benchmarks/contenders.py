@@ -138,6 +138,13 @@ def _face_call(face: str) -> Callable[[Case, Inputs], Call]:
     return build
 
 
+def _array_entry(case: Case, inputs: Inputs) -> Call:
+    (one,) = inputs[0].numpy()
+    return lambda: torch.from_numpy(
+        ops.refine_array(one, case.config, repetition=REPETITION, image_side=IMAGE_SIDE)[None]
+    )
+
+
 def _graph_of(build: Callable[[Case, Inputs], Call]) -> Callable[[Case, Inputs], Call]:
     return lambda case, inputs: captured(build(case, inputs))
 
@@ -166,6 +173,8 @@ def contenders(case: Case, device: str, faces: list[str], *, compiled: bool) -> 
         found.append(Contender("torch.compile", _compiled_call))
     if not on_cpu:
         found.append(Contender("PyTorch eager, CUDA graph", _graph_of(_eager_call)))
+    if case.op == "refine" and case.targets == 1 and "cpu" in faces:
+        found.append(Contender("dcam_fast cpu, NumPy entry", _array_entry, ours=True))
     for face in faces:
         found.append(Contender(f"dcam_fast {face}", _face_call(face), ours=True))
         if not on_cpu:

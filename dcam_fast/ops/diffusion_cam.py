@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dcam_fast import reference
 from dcam_fast.config import DEFAULT, RefineConfig
-from dcam_fast.ops._faces import Op, native, need_float, plain
-from dcam_fast.ops.pool import _CODES, AGGREGATIONS, _blocks, _count, _out_dtype
-from dcam_fast.ops.refine import _need_image_side, _need_ratio
+from dcam_fast.ops._faces import Op, native, need_float
+from dcam_fast.ops.pool import AGGREGATIONS, CODES, checked_blocks, map_shape, out_dtype
+from dcam_fast.ops.refine import need_image_side, need_ratios
 
 _WEIGHTED = ("pooled", "gradcam", "gradcam_paper")
 
@@ -29,7 +29,7 @@ def _fake(
     image_side: float,
     check: bool,
 ) -> Tensor:
-    return gradients[0].new_empty((gradients[0].shape[0], height, width), dtype=_out_dtype(gradients[0]))
+    return gradients[0].new_empty((gradients[0].shape[0], height, width), dtype=out_dtype(gradients[0]))
 
 
 def _reference(
@@ -100,16 +100,8 @@ def _settings(
     caller: str, config: RefineConfig, repetition: float | Tensor, image_side: float | None, like: Tensor
 ) -> tuple[float, Tensor | None, float]:
     """repetition, repetitions and image_side of the operators."""
-    side = _need_image_side(caller, image_side) if config.needs_image_side else 0.0
-    if not isinstance(repetition, Tensor):
-        return _need_ratio(caller, repetition), None, side
-    need = (like.shape[0],)
-    if repetition.shape != need or repetition.device != like.device or not repetition.is_floating_point():
-        raise ValueError(
-            f"{caller}: repetition must be a float or float {list(need)} on {like.device}, "
-            f"got {repetition.dtype} {list(repetition.shape)} on {repetition.device}"
-        )
-    return 0.0, plain(repetition), side
+    side = need_image_side(caller, image_side) if config.needs_image_side else 0.0
+    return *need_ratios(caller, repetition, like.shape[0], like.device), side
 
 
 def diffusion_cam(
@@ -140,15 +132,15 @@ def diffusion_cam(
     Raises:
         ValueError, TypeError: an argument of the wrong shape, dtype or device; a cell outside 0..S-1; NaN or Inf.
     """
-    A, G = _blocks("diffusion_cam", activations, gradients, cells, aggregation)
+    A, G = checked_blocks("diffusion_cam", activations, gradients, cells, aggregation)
     height, width = grid
-    count = _count(A, G, cells)[1]
+    count = map_shape(A, G, cells)[1]
     if height < 1 or width < 1 or height * width != count:
         raise ValueError(f"diffusion_cam: grid must be (h, w) of {count} cells, got {tuple(grid)}")
     settings = _settings("diffusion_cam", config, repetition, image_side, G[0])
     face = _OP.face(G[0], backend)
     need_float("diffusion_cam", "activations", A[0], face)
-    return face(A, G, cells, _CODES[aggregation], height, width, config.packed, *settings, check)
+    return face(A, G, cells, CODES[aggregation], height, width, config.packed, *settings, check)
 
 
 def diffusion_cam_workspace(
@@ -158,7 +150,7 @@ def diffusion_cam_workspace(
     G = [gradients] if isinstance(gradients, Tensor) else list(gradients)
     if native is None or not G[0].is_cuda:
         return 0
-    T, N = _count(G, G, cells)
+    T, N = map_shape(G, G, cells)
     strides = [(g.shape[2] + 31) // 32 * 32 for g in G]
     parts = [native.pool_weight_parts(T, N, g.shape[2]) for g in G]
     weights = [T * stride * (1 + part) for stride, part in zip(strides, parts, strict=True)]
@@ -189,9 +181,9 @@ def diffusion_cam_out(
         flags: int32 [T], contiguous: 1 for every map that NaN or Inf reached (that map is zeros), else 0.
         workspace: float32, contiguous, of `diffusion_cam_workspace` numbers at least.
     """
-    A, G = _blocks("diffusion_cam_out", activations, gradients, cells, aggregation)
-    T, N = _count(A, G, cells)
-    dtype = _out_dtype(G[0])
+    A, G = checked_blocks("diffusion_cam_out", activations, gradients, cells, aggregation)
+    T, N = map_shape(A, G, cells)
+    dtype = out_dtype(G[0])
     if out.dtype is not dtype or out.dim() != 3 or out.shape[0] != T or out.shape[1] * out.shape[2] != N:
         raise ValueError(
             f"diffusion_cam_out: out must be contiguous {dtype} [{T}, h, w] of {N} cells a map, "
@@ -216,4 +208,4 @@ def diffusion_cam_out(
     settings = _settings("diffusion_cam_out", config, repetition, image_side, G[0])
     face = _OP_OUT.face(G[0], backend)
     need_float("diffusion_cam_out", "activations", A[0], face)
-    face(out, flags, workspace, A, G, cells, _CODES[aggregation], config.packed, *settings)
+    face(out, flags, workspace, A, G, cells, CODES[aggregation], config.packed, *settings)

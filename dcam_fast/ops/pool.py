@@ -11,22 +11,22 @@ from dcam_fast import reference
 from dcam_fast.ops._faces import Op, need_float, plain
 
 AGGREGATIONS = reference.AGGREGATIONS
-_CODES = {name: code for code, name in enumerate(AGGREGATIONS)}
+CODES = {name: code for code, name in enumerate(AGGREGATIONS)}
 
 
-def _count(activations: Sequence[Tensor], gradients: Sequence[Tensor], cells: Tensor | None) -> tuple[int, int]:
+def map_shape(activations: Sequence[Tensor], gradients: Sequence[Tensor], cells: Tensor | None) -> tuple[int, int]:
     return gradients[0].shape[0], gradients[0].shape[1] if cells is None else cells.shape[0]
 
 
-def _out_dtype(tensor: Tensor) -> torch.dtype:
+def out_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype is torch.float64 else torch.float32
 
 
 def _fake(
     activations: Sequence[Tensor], gradients: Sequence[Tensor], cells: Tensor | None, aggregation: int, check: bool
 ) -> Tensor:
-    shape = _count(activations, gradients, cells)
-    return gradients[0].new_empty(shape, dtype=_out_dtype(gradients[0]))
+    shape = map_shape(activations, gradients, cells)
+    return gradients[0].new_empty(shape, dtype=out_dtype(gradients[0]))
 
 
 def _reference(
@@ -64,7 +64,7 @@ _POOL = Op("pool", f"({_INPUTS}, bool check) -> Tensor", _fake, _reference, "poo
 _POOL_OUT = Op("pool_out", f"(Tensor(a!) out, Tensor(b!) flags, {_INPUTS}) -> ()", _fake_out, _reference_out, "pool")
 
 
-def _blocks(
+def checked_blocks(
     caller: str,
     activations: Tensor | Sequence[Tensor],
     gradients: Tensor | Sequence[Tensor],
@@ -74,7 +74,7 @@ def _blocks(
     """The arguments as one list of blocks each, checked."""
     A = [activations] if isinstance(activations, Tensor) else list(activations)
     G = [gradients] if isinstance(gradients, Tensor) else list(gradients)
-    if aggregation not in _CODES:
+    if aggregation not in CODES:
         raise ValueError(f"{caller}: aggregation must be one of {', '.join(AGGREGATIONS)}, got {aggregation!r}")
     if not A or len(A) != len(G):
         raise ValueError(
@@ -135,10 +135,10 @@ def pool(
     Raises:
         ValueError, TypeError: an argument of the wrong shape, dtype or device; a cell outside 0..S-1; NaN or Inf.
     """
-    A, G = _blocks("pool", activations, gradients, cells, aggregation)
+    A, G = checked_blocks("pool", activations, gradients, cells, aggregation)
     face = _POOL.face(G[0], backend)
     need_float("pool", "activations", A[0], face)
-    return face(A, G, cells, _CODES[aggregation], check)
+    return face(A, G, cells, CODES[aggregation], check)
 
 
 def pool_out(
@@ -153,13 +153,13 @@ def pool_out(
 ) -> None:
     """`pool(check=False)` into the caller's buffers: maps to `out`, float32 [T, N], contiguous, and to `flags`, int32
     [T], 1 for every map that NaN or Inf reached (that map is zeros) and 0 otherwise."""
-    A, G = _blocks("pool_out", activations, gradients, cells, aggregation)
+    A, G = checked_blocks("pool_out", activations, gradients, cells, aggregation)
     face = _POOL_OUT.face(G[0], backend)
     need_float("pool_out", "activations", A[0], face)
-    shape = _count(A, G, cells)
-    if out.dtype is not _out_dtype(G[0]) or out.shape != shape or not out.is_contiguous():
+    shape = map_shape(A, G, cells)
+    if out.dtype is not out_dtype(G[0]) or out.shape != shape or not out.is_contiguous():
         raise ValueError(
-            f"pool_out: out must be contiguous {_out_dtype(G[0])} {list(shape)}, got {out.dtype} {list(out.shape)}"
+            f"pool_out: out must be contiguous {out_dtype(G[0])} {list(shape)}, got {out.dtype} {list(out.shape)}"
         )
     if flags.dtype is not torch.int32 or flags.shape != shape[:1] or not flags.is_contiguous():
         raise ValueError(
@@ -167,4 +167,4 @@ def pool_out(
         )
     if out.device != G[0].device or flags.device != G[0].device:
         raise ValueError(f"pool_out: out and flags must be on {G[0].device}, got {out.device} and {flags.device}")
-    face(out, flags, A, G, cells, _CODES[aggregation])
+    face(out, flags, A, G, cells, CODES[aggregation])

@@ -77,7 +77,7 @@ def repetition_ratio(token_ids: Iterable[int] | Tensor) -> float:
     return sum(count > 1 for count in counts.values()) / max(counts.total(), 1)
 
 
-def _need_image_side(caller: str, image_side: float | None) -> float:
+def need_image_side(caller: str, image_side: float | None) -> float:
     if image_side is None or not image_side > 0:
         raise ValueError(
             f"{caller}: image_side must be the image's shorter side in pixels for this config, got {image_side}"
@@ -89,6 +89,20 @@ def _need_ratio(caller: str, repetition: float) -> float:
     if not 0 <= repetition <= 1:
         raise ValueError(f"{caller}: repetition must be from 0 to 1, got {repetition}")
     return float(repetition)
+
+
+def need_ratios(
+    caller: str, repetition: float | Tensor, count: int, device: torch.device
+) -> tuple[float, Tensor | None]:
+    """`repetition` of `count` maps as the faces take it, checked: one number, or one for each map."""
+    if not isinstance(repetition, Tensor):
+        return _need_ratio(caller, repetition), None
+    if repetition.shape != (count,) or repetition.device != device or not repetition.is_floating_point():
+        raise ValueError(
+            f"{caller}: repetition must be a float or float [{count}] on {device}, "
+            f"got {repetition.dtype} {list(repetition.shape)} on {repetition.device}"
+        )
+    return 0.0, plain(repetition)
 
 
 def refine(
@@ -138,17 +152,8 @@ def refine(
                 f"got {grids.dtype} {list(grids.shape)} on {grids.device}"
             )
         count = grids.shape[0]
-    side = _need_image_side("refine", image_side) if config.needs_image_side else 0.0
-    ratio, ratios = 0.0, None
-    if isinstance(repetition, Tensor):
-        if repetition.shape != (count,) or repetition.device != maps.device or not repetition.is_floating_point():
-            raise ValueError(
-                f"refine: repetition must be a float or float [{count}] on {maps.device}, "
-                f"got {repetition.dtype} {list(repetition.shape)} on {repetition.device}"
-            )
-        ratios = plain(repetition)
-    else:
-        ratio = _need_ratio("refine", repetition)
+    side = need_image_side("refine", image_side) if config.needs_image_side else 0.0
+    ratio, ratios = need_ratios("refine", repetition, count, maps.device)
     op = _REFINE if out is None else _REFINE_OUT
     face = op.face(maps, backend, "refine")
     need_float("refine", "maps", maps, face)
@@ -172,7 +177,7 @@ def refine_array(
     image_side: float | None = None,
 ) -> NDArray[np.float32]:
     """`refine` on one float32 [h, w] array, past torch's dispatcher: the path of least latency."""
-    side = _need_image_side("refine_array", image_side) if config.needs_image_side else 0.0
+    side = need_image_side("refine_array", image_side) if config.needs_image_side else 0.0
     ratio = _need_ratio("refine_array", repetition)
     if array_kernels is None:
         tensor = need_map("refine_array", map)

@@ -60,6 +60,7 @@ def _shares(entries: list[Entry]) -> Figure:
     panel.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
     panel.set_yticks(range(len(chosen)), labels, fontsize=8)
     panel.set(xscale="log", xlabel="% of the limit (copy bandwidth or arithmetic), cold")
+    panel.set_xlim(right=2 * panel.get_xlim()[1])  # room for the figures
     panel.invert_yaxis()
     panel.grid(axis="x", alpha=0.3)
     return figure

@@ -19,7 +19,7 @@ from rich.console import Console
 from torch import Tensor
 
 from dcam_fast import ops
-from dcam_fast.config import DEFAULT, RELEASED
+from dcam_fast.config import RELEASED, UNGUIDED
 from dcam_fast.ops import _faces
 
 from .tuning import TABLE, launch, table
@@ -66,7 +66,7 @@ def _call(kernel: str, shape: dict[str, int], device: str) -> Callable[[str], li
     maps = values(16, side, side).abs()
     if kernel == "refine":
         return lambda backend: [
-            ops.refine(maps, config, repetition=0.1, check=False, backend=backend) for config in (DEFAULT, RELEASED)
+            ops.refine(maps, config, repetition=0.1, check=False, backend=backend) for config in (UNGUIDED, RELEASED)
         ]
     if kernel == "rank_filter":
         return lambda backend: [ops.rank_filter(maps, k, backend=backend) for k in (3, 5)]

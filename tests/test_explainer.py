@@ -75,7 +75,7 @@ def test_targets_by_word_phrase_and_position(explainer: Explainer, scene: scenes
         ({"targets": [99]}, "explain: target must be a position from 0 to .*, got 99"),
         ({"targets": "nouns"}, "explain: targets must be 'content', 'all' or a list .*, got 'nouns'"),
         ({"method": "best"}, f"explain: method must be one of {', '.join(METHODS)} or a Method, got 'best'"),
-        ({"profile": "best"}, "profile: name must be one of released, paper, default, got 'best'"),
+        ({"profile": "best"}, "profile: name must be one of released, paper, default, unguided, got 'best'"),
         ({"prompt": "what is the zebra ?"}, "tiny: prompt must be made of the words"),
         ({"steps": 0}, "generate: steps must be"),
     ],

@@ -23,6 +23,7 @@ from dcam_fast import models, ops
 from dcam_fast.attribution.diffusion_cam import Method, build_targets
 from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.objectives import ObjectiveName
+from dcam_fast.attribution.refined import refined
 from dcam_fast.attribution.states import StateName
 from dcam_fast.config import RAW, RefineConfig
 from dcam_fast.evaluation.cases import Case, Metrics, measure
@@ -98,10 +99,8 @@ def compare_profiles(adapter: Adapter[Any], cases: list[Case], method: Method) -
         captured = capture(adapter, case.inputs, targets, method.blocks or adapter.default_blocks, method.objective)
         activations, gradients = [c.activations for c in captured], [c.gradients for c in captured]
         raw = ops.pool(activations, gradients, view.cells.flatten(), method.aggregation).view(-1, *view.cells.shape)
-        repetition = ops.repetition_ratio(case.trajectory.tokens[: case.trajectory.length])
         for config in profiles():
-            maps = ops.refine(raw, config, repetition=repetition, image_side=case.inputs.side)
-            rows.setdefault(config, []).append(measure(case, maps))
+            rows.setdefault(config, []).append(measure(case, refined(raw, config, case.inputs, case.answer)))
     entries = [summarise(of) | {"profile": asdict(config)} for config, of in rows.items()]
     return ranked(entries)
 

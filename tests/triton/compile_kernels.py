@@ -24,7 +24,7 @@ from triton.runtime.jit import JITFunction
 
 import dcam_fast
 from dcam_fast import reference
-from dcam_fast.config import DEFAULT, PAPER, RELEASED, RefineConfig
+from dcam_fast.config import PAPER, RELEASED, UNGUIDED, RefineConfig
 
 if importlib.util.find_spec("dcam_fast.kernels") is None:
     # a checkout that is on the path and not installed: the folder `kernels` lies beside the package
@@ -87,13 +87,13 @@ def compile_all() -> None:
     flags = torch.zeros(9, dtype=torch.int32)
     pool.pool_out(torch.zeros(9, 37), flags, [A, A], [G, G], None, 0)
     adaptive = RefineConfig(step_ratio=0.1, size="image", gating_sigma=0.3)
-    plain = [("default", DEFAULT), ("released", RELEASED), ("paper", PAPER)]
+    plain = [("unguided", UNGUIDED), ("released", RELEASED), ("paper", PAPER)]
     for (name, config), side in itertools.product(plain, (16, 27, 64)):
         case = f"{name} {side}x{side}"
         refine.refine(torch.zeros(3, side, side), config.packed, None, 0.1, None, 384.0, False)
     for dtype in DTYPES[1:]:
         case = f"default {dtype}"
-        refine.refine(torch.zeros(3, 27, 27, dtype=dtype), DEFAULT.packed, None, 0.1, None, 0.0, False)
+        refine.refine(torch.zeros(3, 27, 27, dtype=dtype), UNGUIDED.packed, None, 0.1, None, 0.0, False)
     case = "ragged, adaptive to 5"
     ratios, grids = torch.zeros(2), torch.tensor([[27, 27], [64, 64]])
     maps = torch.zeros(27 * 27 + 64 * 64)

@@ -383,7 +383,7 @@ def test_by_name(tmp_path: Path) -> None:
     assert [len(dataset) for dataset in datasets] == [3, 3, 2, 1]
     for name in ("imagenet", "coco", "coco:", "scenes:1"):
         with pytest.raises(
-            ValueError, match="evaluate: data must be scenes, coco:FOLDER, grandf:FOLDER, folder:FOLDER"
+            ValueError, match="evaluate: data must be scenes, hard-scenes, coco:FOLDER, grandf:FOLDER, folder:FOLDER"
         ):
             open_dataset(name, limit=1, seed=0)
 

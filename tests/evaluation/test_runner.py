@@ -399,7 +399,7 @@ def test_an_empty_run_has_a_report(adapter: TinyAdapter, tmp_path: Path) -> None
     ("arguments", "message"),
     [
         (["--method", "best"], "error: evaluate: method must be one of default"),
-        (["--data", "imagenet"], "error: evaluate: data must be scenes, coco:FOLDER"),
+        (["--data", "imagenet"], "error: evaluate: data must be scenes, hard-scenes, coco:FOLDER"),
         (["--data", "folder:/no/such"], "error: folder: folder must exist, got '/no/such'"),
         (["--model", "none"], "error: load: model must be 'tiny'"),
     ],

@@ -57,9 +57,9 @@ def find_nvcc() -> str | None:
         packaged = sorted(nvcc for folder in folders for nvcc in (folder / "nvidia").glob("*/bin/nvcc"))
         nvcc = str(packaged[-1]) if packaged else None
     if wanted == "1" and nvcc is None:
-        sys.exit("dcam_fast: DCAM_CUDA=1, but there is no nvcc in CUDA_HOME, /usr/local/cuda, on PATH or among the packages")
+        sys.exit("dcam_fast: DCAM_CUDA=1, but no nvcc in CUDA_HOME, /usr/local/cuda, on PATH or the packages")
     if nvcc is None:
-        print("dcam_fast: no nvcc in CUDA_HOME, /usr/local/cuda, on PATH or among the packages: built without CUDA kernels")
+        print("dcam_fast: no nvcc in CUDA_HOME, /usr/local/cuda, on PATH or the packages: built without CUDA kernels")
     return nvcc
 
 

@@ -101,7 +101,7 @@ BESIDE = (
     Phase(300, 40, MIXED, (2, 3), questions=0.6, joint=0.2, kinds=SIDES),
     Phase(600, 40, MIXED, (1, 4), questions=0.5, joint=0.25, hard=0.5),
 )
-HARD_BESIDE = (Phase(800, 40, MIXED, (2, 4), questions=0.6, joint=0.25, hard=0.6, kinds=MOSTLY_SIDES),)
+HARD_BESIDE = (Phase(500, 40, MIXED, (2, 4), questions=0.6, joint=0.25, hard=0.6, kinds=MOSTLY_SIDES),)
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,27 @@ def test_refusals(call, text):
     assert str(error.value) == text
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("grid", "radius"), [((1, 1), 1), ((1, 7), 3), ((9, 13), 3), ((17, 9), 8)], ids=str)
+def test_guided_filter(random, grid, radius, dtype):
+    # tolerance: see tests/ops/test_guided.py
+    maps, guide = peaked(random, 2, *grid).to(dtype), torch.rand(3, *grid, generator=random)
+    guide[:, :, grid[1] // 2 :] = torch.rand(3, 1, 1, generator=random)
+    for epsilon in (1e-4, 1e-2):
+        got = ops.guided_filter(maps.to(DEVICE), guide.to(DEVICE), radius, epsilon, backend="triton").cpu()
+        assert (got - reference.guided_filter(maps.double(), guide, radius, epsilon)).abs().max() <= 2e-5
+
+
+def test_guided_filter_not_finite(random):
+    maps, guide = peaked(random, 3, 8, 9).to(DEVICE), torch.rand(3, 8, 9, generator=random).to(DEVICE)
+    clean = ops.guided_filter(maps, guide, backend="triton")
+    maps[1, 4, 4] = torch.nan
+    got = ops.guided_filter(maps, guide, backend="triton")
+    assert torch.equal(got[[0, 2]], clean[[0, 2]])
+    assert got[1, 4, 4].isnan()
+    assert ops.guided_filter(maps[:0], guide, backend="triton").shape == (0, 8, 9)
+
+
 def boxes_of(h, w, cell, left, top):
     x0, y0 = left + torch.arange(w) * cell, top + torch.arange(h) * cell
     y, x = torch.meshgrid(y0, x0, indexing="ij")

@@ -18,7 +18,7 @@ SOURCES = [
     EMULATOR / "entries.cpp",
     *(
         ROOT / "csrc/dcam" / name
-        for name in ("refine.cpp", "overlay.cpp", "cuda/pool.cu", "cuda/refine.cu", "cuda/guided.cu", "cuda/overlay.cu")
+        for name in ("refine.cpp", "overlay.cpp", "cuda/pool.cu", "cuda/refine.cu", "cuda/overlay.cu")
     ),
 ]
 

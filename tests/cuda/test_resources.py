@@ -57,7 +57,7 @@ def test_every_architecture(usage):
     for arch in archs:
         kernels = [kernel for at, kernel in usage if at == arch]
         assert len(kernels) == len(usage) / len(archs)
-        for name in (*named, "guide_windows", "guided_maps", "overlay_tile", "upsample_pixels"):
+        for name in (*named, "overlay_tile", "upsample_pixels"):
             assert any(name in kernel for kernel in kernels), name
 
 

@@ -2,7 +2,6 @@
 #include <vector>
 
 #include "cuda_runtime.h"
-#include "dcam/cuda/guided.h"
 #include "dcam/cuda/overlay.h"
 #include "dcam/cuda/pool.h"
 #include "dcam/cuda/refine.h"
@@ -50,14 +49,6 @@ int pool(const int64_t* numbers, int64_t count, int32_t* flags) {
 
 int rank_filter(const float* maps, float* out, int64_t count, int64_t height, int64_t width, int side) {
     return dcam::cuda::rank_filter({maps, out, count, height, width, side}, nullptr);
-}
-
-int guided_filter(const float* maps, const float* guide, float* out, int64_t count, int64_t height, int64_t width,
-                  int radius, float epsilon) {
-    dcam::GuidedParams p{maps, guide, nullptr, out, count, height, width, radius, epsilon};
-    std::vector<float> workspace(dcam::cuda::guided_workspace(p), NAN);
-    p.statistics = workspace.data();
-    return dcam::cuda::guided_filter(p, nullptr);
 }
 
 // upsample if there is no image

@@ -1,6 +1,6 @@
 """Trains the embedded model from nothing: ``dcam-fast train-tiny``.
 
-Six stages, all counted in steps and seeded, so that a run on the same machine and torch gives the same weights:
+Five stages, all counted in steps and seeded, so that a run on the same machine and torch gives the same weights:
 
 1. The vision tower alone learns which words the caption of a scene contains, from the words alone (no masks, no
    positions). It plays the part that a pretrained encoder plays in a large model; without it the language model learns
@@ -9,7 +9,6 @@ Six stages, all counted in steps and seeded, so that a run on the same machine a
 3. It learns to read the hard scenes too: from the averaged weights, with fresh optimizers.
 4. The same, with more questions: what is beside what takes longest to learn.
 5. Mostly questions about what is beside what, first in scenes of two objects, then in larger ones.
-6. The same in hard scenes.
 
 A stage is saved every ``SAVE_EVERY`` steps and goes on from there when started again with the same folder.
 """
@@ -54,15 +53,6 @@ QUESTIONS = {
     "right": 0.20,
 }
 SIDES = {"left": 0.45, "right": 0.45, "object": 0.10}
-MOSTLY_SIDES = {
-    "color": 0.06,
-    "object": 0.14,
-    "absent": 0.05,
-    "count": 0.05,
-    "background": 0.04,
-    "left": 0.33,
-    "right": 0.33,
-}
 CONTENT = VOCABULARY.index(scenes.SHAPES[0])  # words from here on name something in the image
 
 
@@ -101,7 +91,6 @@ BESIDE = (
     Phase(300, 40, MIXED, (2, 3), questions=0.6, joint=0.2, kinds=SIDES),
     Phase(600, 40, MIXED, (1, 4), questions=0.5, joint=0.25, hard=0.5),
 )
-HARD_BESIDE = (Phase(500, 40, MIXED, (2, 4), questions=0.6, joint=0.25, hard=0.6, kinds=MOSTLY_SIDES),)
 
 
 @dataclass(frozen=True)
@@ -119,7 +108,6 @@ STAGES = (
     Stage("harder", HARDER, 2, 0.5),
     Stage("relations", RELATIONS, 3, 0.5),
     Stage("beside", BESIDE, 4, 0.5),
-    Stage("hard_beside", HARD_BESIDE, 5, 0.5),
 )
 TOWER_RATE, MUON_RATE, ADAM_RATE = 3e-3, 2e-2, 3e-3
 WARMUP, DECAY, FLOOR = 50, 0.40, 0.02  # steps; share of the run over which the rate falls linearly; to this share

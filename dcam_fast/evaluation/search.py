@@ -2,9 +2,9 @@
 
 Four rounds on the selection scenes, which no reported figure is measured on. The first compares raw maps over
 objectives, answer states, aggregations and blocks: the best is the one with the highest pointing rate among those whose
-F3 is within one standard error of the highest. The second refines the best raw map in every way. The third takes those
-within one standard error of the highest F3 and measures deletion: the lowest is chosen. The fourth asks whether a
-few ideas that the package does not have would improve on that.
+F3 is within one standard error of the highest, of equals the one with fewer blocks. The second refines the best raw map
+in every way. The third takes those within one standard error of the highest F3 and measures deletion: the lowest is
+chosen. The fourth asks whether a few ideas that the package does not have would improve on that.
 """
 
 from __future__ import annotations
@@ -81,9 +81,16 @@ def level(entries: list[dict[str, Any]]) -> float:
 
 
 def ranked(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By F3, after those within one standard error of the highest, which come first and by pointing rate."""
+    """By F3, after those within one standard error of the highest, which come first and by pointing rate; of the same
+    rate those with fewer blocks."""
     least = level(entries)
-    return sorted(entries, key=lambda entry: (-entry["hit"] if entry["f3"] >= least else 0.0, -entry["f3"]))
+
+    def place(entry: dict[str, Any]) -> tuple[float, ...]:
+        if entry["f3"] < least:
+            return 1, -entry["f3"]
+        return 0, -entry["hit"], len(entry.get("blocks", ())), -entry["f3"]
+
+    return sorted(entries, key=place)
 
 
 def compare_raw(adapter: Adapter[Any], cases: list[Case]) -> list[dict[str, Any]]:

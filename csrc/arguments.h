@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "dcam/guided.h"
 #include "dcam/overlay.h"
 #include "dcam/pool.h"
 #include "dcam/refine.h"
@@ -200,6 +201,22 @@ inline void check_rank_filter(const Tensor& given, int64_t k) {
     check(given.dim() == 3 && given.size(1) > 0 && given.size(2) > 0,
           "rank_filter: maps must be [T, h, w] with h, w > 0");
     check(k >= 3 && k <= 11 && k % 2 == 1, "rank_filter: k must be an odd int from 3 to 11, got ", k);
+}
+
+inline GuidedParams guided_params(const Tensor& maps, const Tensor& guide, int64_t radius, double epsilon) {
+    check(maps.dim() == 3 && maps.size(1) > 0 && maps.size(2) > 0,
+          "guided_filter: maps must be [T, h, w] with h, w > 0");
+    check(guide.dim() == 3 && guide.size(0) == 3 && guide.size(1) == maps.size(1) && guide.size(2) == maps.size(2),
+          "guided_filter: guide must be [3, h, w] like the maps");
+    check(radius >= 1 && radius <= 8, "guided_filter: radius must be from 1 to 8 cells, got ", radius);
+    check(epsilon > 0, "guided_filter: epsilon must be a positive number, got ", epsilon);
+    GuidedParams p{};
+    p.count = maps.size(0);
+    p.height = maps.size(1);
+    p.width = maps.size(2);
+    p.radius = static_cast<int>(radius);
+    p.epsilon = static_cast<float>(epsilon);
+    return p;
 }
 
 inline void check_overlay(const Tensor& image, const Tensor& colormap, double alpha) {

@@ -141,6 +141,22 @@ Tensor rank_filter(const Tensor& given, int64_t k) {
     return out;
 }
 
+Tensor guided_filter(const Tensor& given, const Tensor& guide, int64_t radius, double epsilon) {
+    dcam::GuidedParams p = dcam::guided_params(given, guide, radius, epsilon);
+    const Tensor maps = as_float(given), colours = as_float(guide);
+    Tensor out = new_floats(maps, {p.count, p.height, p.width});
+    std::vector<float> statistics(dcam::GuidedParams::kStatistics * p.height * p.width);
+    p.maps = maps.const_data_ptr<float>();
+    p.guide = colours.const_data_ptr<float>();
+    p.statistics = statistics.data();
+    p.out = out.mutable_data_ptr<float>();
+    if (p.count > 0) dcam::guide_statistics(p);
+    constexpr double per_cell = 20;
+    divide(p.count, per_cell * static_cast<double>(p.height * p.width),
+           [&p](int64_t begin, int64_t end) { dcam::guided_filter(p, begin, end); });
+    return out;
+}
+
 // ------------------------------------------------------------------------------------------------------- diffusion_cam
 
 void diffusion_cam_into(float* out, int32_t* flags, const std::vector<Tensor>& activations,
@@ -212,6 +228,7 @@ STABLE_TORCH_LIBRARY_IMPL(dcam_fast, CPU, m) {
     m.impl("refine", TORCH_BOX(&refine));
     m.impl("refine_out", TORCH_BOX(&refine_out));
     m.impl("rank_filter", TORCH_BOX(&rank_filter));
+    m.impl("guided_filter", TORCH_BOX(&guided_filter));
     m.impl("upsample", TORCH_BOX(&upsample));
     m.impl("overlay", TORCH_BOX(&overlay));
 }

@@ -54,6 +54,7 @@ class Settings:
 
 
 settings = Settings()
+DATA = "scenes, hard-scenes, coco:FOLDER, grandf:FOLDER or folder:FOLDER."
 HARD = "Hard scenes: up to six objects that overlap and look alike, on richer backgrounds."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -185,7 +186,7 @@ def explain(
     method: Annotated[str, typer.Option(help="How maps are made: default, published, grad_cam, tam, ...")] = "default",
     profile: Annotated[
         str | None,
-        typer.Option(help="How maps are refined: default, released or paper. Without it: as the method does."),
+        typer.Option(help="Refinement: default, unguided, released or paper. Without it: as the method has it."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write to, into one folder per image.")] = Path("dcam-out"),
     model: Annotated[
@@ -249,12 +250,13 @@ def evaluate(
     ),
     model: Annotated[str, typer.Option(help="The model.")] = "tiny",
     attention: Annotated[str | None, typer.Option(help="Attention topology; without it, the model's own.")] = None,
-    data: Annotated[
-        str, typer.Option(help="scenes, coco:FOLDER, grandf:FOLDER or folder:FOLDER.", metavar="NAME")
-    ] = "scenes",
+    data: Annotated[str, typer.Option(help=DATA, metavar="NAME")] = "scenes",
     method: Annotated[
         list[str] | None,
         typer.Option(help="A method, or true_mask; may be repeated. Without it: all but llava_cam_smooth."),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="One refinement for all methods, by name. Without it: as each has it.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Samples at most.")] = 200,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the scenes; without it, those to choose on.")] = None,
@@ -282,6 +284,7 @@ def evaluate(
             methods=tuple(method or [n for n in (*METHODS, runner.TRUE_MASK) if n != "llava_cam_smooth"]),
             seed=SELECTION_SEED if seed is None else seed,
             attention=attention,
+            profile=profile,
             steps=steps,
             shares=tuple(share or SHARES),
             randomised=randomise,
@@ -308,6 +311,46 @@ def evaluate(
         out_console.print(f"{name:16} {figures}", markup=False)
     out_console.print(f"\n{summary.words} words of {summary.named} of {summary.samples} samples", markup=False)
     out_console.print(f"report  {out / report.PAGE}", markup=False)
+
+
+@app.command()
+@_one_line
+def reproduce(
+    study: Annotated[str, typer.Argument(help="table1, table2 or sensitivity.")],
+    out: Annotated[Path, typer.Option(help="Folder for the table, as Markdown and JSON.")] = Path("dcam-reproduction"),
+    model: Annotated[str, typer.Option(help="The model.")] = "tiny",
+    attention: Annotated[str | None, typer.Option(help="Attention topology; without it, the model's own.")] = None,
+    data: Annotated[str, typer.Option(help=DATA, metavar="NAME")] = "scenes",
+    limit: Annotated[int, typer.Option(min=1, help="Samples at most.")] = 200,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the scenes; without it, those to choose on.")] = None,
+) -> None:
+    """Run the paper's comparison, ablation or study of hyper-parameters, beside the published figures."""
+    with out_console.status("loading"):
+        from dcam_fast import models
+        from dcam_fast.evaluation import reproduction
+        from dcam_fast.evaluation.datasets import open_dataset
+        from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
+
+        if study not in reproduction.STUDIES:
+            known = ", ".join(reproduction.STUDIES)
+            raise ValueError(f"reproduce: study must be one of {known}, got {study!r}")
+        chosen = reproduction.STUDIES[study]
+        seed = SELECTION_SEED if seed is None else seed
+        dataset = open_dataset(data, limit=limit, seed=seed)
+        adapter = models.load(model, attention=attention)
+    with _progress() as progress:
+        task = progress.add_task(study, total=None)
+        result = reproduction.reproduce(
+            adapter,
+            dataset,
+            chosen,
+            limit,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    facts: dict[str, object] = {"model": model, "attention": attention, "data": data, "limit": limit, "seed": seed}
+    table, _ = reproduction.write(chosen, result, study, facts, out)
+    out_console.print(table.read_text("utf-8"), markup=False)
+    out_console.print(f"table  {table}", markup=False)
 
 
 @app.command()

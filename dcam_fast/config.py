@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields, replace
 from typing import Any, Final, Literal
 
-Denoise = Literal["none", "rank", "gaussian"]
+Denoise = Literal["none", "rank", "gaussian", "guided"]
 SizeRule = Literal["grid", "image"]
 Mode = Literal["baseline", "gaussian_only", "confidence_only", "background_only", "debiasing_only", "all_methods"]
 
-DENOISE: Final[tuple[Denoise, ...]] = ("none", "rank", "gaussian")
+DENOISE: Final[tuple[Denoise, ...]] = ("none", "rank", "gaussian", "guided")
 SIZE_RULES: Final[tuple[SizeRule, ...]] = ("grid", "image")
 MODES: Final[tuple[Mode, ...]] = (
     "baseline",
@@ -23,6 +23,7 @@ MODES: Final[tuple[Mode, ...]] = (
 )
 KERNEL_SIZES: Final = (3, 5, 7, 9, 11)
 MAX_SIGMA: Final = 5.0
+MAX_RADIUS: Final = 8
 _CODES: Final[dict[str, tuple[str, ...]]] = {"denoise": DENOISE, "size": SIZE_RULES}
 
 
@@ -36,12 +37,15 @@ class RefineConfig:
     Raises ValueError where a field is out of its range.
     """
 
-    # AKD, adaptive kernel denoising. "gaussian" is no part of the method: plain smoothing by `smoothing_sigma` cells.
+    # AKD, adaptive kernel denoising. Two are no part of the method: "gaussian", plain smoothing by `smoothing_sigma`
+    # cells, and "guided", smoothing along the edges of the image (`dcam_fast.ops.guided_filter`).
     denoise: Denoise = "rank"
     kernel_size: int | None = None  # odd, 3 to 11; None: from the map's own spread, the size and `step_ratio`
     step_ratio: float = 0.5  # denoising steps per generated token
     size: SizeRule = "grid"  # the size that `kernel_size=None` uses: rows of the map, or the input image's shorter side
     smoothing_sigma: float = 0.6
+    guide_radius: int = 3  # cells
+    guide_epsilon: float = 1e-4  # variance of colours of 0..1 that counts as an edge
     # DACG, distribution-aware confidence gating
     gating: bool = True
     gating_spread: float = 0.22
@@ -71,6 +75,8 @@ class RefineConfig:
         need(0 < self.step_ratio < math.inf, "step_ratio", "a positive number")
         need(self.size in SIZE_RULES, "size", f"one of {', '.join(SIZE_RULES)}")
         need(0 < self.smoothing_sigma <= MAX_SIGMA, "smoothing_sigma", f"over 0 and at most {MAX_SIGMA:g} cells")
+        need(1 <= self.guide_radius <= MAX_RADIUS, "guide_radius", f"from 1 to {MAX_RADIUS} cells")
+        need(0 < self.guide_epsilon < math.inf, "guide_epsilon", "a positive number")
         need(0 <= self.gating_sigma <= MAX_SIGMA, "gating_sigma", f"from 0 to {MAX_SIGMA:g} cells")
         percentiles = self.gating_percentiles
         need(
@@ -91,19 +97,28 @@ class RefineConfig:
         return self.denoise == "rank" and self.kernel_size is None and self.size == "image"
 
     @property
+    def needs_guide(self) -> bool:
+        """Whether `refine` has to be told the colours of the cells."""
+        return self.denoise == "guided"
+
+    @property
     def packed(self) -> tuple[float, ...]:
-        """The settings in the order of `RefineParams` in csrc/dcam/refine.h."""
+        """The settings in the order of `RefineSettings` in csrc/dcam/refine.h. Smoothing by a guide is none: it is an
+        op in front of the others."""
         return self._packed  # type: ignore[attr-defined, no-any-return]
 
     @classmethod
     def _settings(cls) -> list[Field[Any]]:
         """The fields that the kernels read."""
-        return [field for field in fields(cls) if field.name != "debiasing_in_ablations"]
+        others = ("debiasing_in_ablations", "guide_radius", "guide_epsilon")
+        return [field for field in fields(cls) if field.name not in others]
 
     def _pack(self) -> tuple[float, ...]:
         flat: list[float] = []
         for field in self._settings():
             value = getattr(self, field.name)
+            if value == "guided":
+                value = "none"
             if field.name in _CODES:
                 flat.append(_CODES[field.name].index(value))
             else:
@@ -145,7 +160,7 @@ class RefineConfig:
 RELEASED: Final = RefineConfig()
 PAPER: Final = RefineConfig(size="image", gating_sigma=0.3, c_rep=0.02, c_high=0.05, debiasing_in_ablations=False)
 # Chosen by dcam_fast.evaluation.search on scenes that no figure is reported on (docs/evaluation.md).
-DEFAULT: Final = RefineConfig(
+UNGUIDED: Final = RefineConfig(  # for maps that come without their image
     denoise="gaussian",
     smoothing_sigma=0.6,
     gating=False,
@@ -154,14 +169,17 @@ DEFAULT: Final = RefineConfig(
     c_high=0.02,
     debiasing_in_ablations=False,
 )
+DEFAULT: Final = replace(
+    UNGUIDED, denoise="guided", guide_radius=3, guide_epsilon=1e-4, attenuation_weights=(1.5, 1.5, 2.0, 0.15)
+)
 RAW: Final = RefineConfig(  # no module at all
     denoise="none", gating=False, attenuation=False, debiasing=False
 )
-PROFILES: Final = {"released": RELEASED, "paper": PAPER, "default": DEFAULT}
+PROFILES: Final = {"released": RELEASED, "paper": PAPER, "default": DEFAULT, "unguided": UNGUIDED}
 
 
 def profile(name: str) -> RefineConfig:
-    """The named profile: `released`, `paper` or `default`."""
+    """The named profile: `released`, `paper`, `default` or `unguided`."""
     if name not in PROFILES:
         raise ValueError(f"profile: name must be one of {', '.join(PROFILES)}, got {name!r}")
     return PROFILES[name]

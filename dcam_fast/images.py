@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -52,6 +53,32 @@ def load_image(source: ImageSource) -> NDArray[np.uint8]:
     if isinstance(source, Tensor):
         return _from_tensor(source)
     raise TypeError(f"load_image: image must be a path, PIL image, array or tensor, got {type(source).__name__}")
+
+
+def cell_colors(image: NDArray[np.uint8], boxes: Tensor) -> Tensor:
+    """Mean color of each cell of a grid, float32 [3, h, w] in 0..1, on the CPU.
+
+    Args:
+        image: uint8 [H, W, 3].
+        boxes: [h, w, 4], the pixels (x0, y0, x1, y1) of each cell: x from its column, y from its row. Rounded to whole
+            pixels; a cell that has none, or that lies outside the image, takes the nearest.
+    """
+    corners = boxes.detach().cpu().numpy()
+    total, height = _sum_between(image, corners[:, 0, 1], corners[:, 0, 3], 0)
+    total, width = _sum_between(total, corners[0, :, 0], corners[0, :, 2], 1)
+    mean = total / (255.0 * height[:, None, None] * width[:, None])
+    return torch.from_numpy(np.ascontiguousarray(mean.transpose(2, 0, 1), np.float32))
+
+
+def _sum_between(
+    values: NDArray[np.integer], starts: NDArray[np.float32], ends: NDArray[np.float32], axis: int
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Sums of ``values`` over each stretch of an axis, and how long the stretches are."""
+    size = values.shape[axis]
+    first = np.rint(starts).astype(np.int64).clip(0, size - 1)
+    last = np.rint(ends).astype(np.int64).clip(first + 1, size)
+    sums = [values.take(range(a, b), axis).sum(axis, np.uint64) for a, b in zip(first, last, strict=True)]
+    return np.stack(sums, axis), last - first
 
 
 def _check_size(height: int, width: int) -> None:

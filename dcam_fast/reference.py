@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcam_fast.config import DEFAULT, RefineConfig
+from dcam_fast.config import UNGUIDED, RefineConfig
 
 AGGREGATIONS: Final = ("pooled", "elementwise", "layercam", "gradcam", "gradcam_paper", "hirescam", "activation")
 
@@ -174,6 +174,28 @@ def gaussian_smooth(maps: Tensor, sigma: float) -> Tensor:
     return F.conv2d(F.conv2d(padded, taps.reshape(1, 1, -1, 1)), taps.reshape(1, 1, 1, -1))[:, 0]
 
 
+def guided_filter(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> Tensor:
+    """Maps [T, h, w] smoothed along the edges of colours [3, h, w]; see `dcam_fast.ops.guided_filter`."""
+    x = _wide(maps)
+    if x.numel() == 0:
+        return x.clone()
+    colours = guide.to(x.dtype)
+
+    def mean(fields: Tensor) -> Tensor:
+        """Over the windows of fields [..., h, w], cut at the border."""
+        flat = fields.reshape(-1, 1, *fields.shape[-2:])
+        return F.avg_pool2d(flat, 2 * radius + 1, 1, radius, count_include_pad=False).view(fields.shape)
+
+    centre = mean(colours)
+    spread = mean(colours[:, None] * colours) - centre[:, None] * centre
+    ridge = epsilon * torch.eye(3, device=x.device, dtype=x.dtype)
+    level = mean(x)
+    joint = mean(x[:, None] * colours) - level[:, None] * centre
+    slope = torch.linalg.solve(spread.permute(2, 3, 0, 1) + ridge, joint.permute(2, 3, 1, 0)).permute(3, 2, 0, 1)
+    offset = level - (slope * centre).sum(1)
+    return ((mean(slope) * colours).sum(1) + mean(offset)).clamp(min=0)
+
+
 def kernel_size(step_ratio: float, std: float, size: float) -> int:
     """Side of the adaptive kernel (docs/method.md, section 2): odd, 3 to 11."""
     k = int(3 * min(int(1 / step_ratio) / 16, 2) * min(5 * std, 2) * min(size / 512, 1.5))
@@ -243,7 +265,7 @@ def _refine_one(x: Tensor, config: RefineConfig, repetition: float, image_side: 
 
 def refine(
     maps: Tensor,
-    config: RefineConfig = DEFAULT,
+    config: RefineConfig = UNGUIDED,
     *,
     grids: Tensor | Sequence[tuple[int, int]] | None = None,
     repetition: float | Tensor = 0.0,

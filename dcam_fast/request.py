@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 import dcam_fast
-from dcam_fast import ops
 from dcam_fast.attribution import Attribution, Resources, scores
 from dcam_fast.attribution.diffusion_cam import build_targets
 from dcam_fast.attribution.engine import CHUNK, ablated_log_probabilities, log_probabilities
 from dcam_fast.attribution.engine import Targets as AnswerTargets
 from dcam_fast.attribution.methods import describe
+from dcam_fast.attribution.refined import refined
 from dcam_fast.attribution.words import mean_by_word, owners_of, positions_of
 from dcam_fast.config import RefineConfig
 from dcam_fast.explanation import Explanation, Target, Token
@@ -52,8 +52,7 @@ class Request:
 
     def refined(self, raw: Tensor, known: Tensor) -> Tensor:
         """Raw maps refined, ``[T, h, w]``, where ``known`` tokens int64 ``[n]`` make up the answer."""
-        repetition = ops.repetition_ratio(known)
-        return ops.refine(raw, self.config, repetition=repetition, image_side=self.inputs.side)
+        return refined(raw, self.config, self.inputs, known)
 
     def token(self, trajectory: Trajectory, position: int) -> Token:
         token = trajectory.tokens[position : position + 1]

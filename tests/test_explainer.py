@@ -10,7 +10,8 @@ from dcam_fast import Explainer, Explanation
 from dcam_fast.attribution import METHODS, scores
 from dcam_fast.attribution.diffusion_cam import Method
 from dcam_fast.config import RELEASED
-from dcam_fast.evaluation.localisation import TEST_SEED, draw_cases, method_maps, score, summarise
+from dcam_fast.evaluation.datasets.scenes import TEST_SEED
+from dcam_fast.evaluation.localisation import draw_cases, method_maps, score, summarise
 from dcam_fast.models.tiny import scenes
 
 
@@ -75,7 +76,7 @@ def test_targets_by_word_phrase_and_position(explainer: Explainer, scene: scenes
         ({"targets": [99]}, "explain: target must be a position from 0 to .*, got 99"),
         ({"targets": "nouns"}, "explain: targets must be 'content', 'all' or a list .*, got 'nouns'"),
         ({"method": "best"}, f"explain: method must be one of {', '.join(METHODS)} or a Method, got 'best'"),
-        ({"profile": "best"}, "profile: name must be one of released, paper, default, got 'best'"),
+        ({"profile": "best"}, "profile: name must be one of released, paper, default, unguided, got 'best'"),
         ({"prompt": "what is the zebra ?"}, "tiny: prompt must be made of the words"),
         ({"steps": 0}, "generate: steps must be"),
     ],

@@ -13,6 +13,7 @@ from torch import Tensor
 from dcam_fast import ops
 from dcam_fast.attribution.attribution import Attribution
 from dcam_fast.attribution.methods import all_raw_maps
+from dcam_fast.attribution.refined import refined
 from dcam_fast.attribution.words import positions_of
 from dcam_fast.evaluation.datasets.sample import Sample
 from dcam_fast.evaluation.matching import named_words
@@ -43,6 +44,11 @@ class Case:
     masks: Tensor
     others: Tensor
     labels: Tensor
+
+    @property
+    def answer(self) -> Tensor:
+        """Its tokens, int64 ``[n]``."""
+        return self.trajectory.tokens[: self.trajectory.length]
 
     @property
     def positions(self) -> Tensor:
@@ -82,11 +88,7 @@ def case_maps(
     them."""
     explained = case.words if words is None else words
     raw = all_raw_maps(methods, adapter, case.inputs, case.trajectory, explained, case.inputs.views[0])
-    repetition = ops.repetition_ratio(case.trajectory.tokens[: case.trajectory.length])
-    return {
-        name: ops.refine(maps, methods[name].profile, repetition=repetition, image_side=case.inputs.side)
-        for name, maps in raw.items()
-    }
+    return {name: refined(maps, methods[name].profile, case.inputs, case.answer) for name, maps in raw.items()}
 
 
 def mask_maps(case: Case) -> Tensor:

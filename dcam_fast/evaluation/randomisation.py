@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcam_fast import ops
 from dcam_fast.attribution.attribution import Attribution
 from dcam_fast.attribution.methods import all_raw_maps
+from dcam_fast.attribution.refined import refined
 from dcam_fast.evaluation.metrics import correlation
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
 
@@ -49,18 +49,15 @@ def randomisation_test(
 
     Raises AdapterError for a model whose blocks cannot be re-initialised.
     """
-    view, repetition = inputs.views[0], ops.repetition_ratio(trajectory.tokens[: trajectory.length])
+    answer = trajectory.tokens[: trajectory.length]
 
-    def refined(model: Adapter[Any]) -> dict[str, torch.Tensor]:
-        raw = all_raw_maps(methods, model, inputs, trajectory, words, view)
-        return {
-            name: ops.refine(maps, methods[name].profile, repetition=repetition, image_side=inputs.side)
-            for name, maps in raw.items()
-        }
+    def maps_of(model: Adapter[Any]) -> dict[str, torch.Tensor]:
+        raw = all_raw_maps(methods, model, inputs, trajectory, words, inputs.views[0])
+        return {name: refined(maps, methods[name].profile, inputs, answer) for name, maps in raw.items()}
 
-    before = refined(adapter)
+    before = maps_of(adapter)
     curves: dict[str, list[float]] = {name: [] for name in methods}
     for _, randomised in randomised_from_top(adapter, seed):
-        for name, maps in refined(randomised).items():
+        for name, maps in maps_of(randomised).items():
             curves[name].append(correlation(before[name], maps).mean().item())
     return curves

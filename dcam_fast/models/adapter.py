@@ -9,12 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from dcam_fast.images import cell_colors
 
 NO_MASK: Final = -1  # the mask token of a family that has none and denoises uniform noise
 OPEN: Final = torch.iinfo(torch.int64).max  # the step of a token that is not committed yet: later than any
@@ -55,6 +58,12 @@ class Inputs:
     prompt: str
     views: tuple[ImageView, ...]
     side: int
+
+    @cached_property
+    def colors(self) -> Tensor:
+        """Mean color of each cell of the view to explain by default, float32 ``[3, h, w]`` in 0..1, on its device."""
+        boxes = self.views[0].boxes
+        return cell_colors(self.image, boxes).to(boxes.device)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ The face is chosen by the tensors' device, or asked for by `backend=` or, for th
 """
 
 from dcam_fast.ops.diffusion_cam import diffusion_cam, diffusion_cam_out, diffusion_cam_workspace
+from dcam_fast.ops.guided_filter import guided_filter
 from dcam_fast.ops.overlay import overlay, upsample
 from dcam_fast.ops.pool import AGGREGATIONS, pool, pool_out
 from dcam_fast.ops.rank_filter import rank_filter, rank_filter_array
@@ -14,6 +15,7 @@ __all__ = [
     "diffusion_cam",
     "diffusion_cam_out",
     "diffusion_cam_workspace",
+    "guided_filter",
     "overlay",
     "pool",
     "pool_out",

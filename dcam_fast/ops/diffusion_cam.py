@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from dcam_fast import reference
-from dcam_fast.config import DEFAULT, RefineConfig
+from dcam_fast.config import UNGUIDED, RefineConfig
 from dcam_fast.ops._faces import Op, native, need_float
 from dcam_fast.ops.pool import AGGREGATIONS, CODES, checked_blocks, map_shape, out_dtype
-from dcam_fast.ops.refine import need_image_side, need_ratios
+from dcam_fast.ops.refine import need_image_side, need_no_guide, need_ratios
 
 _WEIGHTED = ("pooled", "gradcam", "gradcam_paper")
 
@@ -100,6 +100,7 @@ def _settings(
     caller: str, config: RefineConfig, repetition: float | Tensor, image_side: float | None, like: Tensor
 ) -> tuple[float, Tensor | None, float]:
     """repetition, repetitions and image_side of the operators."""
+    need_no_guide(caller, config)
     side = need_image_side(caller, image_side) if config.needs_image_side else 0.0
     return *need_ratios(caller, repetition, like.shape[0], like.device), side
 
@@ -110,7 +111,7 @@ def diffusion_cam(
     grid: tuple[int, int],
     cells: Tensor | None = None,
     aggregation: str = "elementwise",
-    config: RefineConfig = DEFAULT,
+    config: RefineConfig = UNGUIDED,
     *,
     repetition: float | Tensor = 0.0,
     image_side: float | None = None,
@@ -166,7 +167,7 @@ def diffusion_cam_out(
     gradients: Tensor | Sequence[Tensor],
     cells: Tensor | None = None,
     aggregation: str = "elementwise",
-    config: RefineConfig = DEFAULT,
+    config: RefineConfig = UNGUIDED,
     *,
     repetition: float | Tensor = 0.0,
     image_side: float | None = None,

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from dcam_fast.config import DEFAULT, RefineConfig
+from dcam_fast.config import UNGUIDED, RefineConfig
 from dcam_fast.ops.diffusion_cam import diffusion_cam_out, diffusion_cam_workspace
 
 V = TypeVar("V")
@@ -101,7 +101,7 @@ class GraphCache:
         grid: tuple[int, int],
         cells: Tensor | None = None,
         aggregation: str = "elementwise",
-        config: RefineConfig = DEFAULT,
+        config: RefineConfig = UNGUIDED,
         *,
         repetition: float = 0.0,
         image_side: float | None = None,

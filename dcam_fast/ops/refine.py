@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast import reference
-from dcam_fast.config import DEFAULT, RefineConfig
+from dcam_fast.config import UNGUIDED, RefineConfig
 from dcam_fast.ops._faces import Op, array_kernels, need_float, need_map, plain
+from dcam_fast.ops.guided_filter import guided_filter, need_guide
 
 
 def _fake(
@@ -85,6 +86,14 @@ def need_image_side(caller: str, image_side: float | None) -> float:
     return float(image_side)
 
 
+def need_no_guide(caller: str, config: RefineConfig) -> None:
+    if config.needs_guide:
+        raise ValueError(
+            f"{caller}: config must be one without a guide, which only refine and guided_filter take, "
+            f"got denoise={config.denoise!r}"
+        )
+
+
 def _need_ratio(caller: str, repetition: float) -> float:
     if not 0 <= repetition <= 1:
         raise ValueError(f"{caller}: repetition must be from 0 to 1, got {repetition}")
@@ -107,11 +116,12 @@ def need_ratios(
 
 def refine(
     maps: Tensor,
-    config: RefineConfig = DEFAULT,
+    config: RefineConfig = UNGUIDED,
     *,
     grids: Tensor | Sequence[tuple[int, int]] | None = None,
     repetition: float | Tensor = 0.0,
     image_side: float | None = None,
+    guide: Tensor | None = None,
     check: bool = True,
     out: Tensor | None = None,
     backend: str | None = None,
@@ -126,6 +136,8 @@ def refine(
         repetition: rho, the share of repeated tokens in the answer (`repetition_ratio`), 0 to 1; one number, or float
             [T] (whose values are not checked).
         image_side: shorter side of the model's input image in pixels; needed where the config's kernel depends on it.
+        guide: float32 [3, h, w], the colours of the cells (`dcam_fast.images.cell_colors`); needed where the config
+            smooths along the image's edges, as "default" does, and then without `grids`.
         check: refuse NaN and Inf (on a GPU this waits for the result). Otherwise such a map becomes zeros, and the
             other maps are what they would be without it.
         out: float32 of the shape of `maps`, contiguous, to write into; `maps` itself is allowed.
@@ -152,11 +164,16 @@ def refine(
                 f"got {grids.dtype} {list(grids.shape)} on {grids.device}"
             )
         count = grids.shape[0]
+        need_no_guide("refine of a flat batch", config)
     side = need_image_side("refine", image_side) if config.needs_image_side else 0.0
     ratio, ratios = need_ratios("refine", repetition, count, maps.device)
     op = _REFINE if out is None else _REFINE_OUT
     face = op.face(maps, backend, "refine")
     need_float("refine", "maps", maps, face)
+    if config.needs_guide:
+        maps = guided_filter(
+            maps, need_guide("refine", guide, maps), config.guide_radius, config.guide_epsilon, backend=backend
+        )
     if out is None:
         return face(plain(maps), config.packed, grids, ratio, ratios, side, check)
     dtype = torch.float64 if maps.dtype is torch.float64 else torch.float32
@@ -171,12 +188,13 @@ def refine(
 
 def refine_array(
     map: NDArray[np.float32],
-    config: RefineConfig = DEFAULT,
+    config: RefineConfig = UNGUIDED,
     *,
     repetition: float = 0.0,
     image_side: float | None = None,
 ) -> NDArray[np.float32]:
     """`refine` on one float32 [h, w] array, past torch's dispatcher: the path of least latency."""
+    need_no_guide("refine_array", config)
     side = need_image_side("refine_array", image_side) if config.needs_image_side else 0.0
     ratio = _need_ratio("refine_array", repetition)
     if array_kernels is None:

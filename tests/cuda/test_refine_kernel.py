@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dcam_fast import ops, reference
-from dcam_fast.config import DEFAULT, KERNEL_SIZES, MODES, PAPER, RELEASED, RefineConfig
+from dcam_fast.config import KERNEL_SIZES, MODES, PAPER, RELEASED, UNGUIDED, RefineConfig
 
 # As in tests/ops: float32 against float64, and the floor set for parity.
 TOLERANCE = 2e-5
@@ -22,7 +22,7 @@ GRIDS = [(1, 1), (1, 6), (7, 1), (2, 2), (3, 5), (9, 13), (14, 21), (17, 33), (2
 CONFIGS = {
     "released": RELEASED,
     "paper": PAPER,
-    "default": DEFAULT,
+    "unguided": UNGUIDED,
     "adaptive": RefineConfig(step_ratio=0.02, size="image"),
     "gated": RefineConfig(denoise="none", gating_sigma=0.8),
     "wide": RefineConfig(denoise="gaussian", smoothing_sigma=3.3, gating_sigma=1.3),
@@ -227,7 +227,7 @@ def test_golden_rank(emulated, golden, index):
 
 
 @pytest.mark.parametrize("T", [0, 1, 7])
-@pytest.mark.parametrize("config", [RELEASED, PAPER, DEFAULT], ids=["released", "paper", "default"])
+@pytest.mark.parametrize("config", [RELEASED, PAPER, UNGUIDED], ids=["released", "paper", "unguided"])
 def test_batch(refine, random, T, config):
     maps = peaked(random, T, 12, 15)
     ratios = torch.rand(T, generator=random)
@@ -240,7 +240,7 @@ def test_batch(refine, random, T, config):
     assert torch.equal(in_place, got)
 
 
-@pytest.mark.parametrize("config", [RELEASED, PAPER, DEFAULT], ids=["released", "paper", "default"])
+@pytest.mark.parametrize("config", [RELEASED, PAPER, UNGUIDED], ids=["released", "paper", "unguided"])
 def test_ragged(refine, random, config):
     """Other maps of the batch change no bit, whatever their sizes."""
     grids = [(9, 13), (1, 1), (29, 27), (8, 8), (57, 54)]
@@ -261,7 +261,7 @@ def test_many_ragged(refine, random):
     maps = [peaked(random, 1, *grid) for grid in grids]
     maps[129][0, 1, 1] = torch.nan
     ratios = torch.linspace(0, 0.5, len(grids))
-    config = replace(DEFAULT, denoise="none")
+    config = replace(UNGUIDED, denoise="none")
     got, flags = refine(torch.cat([m.flatten() for m in maps]), config, grids=grids, repetition=ratios)
     assert flags.nonzero().tolist() == [[129]]
     parts = got.split([h * w for h, w in grids])
@@ -316,6 +316,6 @@ def test_large(refine, random, grid, config):
 
 def test_too_large(refine):
     with pytest.raises(RuntimeError, match=f"^{INVALID}$"):
-        refine(torch.zeros(1, 128, 129), DEFAULT)
+        refine(torch.zeros(1, 128, 129), UNGUIDED)
     with pytest.raises(RuntimeError, match=f"^{INVALID}$"):
-        refine(torch.zeros(128 * 129 + 1), DEFAULT, grids=[(1, 1), (128, 129)])
+        refine(torch.zeros(128 * 129 + 1), UNGUIDED, grids=[(1, 1), (128, 129)])

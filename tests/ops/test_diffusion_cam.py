@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dcam_fast import ops
-from dcam_fast.config import DEFAULT, RELEASED
+from dcam_fast.config import RELEASED, UNGUIDED
 
 
 def operands(random, T=3, S=20, D=33):
@@ -15,7 +15,7 @@ def operands(random, T=3, S=20, D=33):
 
 
 @pytest.mark.parametrize("aggregation", ["pooled", "elementwise"])
-@pytest.mark.parametrize("config", [RELEASED, DEFAULT], ids=["released", "default"])
+@pytest.mark.parametrize("config", [RELEASED, UNGUIDED], ids=["released", "unguided"])
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_is_pool_and_refine(face, random, aggregation, config, blocks):
     A, G = (tensor.to(face.device) for tensor in operands(random))

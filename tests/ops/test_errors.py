@@ -179,7 +179,7 @@ CASES = [
     (
         lambda: RefineConfig(denoise="median"),
         ValueError,
-        "RefineConfig: denoise must be one of none, rank, gaussian, got 'median'",
+        "RefineConfig: denoise must be one of none, rank, gaussian, guided, got 'median'",
     ),
     (
         lambda: RefineConfig(smoothing_sigma=float("nan")),
@@ -196,7 +196,7 @@ CASES = [
     (
         lambda: dcam_fast.profile("fast"),
         ValueError,
-        "profile: name must be one of released, paper, default, got 'fast'",
+        "profile: name must be one of released, paper, default, unguided, got 'fast'",
     ),
 ]
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcam_fast import ops, reference
-from dcam_fast.config import DEFAULT, KERNEL_SIZES, PAPER, RELEASED, RefineConfig
+from dcam_fast.config import KERNEL_SIZES, PAPER, RELEASED, UNGUIDED, RefineConfig
 
 # float32 against float64. The rank weights exp(-d^2 / 2 sigma^2) multiply the relative error of sigma^2 (window sums of
 # up to 121 terms: 1e-6) by an exponent of at most 20, for ranks that weigh less the larger it is; the rest is a handful
@@ -22,7 +22,7 @@ GRIDS = [(1, 1), (1, 6), (7, 1), (2, 2), (3, 5), (9, 13), (16, 16), (14, 21), (1
 CONFIGS = {
     "released": RELEASED,
     "paper": PAPER,
-    "default": DEFAULT,
+    "unguided": UNGUIDED,
     "adaptive": RefineConfig(step_ratio=0.02, size="image"),
     "adaptive to 5": RefineConfig(step_ratio=0.1, size="image"),
     "wide": RefineConfig(denoise="gaussian", smoothing_sigma=3.3),
@@ -138,7 +138,7 @@ def test_batch(face, random, T):
         assert torch.equal(ops.refine(one[None], RELEASED, repetition=0.1, backend=face.backend)[0], result)
 
 
-@pytest.mark.parametrize("config", [RELEASED, PAPER, DEFAULT], ids=["released", "paper", "default"])
+@pytest.mark.parametrize("config", [RELEASED, PAPER, UNGUIDED], ids=["released", "paper", "unguided"])
 def test_ragged(face, random, config):
     grids = [(9, 13), (1, 1), (27, 20), (8, 8)]
     maps = [peaked(random, 1, *grid).to(face.device) for grid in grids]
@@ -207,13 +207,13 @@ def test_not_finite(face, random, bad):
 def test_out(face, random):
     """A poisoned buffer is overwritten wholly, and nothing beside it is; the input itself will do."""
     maps = peaked(random, 3, 11, 13).to(face.device)
-    expected = ops.refine(maps, DEFAULT, backend=face.backend)
+    expected = ops.refine(maps, UNGUIDED, backend=face.backend)
     room = torch.full((5, 11, 13), torch.nan, device=face.device)
-    got = ops.refine(maps, DEFAULT, out=room[1:4], backend=face.backend)
+    got = ops.refine(maps, UNGUIDED, out=room[1:4], backend=face.backend)
     assert got.data_ptr() == room[1:4].data_ptr()
     assert torch.equal(room[1:4], expected)
     assert room[[0, 4]].isnan().all()
-    assert torch.equal(ops.refine(maps, DEFAULT, out=maps, backend=face.backend), expected)
+    assert torch.equal(ops.refine(maps, UNGUIDED, out=maps, backend=face.backend), expected)
 
 
 def test_neighbours_untouched(random):

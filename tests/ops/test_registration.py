@@ -32,6 +32,7 @@ def operands(name: str) -> list[tuple]:
         "diffusion_cam_out": [
             (torch.empty(3, 3, 4), flags, torch.empty(4096), [A], [G], None, 0, settings, 0.0, ratios, 384.0)
         ],
+        "guided_filter": [(maps, torch.rand(3, 4, 5), 2, 1e-3)],
         "rank_filter": [(maps, 5), (maps.bfloat16(), 3)],
         "upsample": [(maps, boxes, 6, 7)],
         "overlay": [(maps, image, boxes, table, 0.5)],
@@ -45,6 +46,7 @@ OPS = (
     "pool_out",
     "refine",
     "refine_out",
+    "guided_filter",
     "rank_filter",
     "upsample",
     "overlay",

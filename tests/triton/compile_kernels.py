@@ -24,13 +24,13 @@ from triton.runtime.jit import JITFunction
 
 import dcam_fast
 from dcam_fast import reference
-from dcam_fast.config import DEFAULT, PAPER, RELEASED, RefineConfig
+from dcam_fast.config import PAPER, RELEASED, UNGUIDED, RefineConfig
 
 if importlib.util.find_spec("dcam_fast.kernels") is None:
     # a checkout that is on the path and not installed: the folder `kernels` lies beside the package
     dcam_fast.__path__.append(str(Path(__file__).parents[2]))
 
-from dcam_fast.kernels import overlay, pool, refine
+from dcam_fast.kernels import guided, overlay, pool, refine
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -87,13 +87,13 @@ def compile_all() -> None:
     flags = torch.zeros(9, dtype=torch.int32)
     pool.pool_out(torch.zeros(9, 37), flags, [A, A], [G, G], None, 0)
     adaptive = RefineConfig(step_ratio=0.1, size="image", gating_sigma=0.3)
-    plain = [("default", DEFAULT), ("released", RELEASED), ("paper", PAPER)]
+    plain = [("unguided", UNGUIDED), ("released", RELEASED), ("paper", PAPER)]
     for (name, config), side in itertools.product(plain, (16, 27, 64)):
         case = f"{name} {side}x{side}"
         refine.refine(torch.zeros(3, side, side), config.packed, None, 0.1, None, 384.0, False)
     for dtype in DTYPES[1:]:
         case = f"default {dtype}"
-        refine.refine(torch.zeros(3, 27, 27, dtype=dtype), DEFAULT.packed, None, 0.1, None, 0.0, False)
+        refine.refine(torch.zeros(3, 27, 27, dtype=dtype), UNGUIDED.packed, None, 0.1, None, 0.0, False)
     case = "ragged, adaptive to 5"
     ratios, grids = torch.zeros(2), torch.tensor([[27, 27], [64, 64]])
     maps = torch.zeros(27 * 27 + 64 * 64)
@@ -101,6 +101,9 @@ def compile_all() -> None:
     for k, dtype in itertools.product((3, 5), DTYPES):
         case = f"k={k} {dtype}"
         refine.rank_filter(torch.zeros(3, 27, 27, dtype=dtype), k)
+    for dtype, side in itertools.product(DTYPES, (1, 27)):
+        case = f"{dtype} {side}x{side}"
+        guided.guided_filter(torch.zeros(side, side, side, dtype=dtype), torch.zeros(3, side, side), 3, 1e-4)
     axes = overlay._axes
     overlay._axes = lambda *args: (torch.zeros(0, dtype=torch.int32), torch.zeros(0), torch.zeros(2, 2))
     boxes, image = torch.zeros(27, 27, 4), torch.zeros(768, 1024, 3, dtype=torch.uint8)

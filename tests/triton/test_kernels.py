@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from dcam_fast import ops, reference
-from dcam_fast.config import DEFAULT, PAPER, RELEASED, RefineConfig
+from dcam_fast.config import PAPER, RELEASED, UNGUIDED, RefineConfig
 from dcam_fast.kernels import select, tune, tuning
 from dcam_fast.ops import _faces
 
@@ -27,7 +27,7 @@ SHAPES = [(1, 7, 3, True), (3, 5, 37, False), (9, 13, 70, True)]
 CONFIGS = {
     "released": RELEASED,
     "paper": PAPER,
-    "default": DEFAULT,
+    "unguided": UNGUIDED,
     "k = 5": RefineConfig(kernel_size=5),
     "adaptive to 5": RefineConfig(step_ratio=0.1, size="image", gating_sigma=0.8),
     "wide": RefineConfig(denoise="gaussian", smoothing_sigma=3.3),
@@ -117,7 +117,7 @@ def test_adaptive_kernel(random):
     assert (got - reference.refine(maps.double(), config, image_side=800)).abs().max() <= 2e-5
 
 
-@pytest.mark.parametrize("config", [DEFAULT, RELEASED, PAPER], ids=["default", "released", "paper"])
+@pytest.mark.parametrize("config", [UNGUIDED, RELEASED, PAPER], ids=["unguided", "released", "paper"])
 def test_largest_grid(random, config):
     maps = peaked(random, 1, 64, 64)
     got = ops.refine(maps.to(DEVICE), config, repetition=0.1, image_side=384, backend="triton").cpu()
@@ -137,7 +137,7 @@ def test_refine_not_finite(random, config):
         ops.refine(maps, config, image_side=512, backend="triton")
 
 
-@pytest.mark.parametrize("config", [DEFAULT, RELEASED], ids=["default", "released"])
+@pytest.mark.parametrize("config", [UNGUIDED, RELEASED], ids=["unguided", "released"])
 def test_refine_in_place(random, config):
     """Into the maps themselves, and into memory that overlaps them."""
     room = torch.cat([peaked(random, 3, 16, 17), torch.zeros(1, 16, 17)]).to(DEVICE)
@@ -183,6 +183,27 @@ def test_refusals(call, text):
     with pytest.raises(ValueError, match="must") as error:
         call()
     assert str(error.value) == text
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("grid", "radius"), [((1, 1), 1), ((1, 7), 3), ((9, 13), 3), ((17, 9), 8)], ids=str)
+def test_guided_filter(random, grid, radius, dtype):
+    # tolerance: see tests/ops/test_guided.py
+    maps, guide = peaked(random, 2, *grid).to(dtype), torch.rand(3, *grid, generator=random)
+    guide[:, :, grid[1] // 2 :] = torch.rand(3, 1, 1, generator=random)
+    for epsilon in (1e-4, 1e-2):
+        got = ops.guided_filter(maps.to(DEVICE), guide.to(DEVICE), radius, epsilon, backend="triton").cpu()
+        assert (got - reference.guided_filter(maps.double(), guide, radius, epsilon)).abs().max() <= 2e-5
+
+
+def test_guided_filter_not_finite(random):
+    maps, guide = peaked(random, 3, 8, 9).to(DEVICE), torch.rand(3, 8, 9, generator=random).to(DEVICE)
+    clean = ops.guided_filter(maps, guide, backend="triton")
+    maps[1, 4, 4] = torch.nan
+    got = ops.guided_filter(maps, guide, backend="triton")
+    assert torch.equal(got[[0, 2]], clean[[0, 2]])
+    assert got[1, 4, 4].isnan()
+    assert ops.guided_filter(maps[:0], guide, backend="triton").shape == (0, 8, 9)
 
 
 def boxes_of(h, w, cell, left, top):

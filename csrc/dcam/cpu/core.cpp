@@ -74,6 +74,8 @@ float* scratch(int64_t size) {
 
 void refine(const RefineParams& p, int64_t begin, int64_t end) { kernels().refine(p, begin, end); }
 void rank_filter(const RankFilterParams& p, int64_t begin, int64_t end) { kernels().rank_filter(p, begin, end); }
+void guide_statistics(const GuidedParams& p) { kernels().guide_statistics(p); }
+void guided_filter(const GuidedParams& p, int64_t begin, int64_t end) { kernels().guided_filter(p, begin, end); }
 void pool_weights(const PoolParams& p, int64_t begin, int64_t end) { kernels().pool_weights(p, begin, end); }
 void pool_cells(const PoolParams& p, int64_t begin, int64_t end) { kernels().pool_cells(p, begin, end); }
 void normalise(float* maps, int32_t* flags, int64_t count, int64_t begin, int64_t end) {

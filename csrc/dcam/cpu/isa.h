@@ -1,4 +1,5 @@
 // Compiled once per instruction set: DCAM_ISA is the namespace, and DCAM_TABLE the table that it fills.
+#include "dcam/cpu/guided_kernel.h"
 #include "dcam/cpu/kernels.h"
 #include "dcam/cpu/overlay_kernel.h"
 #include "dcam/cpu/pool_kernel.h"
@@ -11,7 +12,8 @@
 namespace dcam {
 extern const Kernels DCAM_TABLE;
 const Kernels DCAM_TABLE{
-    DCAM_TEXT(DCAM_ISA), &DCAM_ISA::pool_weights, &DCAM_ISA::pool_cells, &DCAM_ISA::normalise,
-    &DCAM_ISA::refine,   &DCAM_ISA::rank_filter,  &DCAM_ISA::upsample,   &DCAM_ISA::overlay,
+    DCAM_TEXT(DCAM_ISA), &DCAM_ISA::pool_weights, &DCAM_ISA::pool_cells,       &DCAM_ISA::normalise,
+    &DCAM_ISA::refine,   &DCAM_ISA::rank_filter,  &DCAM_ISA::guide_statistics, &DCAM_ISA::guided_filter,
+    &DCAM_ISA::upsample, &DCAM_ISA::overlay,
 };
 }  // namespace dcam

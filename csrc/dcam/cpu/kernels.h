@@ -1,6 +1,7 @@
 // The CPU kernels of one instruction set, and the table through which the chosen set is reached.
 #pragma once
 
+#include "dcam/guided.h"
 #include "dcam/overlay.h"
 #include "dcam/pool.h"
 #include "dcam/refine.h"
@@ -14,6 +15,8 @@ struct Kernels {
     void (*normalise)(float* maps, int32_t* flags, int64_t count, int64_t begin, int64_t end);
     void (*refine)(const RefineParams&, int64_t begin, int64_t end);
     void (*rank_filter)(const RankFilterParams&, int64_t begin, int64_t end);
+    void (*guide_statistics)(const GuidedParams&);
+    void (*guided_filter)(const GuidedParams&, int64_t begin, int64_t end);
     void (*upsample)(const OverlayParams&, int64_t begin, int64_t end);
     void (*overlay)(const OverlayParams&, int64_t begin, int64_t end);
 };

@@ -16,7 +16,8 @@ _FOLDERS = {"coco": CocoCaptions, "grandf": GranDf, "folder": ImageFolder}
 
 
 def open_dataset(name: str, *, limit: int, seed: int) -> Dataset:
-    """A dataset by name: ``"scenes"``, or ``"coco:FOLDER"``, ``"grandf:FOLDER"`` or ``"folder:FOLDER"``.
+    """A dataset by name: ``"scenes"``, ``"hard-scenes"``, ``"coco:FOLDER"``, ``"grandf:FOLDER"`` or
+    ``"folder:FOLDER"``.
 
     Args:
         limit: how many scenes there are; the others have as many samples as they have.
@@ -28,9 +29,9 @@ def open_dataset(name: str, *, limit: int, seed: int) -> Dataset:
         ImportError: naming the extra that is.
     """
     kind, _, folder = name.partition(":")
-    if name == "scenes":
-        return Scenes(limit, seed)
+    if name in ("scenes", "hard-scenes"):
+        return Scenes(limit, seed, hard=name == "hard-scenes")
     if kind not in _FOLDERS or not folder:
         known = ", ".join(f"{kind}:FOLDER" for kind in _FOLDERS)
-        raise ValueError(f"evaluate: data must be scenes, {known}, got {name!r}")
+        raise ValueError(f"evaluate: data must be scenes, hard-scenes, {known}, got {name!r}")
     return _FOLDERS[kind](Path(folder))

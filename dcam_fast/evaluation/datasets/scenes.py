@@ -17,8 +17,8 @@ class Scenes(Sequence[Sample]):
     """``count`` scenes drawn one after the other from one seed. The spans of an object are the words of its size,
     colour and shape; there are no terms, for in a caption with an error nobody knows which object a word means."""
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, count: int, seed: int, hard: bool = False) -> None:
+        self.seed, self.hard = seed, hard
         self._count = count
         self._states: list[dict[str, Any]] = [dict(np.random.default_rng(seed).bit_generator.state)]
 
@@ -38,7 +38,7 @@ class Scenes(Sequence[Sample]):
         start = min(index, len(self._states) - 1)
         rng.bit_generator.state = self._states[start]
         for place in range(start, index + 1):
-            scene = scenes.sample_scene(rng)
+            scene = scenes.sample_scene(rng, hard=self.hard)
             if place + 1 == len(self._states):
                 self._states.append(dict(rng.bit_generator.state))
         return self._sample(index, scene)
@@ -52,7 +52,7 @@ class Scenes(Sequence[Sample]):
                 spans[owner].append((start, start + len(word)))
             start += len(word) + 1
         return Sample(
-            id=f"scene-{self.seed}-{index}",
+            id=f"{'hard-' * self.hard}scene-{self.seed}-{index}",
             image=scene.image,
             prompt=dialogue.prompt,
             caption=" ".join(dialogue.answer),

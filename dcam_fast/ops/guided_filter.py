@@ -1,0 +1,72 @@
+"""`guided_filter`: maps smoothed along the edges of their image (docs/method.md, section 2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dcam_fast import reference
+from dcam_fast.config import MAX_RADIUS
+from dcam_fast.ops._faces import Op, need_float, plain
+
+
+def _fake(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> Tensor:
+    return maps.new_empty(maps.shape, dtype=torch.float64 if maps.dtype is torch.float64 else torch.float32)
+
+
+_GUIDED_FILTER = Op(
+    "guided_filter",
+    "(Tensor maps, Tensor guide, int radius, float epsilon) -> Tensor",
+    _fake,
+    reference.guided_filter,
+    triton="guided",
+)
+
+
+def guided_filter(
+    maps: Tensor, guide: Tensor, radius: int = 3, epsilon: float = 1e-4, *, backend: str | None = None
+) -> Tensor:
+    """Each cell becomes what its colour says: around every cell the map is fitted as a linear function of the colours
+    there, and a cell's value is the mean of the fits it takes part in (the guided filter of He, Sun and Tang 2013, with
+    a color image as the guide). What looks alike and lies together gets values alike; edges of the image stay edges.
+
+    Args:
+        maps: [T, h, w]; float32, bfloat16 or float16. Values must be finite, which is not checked.
+        guide: float32 [3, h, w], the colours of the cells in 0..1, as `dcam_fast.images.cell_colors` gives them.
+        radius: of the square windows in cells, 1 to 8; they are cut at the border.
+        epsilon: variance of colours that counts as an edge; the smaller, the fainter the edges that are kept.
+        backend: a face by name; None: the fastest that serves the tensor's device.
+
+    Returns:
+        float32 [T, h, w], at least 0 (float64 for float64 input on the reference).
+
+    Raises:
+        ValueError, TypeError: an argument of the wrong shape, dtype or device.
+    """
+    if maps.dim() != 3 or maps.shape[1] == 0 or maps.shape[2] == 0:
+        raise ValueError(f"guided_filter: maps must be [T, h, w] with h, w > 0, got {list(maps.shape)}")
+    need_guide("guided_filter", guide, maps)
+    if not 1 <= radius <= MAX_RADIUS:
+        raise ValueError(f"guided_filter: radius must be from 1 to {MAX_RADIUS} cells, got {radius}")
+    if not 0 < epsilon < math.inf:
+        raise ValueError(f"guided_filter: epsilon must be a positive number, got {epsilon}")
+    face = _GUIDED_FILTER.face(maps, backend)
+    need_float("guided_filter", "maps", maps, face)
+    return face(plain(maps), guide, radius, epsilon)
+
+
+def need_guide(caller: str, guide: Tensor | None, maps: Tensor) -> Tensor:
+    """The guide, or ValueError where it is not the colours of the cells of maps [T, h, w]."""
+    if guide is None:
+        raise ValueError(
+            f"{caller}: guide must be the colours of the cells for this config (dcam_fast.images.cell_colors), got None"
+        )
+    shape = [3, *maps.shape[1:]]
+    if guide.dtype is not torch.float32 or list(guide.shape) != shape or guide.device != maps.device:
+        raise ValueError(
+            f"{caller}: guide must be float32 {shape} on {maps.device}, "
+            f"got {guide.dtype} {list(guide.shape)} on {guide.device}"
+        )
+    return guide

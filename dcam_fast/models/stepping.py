@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 import torch
@@ -15,7 +15,7 @@ class _Left(BaseException):
     """Raised inside a computation that nobody waits for any more."""
 
 
-def stepwise(run: Callable[[Callable[[T], None]], T]) -> Iterator[T]:
+def stepwise(run: Callable[[Callable[[T], None]], T]) -> Generator[T, None, None]:
     """What ``run`` hands to its argument, one by one, and at last what it returns.
 
     ``run`` has a thread of its own, which works only while the next value is waited for, on the current CUDA stream of

@@ -321,7 +321,9 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
         return str(self.tokenizer.decode(tokens.tolist()))
 
 
-def load_adapter(path: Path, *, device: str, attention: str | None, trust_remote_code: bool) -> DiffusionGemmaAdapter:
+def load_adapter(
+    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+) -> DiffusionGemmaAdapter:
     """See `dcam_fast.models.load`. The family needs no remote code, and so runs none, trusted or not."""
     if attention is not None:
         raise AdapterError(f"diffusion_gemma: attention must be the model's own, None, got {attention!r}")
@@ -335,7 +337,7 @@ def load_adapter(path: Path, *, device: str, attention: str | None, trust_remote
         ) from error
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
         raise AdapterError(f"load: {path} must have a tokenizer.json or tokenizer.model, got neither")
-    model = load_model(DiffusionGemmaForBlockDiffusion, path, device, dtype="auto")
+    model = load_model(DiffusionGemmaForBlockDiffusion, path, device, dtype=dtype or "auto")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         processor = Gemma4ImageProcessorPil.from_pretrained(path, local_files_only=True)

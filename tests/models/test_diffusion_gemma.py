@@ -284,6 +284,17 @@ def test_what_cannot_be_asked(adapter: DiffusionGemmaAdapter) -> None:
             adapter.denoise(inputs, steps, block_length)
 
 
+@pytest.mark.parametrize("window", [64, 16])
+def test_attention_rollout(window: int) -> None:
+    """Two stacks, grouped heads, and windows shorter than the prompt: what the image has of a word is a share."""
+    explanation = Explainer(gemma.make_adapter(window)).explain(
+        picture(), PROMPT, "all", method="attention_rollout", steps=STEPS
+    )
+    assert len(explanation.raw_maps) == len(explanation.targets) > 0
+    total = explanation.raw_maps.sum((1, 2))
+    assert bool(((total > 0) & (total < 1)).all())
+
+
 # ---------------------------------------------------------------------------------------------------------- streaming
 
 

@@ -29,6 +29,7 @@ import dcam_fast
 if TYPE_CHECKING:
     from dcam_fast.explainer import Explainer
     from dcam_fast.explanation import Explanation
+    from dcam_fast.streaming import Step
 
 Parameters = ParamSpec("Parameters")
 
@@ -105,11 +106,11 @@ def _progress() -> Progress:
     return Progress(*columns, console=out_console, transient=True)
 
 
-def _load_explainer(model: str = "tiny", trust_remote_code: bool = False) -> Explainer:
+def _load_explainer(model: str = "tiny", trust_remote_code: bool = False, dtype: str | None = None) -> Explainer:
     with out_console.status("loading the model"):
         from dcam_fast import Explainer
 
-        return Explainer.from_pretrained(model, trust_remote_code=trust_remote_code)
+        return Explainer.from_pretrained(model, trust_remote_code=trust_remote_code, dtype=dtype)
 
 
 def _colored(explanation: Explanation) -> Text:
@@ -124,6 +125,15 @@ def _colored(explanation: Explanation) -> Text:
             red, green, blue = groundedness_color(explanation.targets[piece.target].groundedness)
             text.append(piece.text, f"bold rgb({red},{green},{blue})")
     return text
+
+
+def _step(step: Step) -> Text:
+    """A denoising step: the answer so far, then what was written, and the pixel in the middle of its strongest cell."""
+    written = []
+    for token, map in zip(step.tokens, step.maps, strict=True):
+        x0, y0, x1, y1 = step.boxes.flatten(0, 1)[map.argmax()].tolist()
+        written.append(f"{token.text} ({(x0 + x1) / 2:.0f}, {(y0 + y1) / 2:.0f})")
+    return Text(f"{step.index:4}  ", "dim") + Text(step.text) + Text(f"  {', '.join(written)}", "dim")
 
 
 def _named(check: Callable[[str], object], value: str, option: str) -> str:
@@ -195,6 +205,10 @@ def explain(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let code that comes with the checkpoint run.")
     ] = False,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. Without it: the checkpoint's own.")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Explain every word at the step that writes it, and show it as it comes.")
+    ] = False,
 ) -> None:
     """Explain what a model answers about images."""
     with out_console.status("loading"):
@@ -208,7 +222,7 @@ def explain(
     targets: str | list[str] = target or "content"
     if targets == ["all"]:
         targets = "all"
-    explainer = _load_explainer(model, trust_remote_code)
+    explainer = _load_explainer(model, trust_remote_code, dtype)
 
     failures = []
     with _progress() as progress:
@@ -216,7 +230,13 @@ def explain(
             list(zip(images, _folder_names(images), strict=True)), description="explaining"
         ):
             try:
-                explanation = explainer.explain(image, prompt, targets, method=method, profile=profile)
+                if stream:
+                    steps = explainer.stream(image, prompt, method=method, profile=profile)
+                    for step in steps:
+                        progress.console.print(_step(step))
+                    explanation = steps.explanation(targets)
+                else:
+                    explanation = explainer.explain(image, prompt, targets, method=method, profile=profile)
                 explanation.save(out / name)
             except Exception as error:  # the other images are still worth it
                 failures.append(error)

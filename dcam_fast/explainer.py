@@ -6,6 +6,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from dcam_fast import models
 from dcam_fast.attribution import Attribution, Resources
 from dcam_fast.attribution.diffusion_cam import Method
@@ -43,13 +45,16 @@ class Explainer:
         device: str = "cpu",
         attention: str | None = None,
         trust_remote_code: bool = False,
+        dtype: torch.dtype | str | None = None,
         max_memory: int | None = None,
         compile: bool = False,
         deterministic: bool = False,
     ) -> Explainer:
         """An explainer of a model by name or folder; see `dcam_fast.models.load` for the first arguments and errors,
         and `dcam_fast.attribution.Resources` for the others."""
-        adapter = models.load(model, device=device, attention=attention, trust_remote_code=trust_remote_code)
+        adapter = models.load(
+            model, device=device, attention=attention, trust_remote_code=trust_remote_code, dtype=dtype
+        )
         return cls(adapter, max_memory=max_memory, compile=compile, deterministic=deterministic)
 
     def explain(

@@ -25,8 +25,9 @@ class Step:
 
     Attributes:
         index: of the step, from 0.
-        text: the answer so far, with a "_" for every position that is still masked.
-        tokens: those that this step committed, n of them; an end token or padding is none.
+        text: the answer so far, with a "_" for every position that is still open.
+        tokens: those that this step committed, n of them; an end token or padding is none. Where a model takes tokens
+            back, a position can come again, with what is written there now.
         maps: float32 ``[n, h, w]`` in 0..1, refined by what is known so far, on the model's device.
         raw_maps: float32 ``[n, h, w]``, before refinement.
         boxes: float32 ``[h, w, 4]``, the pixels (x0, y0, x1, y1) of the image that each cell covers.
@@ -47,7 +48,7 @@ class Stream(Iterator[Step]):
 
     def __init__(self, request: Request, denoised: Iterator[Trajectory]) -> None:
         self._request = request
-        self._raw: dict[int, Tensor] = {}
+        self._raw: dict[tuple[int, int], Tensor] = {}  # by position and the step that wrote it
         self._seconds = {"generate": 0.0, "explain": 0.0}
         self._finished: Trajectory | None = None
         self._steps = self._run(denoised)
@@ -77,7 +78,8 @@ class Stream(Iterator[Step]):
             chosen = choose(targets, self._request.adapter.words(self._finished), self._finished)
             view = self._request.inputs.views[0]
             tokens = [view.boxes.new_zeros(0, *view.cells.shape)]
-            tokens += [self._raw[position][None] for position in positions_of(chosen).tolist()]
+            steps = self._finished.steps.tolist()
+            tokens += [self._raw[position, steps[position]][None] for position in positions_of(chosen).tolist()]
             raw = mean_by_word(torch.cat(tokens), chosen)
             return self._request.explanation(self._finished, chosen, raw, self._seconds, started)
 
@@ -97,18 +99,18 @@ class Stream(Iterator[Step]):
     def _explain(self, index: int, trajectory: Trajectory, generating: float) -> Step:
         started = time.perf_counter()
         request = self._request
-        committed = (trajectory.steps[: trajectory.length] != OPEN).tolist()
-        fresh = [position for position, there in enumerate(committed) if there and position not in self._raw]
+        steps = trajectory.steps[: trajectory.length].tolist()
+        known = [position for position, step in enumerate(steps) if step != OPEN]
+        fresh = [position for position in known if (position, steps[position]) not in self._raw]
         raw = request.raw_maps(trajectory, [Word("", (position,)) for position in fresh])
-        self._raw |= zip(fresh, raw, strict=True)
-        known = [position for position, there in enumerate(committed) if there]
+        self._raw |= {(position, steps[position]): of for position, of in zip(fresh, raw, strict=True)}
         maps = request.refined(raw, trajectory.tokens[known])
         seconds = {"generate": generating, "explain": time.perf_counter() - started}
         for name, value in seconds.items():
             self._seconds[name] += value
         return Step(
             index=index,
-            text=self._text(trajectory, committed),
+            text=self._text(trajectory, steps),
             tokens=tuple(request.token(trajectory, position) for position in fresh),
             maps=maps,
             raw_maps=raw,
@@ -116,9 +118,9 @@ class Stream(Iterator[Step]):
             seconds=seconds,
         )
 
-    def _text(self, trajectory: Trajectory, committed: list[bool]) -> str:
+    def _text(self, trajectory: Trajectory, steps: list[int]) -> str:
         parts = []
-        for there, run in itertools.groupby(range(len(committed)), committed.__getitem__):
+        for there, run in itertools.groupby(range(len(steps)), lambda position: steps[position] != OPEN):
             positions = list(run)
             tokens = trajectory.tokens[positions]
             parts += [self._request.adapter.decode(tokens).strip()] if there else [BLANK] * len(positions)

@@ -184,16 +184,20 @@ def _replay(case: _Case) -> Iterator[str]:
 
 
 def _stepping(case: _Case) -> Iterator[str]:
+    last = None
     try:
-        last = None
         for so_far in case.adapter.denoise(case.inputs):
-            if last is not None and bool((so_far.steps[last.steps != OPEN] != last.steps[last.steps != OPEN]).any()):
-                yield "denoise: a committed token must stay committed at its step, got one that did not"
-                return
+            if last is not None:
+                kept = last.steps != OPEN
+                if case.adapter.mask_token == NO_MASK:  # such a family may take tokens back
+                    kept &= last.steps == so_far.steps
+                if bool(((so_far.steps != last.steps) | (so_far.tokens != last.tokens))[kept].any()):
+                    yield "denoise: a committed token must stay committed at its step, got one that did not"
+                    return
             last = so_far
     except AdapterError:
         return  # a family may not be able to
-    if last is None or not last.tokens.equal(case.trajectory.tokens):
+    if last is None or not last.tokens.equal(case.trajectory.tokens) or not last.steps.equal(case.trajectory.steps):
         yield "denoise: the last trajectory must be that of generate, got another"
 
 

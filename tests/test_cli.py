@@ -20,6 +20,7 @@ import dcam_fast
 from dcam_fast import cli, demo
 from dcam_fast.explanation import Explanation, Target, Token
 from dcam_fast.images import load_image
+from dcam_fast.models.tiny import scenes
 
 
 class FakeExplainer:
@@ -117,6 +118,29 @@ def test_explain_options(run: Callable[..., Any], fake: type[FakeExplainer], tmp
     assert fake.calls == [wanted]
     run("explain", path, "--target", "all")
     assert fake.calls[0]["targets"] == "all"
+
+
+def test_explain_while_it_is_written(run: Callable[..., Any], tmp_path: Path) -> None:
+    """Every step shows the answer so far and where its new words look; the files are those of the whole answer."""
+    path = tmp_path / "scene.png"
+    scene = scenes.sample_scene(np.random.default_rng(21), 96, 128, 2)
+    Image.fromarray(scene.image).save(path)
+    result = run("explain", path, "--stream", "--dtype", "float32", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    answer = " ".join(scenes.caption(scene).answer)
+    steps = re.findall(r"^ +(\d+)  (.+)$", result.output, re.MULTILINE)
+    assert [int(index) for index, _ in steps] == list(range(len(steps)))
+    assert len(steps) > len(answer.split())
+    assert "_" in steps[0][1]
+    assert steps[-1][1].startswith(answer)
+    assert re.search(rf"{scene.objects[0].shape} \(\d+, \d+\)", result.output)
+    assert json.loads((tmp_path / "out/scene/explanation.json").read_text())["answer"] == answer
+
+
+def test_dtype_is_checked(run: Callable[..., Any], tmp_path: Path) -> None:
+    result = run("explain", "any.png", "--dtype", "float16", "--out", str(tmp_path))
+    assert result.exit_code == 1
+    assert "error: load: dtype must be one of float32, bfloat16, got 'float16'" in result.output
 
 
 @pytest.mark.usefixtures("fake")

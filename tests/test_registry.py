@@ -46,19 +46,19 @@ def test_one_line_registers_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyP
     models.load(path)
     Explainer.from_pretrained(path, attention="joint", trust_remote_code=True)
     assert calls == [
-        (tmp_path, {"device": "cpu", "attention": None, "trust_remote_code": False}),
-        (tmp_path, {"device": "cpu", "attention": "joint", "trust_remote_code": True}),
+        (tmp_path, {"device": "cpu", "attention": None, "trust_remote_code": False, "dtype": None}),
+        (tmp_path, {"device": "cpu", "attention": "joint", "trust_remote_code": True, "dtype": None}),
     ]
 
 
 def test_command_line_hands_on_model_and_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[str, bool]] = []
+    calls: list[tuple[str, bool, str | None]] = []
 
-    def from_pretrained(model: str, *, trust_remote_code: bool) -> None:
-        calls.append((model, trust_remote_code))
+    def from_pretrained(model: str, *, trust_remote_code: bool, dtype: str | None) -> None:
+        calls.append((model, trust_remote_code, dtype))
         raise AdapterError("load: nothing there")
 
     monkeypatch.setattr(Explainer, "from_pretrained", from_pretrained)
-    for more in ([], ["--trust-remote-code"]):
+    for more in ([], ["--trust-remote-code", "--dtype", "bfloat16"]):
         assert CliRunner().invoke(app, ["explain", "a.png", "--model", str(tmp_path), *more]).exit_code == 1
-    assert calls == [(str(tmp_path), False), (str(tmp_path), True)]
+    assert calls == [(str(tmp_path), False, None), (str(tmp_path), True, "bfloat16")]

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dcam_fast.attribution.activation import Activation
+from dcam_fast.attribution.attention_rollout import AttentionRollout
 from dcam_fast.attribution.attribution import Attribution
 from dcam_fast.attribution.diffusion_cam import DIFFUSION_CAM, PUBLISHED, Method, maps_of_words
 from dcam_fast.attribution.grad_cam import GRAD_CAM, GRAD_CAM_PAPER
@@ -30,6 +31,7 @@ METHODS: dict[str, Attribution] = {
     "tam": TAM,
     "layercam": LAYERCAM,
     "hirescam": HIRESCAM,
+    "attention_rollout": AttentionRollout(),
     "activation": Activation(),
     "random": Random(),
 }

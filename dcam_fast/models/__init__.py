@@ -7,19 +7,30 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from dcam_fast.models.adapter import Adapter, AdapterError
 
-__all__ = ["FAMILIES", "Adapter", "AdapterError", "load"]
+__all__ = ["DTYPES", "FAMILIES", "Adapter", "AdapterError", "load"]
 
-# model_type in config.json -> the module whose ``load_adapter(path, device=, attention=, trust_remote_code=)`` makes
-# the adapter. Imported when asked for, so that a family costs nothing and needs nothing until then.
+# model_type in config.json -> the module whose ``load_adapter(path, device=, attention=, trust_remote_code=, dtype=)``
+# makes the adapter. Imported when asked for, so that a family costs nothing and needs nothing until then.
 FAMILIES: Final[dict[str, str]] = {
     "diffusion_gemma": "dcam_fast.models.diffusion_gemma",
 }
 
 
+# No float16: the gradient of a token that is nearly certain is smaller than any of its numbers.
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
 def load(
-    name: str, *, device: str = "cpu", attention: str | None = None, trust_remote_code: bool = False
+    name: str,
+    *,
+    device: str = "cpu",
+    attention: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: torch.dtype | str | None = None,
 ) -> Adapter[Any]:
     """The adapter of a model: ``"tiny"``, the embedded one, or a folder with the config.json of a known family.
 
@@ -28,14 +39,23 @@ def load(
         device: a torch device.
         attention: attention topology of the generation, where the family has several (None: the model's own).
         trust_remote_code: whether code that comes with the checkpoint may run.
+        dtype: of the weights and of what is computed with them, one of `DTYPES` or its name (None: the checkpoint's,
+            for ``"tiny"`` float32). Objectives, pooling and maps are float32 whatever it is.
 
     Raises:
         AdapterError: for a name, folder or family that there is no adapter for, or one that cannot be loaded.
     """
+    wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if dtype is not None and wanted not in DTYPES.values():
+        raise AdapterError(f"load: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if name == "tiny":
         from dcam_fast.models.tiny.adapter import TinyAdapter
 
-        return TinyAdapter(device=device, attention=attention or "prefix")  # type: ignore[arg-type]
+        return TinyAdapter(
+            device=device,
+            attention=attention or "prefix",  # type: ignore[arg-type]
+            dtype=wanted or torch.float32,
+        )
     path = Path(name)
     model_type = _model_type(path)
     if model_type not in FAMILIES:
@@ -43,7 +63,7 @@ def load(
         raise AdapterError(f"load: model_type in {path / 'config.json'} must be one of {known}, got {model_type!r}")
     family = importlib.import_module(FAMILIES[model_type])
     adapter: Adapter[Any] = family.load_adapter(
-        path, device=device, attention=attention, trust_remote_code=trust_remote_code
+        path, device=device, attention=attention, trust_remote_code=trust_remote_code, dtype=wanted
     )
     return adapter
 

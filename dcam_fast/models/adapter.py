@@ -72,7 +72,8 @@ class Trajectory:
 
     Attributes:
         tokens: int64 ``[L]``, the answer.
-        steps: int64 ``[L]``, the denoising step, from 0, that committed each token; `OPEN` where none has yet.
+        steps: int64 ``[L]``, the denoising step, from 0, that committed each token; `OPEN` where none has yet, and then
+            the token is no part of the answer.
         length: how many leading positions are text; the others are padding.
         canvases: int64 ``[S, K]``, what the model saw at every step, where that cannot be told from tokens and steps
             (no mask token, tokens that are written over). The first ``L`` of the ``K`` columns are token ids; in the
@@ -141,6 +142,9 @@ class Adapter(ABC, Generic[I]):
 
     def denoise(self, inputs: I, steps: int | None = None, block_length: int | None = None) -> Iterator[Trajectory]:
         """The same answer as it comes about: the trajectory so far after every denoising step, the finished one last.
+
+        A token stays what it is, where it is, for as long as its step stays the same. A family that takes tokens back
+        (`NO_MASK`) may open a committed position again, or commit it at another step.
 
         Raises AdapterError where the model's own generation cannot be stepped.
         """

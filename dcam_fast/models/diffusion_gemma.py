@@ -13,12 +13,9 @@ the decoder makes of them, which are a hundredth of the logits' size.
 
 from __future__ import annotations
 
-import itertools
-import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +37,11 @@ from dcam_fast.models.adapter import (
     Word,
 )
 from dcam_fast.models.checkpoint import load_model
+from dcam_fast.models.diffusion_gemma_generation import RandomNumbers, Record, recording
+from dcam_fast.models.stepping import stepwise
 
 TRANSFORMERS = "5.11.0"  # the first release with the family; run with it and with 5.23.0
 SPACES = ("▁", "Ġ")  # how tokenizers write the space that a word begins with
-
-_GENERATING = threading.Lock()  # transformers samples from the random numbers that all threads share
-_NUMBERS = itertools.count(1)  # of what canvases are conditioned on
 
 
 @dataclass(frozen=True)
@@ -65,33 +61,6 @@ class DiffusionGemmaInputs(Inputs):
     embedded: Tensor
     masks: dict[str, Tensor | None]
     positions: Tensor
-
-
-@dataclass(frozen=True)
-class DiffusionGemmaTrajectory(Trajectory):
-    """``conditioning``: for every step the ``[L, D]`` mean embeddings of the guesses before it, None before the first.
-    The last column of ``canvases`` names them, for as long as the trajectory lives."""
-
-    conditioning: tuple[Tensor | None, ...] = ()
-
-
-@dataclass
-class _Record:
-    """What one generation goes through: canvases ``[L]``, what they are conditioned on, best guesses ``[L]``."""
-
-    canvases: list[Tensor] = field(default_factory=list)
-    conditioning: list[Tensor | None] = field(default_factory=list)
-    guesses: list[Tensor] = field(default_factory=list)
-
-    def put(self, value: Tensor) -> None:
-        """Of a streamer: prompt and finished canvases, which are known anyway."""
-
-    def put_draft(self, value: Tensor) -> None:
-        """Of a streamer: the best guesses of a step."""
-        self.guesses.append(value[0])
-
-    def end(self) -> None:
-        """Of a streamer."""
 
 
 class _Context:
@@ -203,10 +172,34 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
 
     # ----------------------------------------------------------------------------------------------------- generation
 
-    @torch.no_grad()
     def generate(
         self, inputs: DiffusionGemmaInputs, steps: int | None = None, block_length: int | None = None
     ) -> Trajectory:
+        self._check_generation(steps, block_length)
+        with RandomNumbers(self.seed, self.device).drawn():
+            return self._generate(inputs, steps, lambda _: None)
+
+    def denoise(
+        self, inputs: DiffusionGemmaInputs, steps: int | None = None, block_length: int | None = None
+    ) -> Iterator[Trajectory]:
+        self._check_generation(steps, block_length)
+        return self._denoised(inputs, steps)
+
+    def _denoised(self, inputs: DiffusionGemmaInputs, steps: int | None) -> Iterator[Trajectory]:
+        """transformers' generation cannot be stepped, so it waits in a thread between steps."""
+        numbers = RandomNumbers(self.seed, self.device)
+        so_far = stepwise(lambda hand: self._generate(inputs, steps, hand))
+        try:
+            while True:
+                with numbers.drawn():
+                    trajectory = next(so_far, None)
+                if trajectory is None:
+                    return
+                yield trajectory
+        finally:
+            so_far.close()
+
+    def _check_generation(self, steps: int | None, block_length: int | None) -> None:
         length = self.config.canvas_length
         if block_length not in (None, length):
             raise AdapterError(
@@ -214,14 +207,23 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
             )
         if steps is not None and steps < 1:
             raise AdapterError(f"generate: steps must be at least 1, got {steps}")
+
+    @torch.no_grad()
+    def _generate(
+        self, inputs: DiffusionGemmaInputs, steps: int | None, hand: Callable[[Trajectory], None]
+    ) -> Trajectory:
+        """The finished trajectory; to ``hand`` goes what there is of it after every step but the last."""
+        ends = self._ends()
         given = {} if steps is None else {"max_denoising_steps": steps}
-        devices = [self.device] if self.device.type == "cuda" else []
-        with self._recording() as record, torch.random.fork_rng(devices):
-            torch.manual_seed(self.seed)
+
+        def step_over(record: Record) -> None:
+            hand(record.trajectory(ends))
+
+        with recording(self.model.model.decoder, self._conditioning, step_over) as record:
             out = self.model.generate(
                 inputs.tokens,
                 mm_token_type_ids=(inputs.tokens == self.config.image_token_id).long(),
-                max_new_tokens=length,
+                max_new_tokens=self.config.canvas_length,
                 max_length=None,  # which would win over as many new tokens as the default, and ask for several canvases
                 cache_implementation="dynamic",  # whatever the checkpoint asks for: the replay reads such a one
                 streamer=record,
@@ -229,51 +231,7 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
                 **given,
             )
         del out
-        return self._trajectory(record)
-
-    @contextmanager
-    def _recording(self) -> Iterator[_Record]:
-        """What the decoder reads while the context lasts, in this thread: others may be replaying."""
-        record, decoder, thread = _Record(), self.model.model.decoder, threading.get_ident()
-
-        def read_canvas(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-            record.canvases.append(kwargs["decoder_input_ids"][0].clone())
-            if kwargs["self_conditioning_logits"] is None:
-                record.conditioning.append(None)
-
-        def read_conditioning(_module: nn.Module, args: tuple[Tensor, Tensor]) -> None:
-            if threading.get_ident() == thread and len(record.conditioning) < len(record.canvases):
-                record.conditioning.append(args[1][0].clone())
-
-        with _GENERATING:
-            hooks = [
-                decoder.register_forward_pre_hook(read_canvas, with_kwargs=True),
-                decoder.self_conditioning.register_forward_pre_hook(read_conditioning),
-            ]
-            try:
-                yield record
-            finally:
-                for hook in hooks:
-                    hook.remove()
-
-    def _trajectory(self, record: _Record) -> Trajectory:
-        guesses = torch.stack(record.guesses).to(self.device)
-        answer = guesses[-1]
-        stays = (guesses == answer).flip(0).cumprod(0).sum(0)  # for how many steps at the end
-        numbers = []
-        for embeddings in record.conditioning:
-            numbers.append(0 if embeddings is None else next(_NUMBERS))
-            if embeddings is not None:
-                self._conditioning[numbers[-1]] = embeddings
-        seen = torch.cat((torch.stack(record.canvases), torch.tensor(numbers, device=self.device)[:, None]), 1)
-        ends = torch.isin(answer, torch.tensor(self._ends(), device=self.device)).nonzero()
-        return DiffusionGemmaTrajectory(
-            tokens=answer,
-            steps=len(guesses) - stays,
-            length=int(ends[0]) if len(ends) else len(answer),
-            canvases=seen,
-            conditioning=tuple(record.conditioning),
-        )
+        return record.trajectory(ends)
 
     def _ends(self) -> list[int]:
         end = self.model.generation_config.eos_token_id
@@ -363,7 +321,9 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
         return str(self.tokenizer.decode(tokens.tolist()))
 
 
-def load_adapter(path: Path, *, device: str, attention: str | None, trust_remote_code: bool) -> DiffusionGemmaAdapter:
+def load_adapter(
+    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+) -> DiffusionGemmaAdapter:
     """See `dcam_fast.models.load`. The family needs no remote code, and so runs none, trusted or not."""
     if attention is not None:
         raise AdapterError(f"diffusion_gemma: attention must be the model's own, None, got {attention!r}")
@@ -377,7 +337,7 @@ def load_adapter(path: Path, *, device: str, attention: str | None, trust_remote
         ) from error
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
         raise AdapterError(f"load: {path} must have a tokenizer.json or tokenizer.model, got neither")
-    model = load_model(DiffusionGemmaForBlockDiffusion, path, device, dtype="auto")
+    model = load_model(DiffusionGemmaForBlockDiffusion, path, device, dtype=dtype or "auto")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         processor = Gemma4ImageProcessorPil.from_pretrained(path, local_files_only=True)

@@ -6,6 +6,7 @@ import gc
 import json
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from dcam_fast.attribution.diffusion_cam import Method, build_targets
 from dcam_fast.attribution.engine import capture, log_probabilities
 from dcam_fast.attribution.states import canvases
 from dcam_fast.models import AdapterError
-from dcam_fast.models.diffusion_gemma import DiffusionGemmaAdapter, DiffusionGemmaInputs, DiffusionGemmaTrajectory
+from dcam_fast.models.adapter import OPEN
+from dcam_fast.models.diffusion_gemma import DiffusionGemmaAdapter, DiffusionGemmaInputs
+from dcam_fast.models.diffusion_gemma_generation import DiffusionGemmaTrajectory
 
 gemma = pytest.importorskip("gemma", reason="this transformers is older than DiffusionGemma")
 
@@ -276,8 +279,99 @@ def test_what_cannot_be_asked(adapter: DiffusionGemmaAdapter) -> None:
         adapter.generate(inputs, 0)
     with pytest.raises(AdapterError, match="one image token"):
         adapter.encode(picture(), "what is <image>")
-    with pytest.raises(AdapterError, match="generates step by step"):
-        Explainer(adapter).stream(picture(), PROMPT).__next__()
+    for steps, block_length, message in ((2, 4, "block_length must be 12"), (0, None, "steps must be at least 1")):
+        with pytest.raises(AdapterError, match=message):
+            adapter.denoise(inputs, steps, block_length)
+
+
+@pytest.mark.parametrize("window", [64, 16])
+def test_attention_rollout(window: int) -> None:
+    """Two stacks, grouped heads, and windows shorter than the prompt: what the image has of a word is a share."""
+    explanation = Explainer(gemma.make_adapter(window)).explain(
+        picture(), PROMPT, "all", method="attention_rollout", steps=STEPS
+    )
+    assert len(explanation.raw_maps) == len(explanation.targets) > 0
+    total = explanation.raw_maps.sum((1, 2))
+    assert bool(((total > 0) & (total < 1)).all())
+
+
+# ---------------------------------------------------------------------------------------------------------- streaming
+
+
+def hooks_of(adapter: DiffusionGemmaAdapter) -> int:
+    decoder = adapter.model.model.decoder
+    return len(decoder._forward_pre_hooks) + len(decoder.self_conditioning._forward_pre_hooks)
+
+
+def test_step_by_step_it_writes_what_it_writes_at_once(adapter: DiffusionGemmaAdapter) -> None:
+    """Also where others draw random numbers in between, whose own go on as if nothing had been."""
+    inputs = adapter.encode(picture(), PROMPT)
+    finished = adapter.generate(inputs, STEPS)
+    torch.manual_seed(3)
+    own = [torch.rand(2) for _ in range(STEPS)]
+    torch.manual_seed(3)
+    so_far = []
+    for index, trajectory in enumerate(adapter.denoise(inputs, STEPS)):
+        so_far.append(trajectory)
+        assert torch.rand(2).equal(own[index])
+    length = adapter.config.canvas_length
+    assert len(so_far) == len(finished.canvases)
+    assert so_far[-1].tokens.equal(finished.tokens)
+    assert so_far[-1].steps.equal(finished.steps)
+    assert so_far[-1].length == finished.length
+    for index, trajectory in enumerate(so_far):
+        assert trajectory.canvases[:, :length].equal(finished.canvases[: index + 1, :length])
+        committed = trajectory.steps != OPEN
+        assert (trajectory.steps[committed] <= index).all()
+        # what the next canvas holds is what was accepted
+        if index + 1 < len(so_far):
+            assert committed.equal(finished.canvases[index + 1, :length] == trajectory.tokens)
+    assert not hooks_of(adapter)
+
+
+def test_a_stream_ends_as_the_explanation(adapter: DiffusionGemmaAdapter) -> None:
+    explainer = Explainer(adapter)
+    stream = explainer.stream(picture(), PROMPT, steps=STEPS)
+    steps = list(stream)
+    streamed = stream.explanation("all")
+    plain = explainer.explain(picture(), PROMPT, "all", method=Method(state="committed"), steps=STEPS)
+    assert streamed.tokens == plain.tokens
+    torch.testing.assert_close(streamed.raw_maps, plain.raw_maps, rtol=0, atol=1e-5)
+    last = {token.position: token for step in steps for token in step.tokens}
+    assert {position: last[position] for position in range(len(plain.tokens))} == dict(enumerate(plain.tokens))
+
+
+@pytest.mark.parametrize("end", ["close", "drop", "error"])
+def test_a_stream_that_is_left_leaves_nothing(
+    adapter: DiffusionGemmaAdapter, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = threading.active_count()
+    stream = Explainer(adapter).stream(picture(), PROMPT, steps=STEPS)
+    next(stream)
+    assert threading.active_count() == threads + 1
+    assert hooks_of(adapter)
+    if end == "close":
+        stream.close()
+    elif end == "error":
+
+        def fail(*_args: Any, **_kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(adapter.model.model.decoder.layers[1], "forward", fail)
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+    del stream
+    gc.collect()
+    assert threading.active_count() == threads
+    assert not hooks_of(adapter)
+    assert not adapter._conditioning
+
+
+def test_two_streams_at_once(adapter: DiffusionGemmaAdapter) -> None:
+    inputs = [adapter.encode(picture(seed=seed), PROMPT) for seed in (0, 1)]
+    alone = [adapter.generate(one, STEPS).tokens for one in inputs]
+    pairs = list(zip(*(adapter.denoise(one, STEPS) for one in inputs), strict=True))
+    assert [trajectory.tokens.tolist() for trajectory in pairs[-1]] == [tokens.tolist() for tokens in alone]
 
 
 # ------------------------------------------------------------------------------------------------------------ loading

@@ -24,7 +24,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class TinyInputs(Inputs):
-    """``pixels``: float32 ``[1, 3, H, W]``. ``embedded``: ``[1, N, D]``, what the vision tower makes of them.
+    """``pixels``: ``[1, 3, H, W]``, of the weights' dtype. ``embedded``: ``[1, N, D]``, what the tower makes of them.
     ``prompt_tokens``: int64 ``[1, P]``. ``rotary_*``: tables of the streams."""
 
     pixels: Tensor
@@ -35,12 +35,12 @@ class TinyInputs(Inputs):
     rotary_joint: tuple[Tensor, Tensor]
 
 
-def _load(path: Path) -> TinyForMaskedDiffusion:
-    """The model in float32, without the progress bar that transformers shows for a file of a few megabytes."""
+def _load(path: Path, dtype: torch.dtype) -> TinyForMaskedDiffusion:
+    """The model, without the progress bar that transformers shows for a file of a few megabytes."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model: TinyForMaskedDiffusion = TinyForMaskedDiffusion.from_pretrained(path, dtype=torch.float32)
+        model: TinyForMaskedDiffusion = TinyForMaskedDiffusion.from_pretrained(path, dtype=dtype)
     finally:
         if shown:
             logging.enable_progress_bar()
@@ -49,7 +49,7 @@ def _load(path: Path) -> TinyForMaskedDiffusion:
 
 
 class TinyAdapter(Adapter[TinyInputs]):
-    """The embedded model with joint or prefix attention, in float32."""
+    """The embedded model with joint or prefix attention."""
 
     name = "tiny"
     default_blocks = (2,)
@@ -57,14 +57,19 @@ class TinyAdapter(Adapter[TinyInputs]):
     default_prompt = CAPTION_PROMPT
 
     def __init__(
-        self, path: Path = WEIGHTS, device: str | torch.device = "cpu", attention: Attention = "prefix"
+        self,
+        path: Path = WEIGHTS,
+        device: str | torch.device = "cpu",
+        attention: Attention = "prefix",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         if attention not in ("prefix", "joint"):
             raise AdapterError(f"tiny: attention must be 'prefix' or 'joint', got {attention!r}")
         self.device = torch.device(device)
         self.attention = attention
         self.has_two_streams = attention == "prefix"
-        self.model = _load(path)
+        self.dtype = dtype
+        self.model = _load(path, dtype)
         self.model.to(device=self.device)  # type: ignore[call-arg]
         self.model.requires_grad_(False)
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
@@ -83,7 +88,7 @@ class TinyAdapter(Adapter[TinyInputs]):
 
     def encode(self, image: NDArray[np.uint8], prompt: str) -> TinyInputs:
         tokens = self._encode_prompt(prompt)
-        pixels = self.processor(image)["pixel_values"].to(self.device)
+        pixels = self.processor(image)["pixel_values"].to(self.device, self.dtype)
         h, w = (side // CELL for side in pixels.shape[2:])
         y = torch.linspace(0, image.shape[0], h + 1)
         x = torch.linspace(0, image.shape[1], w + 1)
@@ -93,7 +98,7 @@ class TinyAdapter(Adapter[TinyInputs]):
         )
         prefix = h * w + tokens.shape[1]
         cos, sin = self.model.rotary(
-            torch.arange(prefix + self.model.config.answer_length, device=self.device), torch.float32
+            torch.arange(prefix + self.model.config.answer_length, device=self.device), self.dtype
         )
         return TinyInputs(
             image=image,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -54,15 +56,12 @@ def test_guided_same_bits(grid):
     assert torch.equal(ops.guided_filter(maps[:1].cuda(), guide.cuda(), backend="cuda"), first[:1])
 
 
-@pytest.mark.parametrize("backend", ["cuda", "triton"])
-@pytest.mark.parametrize("side", [27, 96])
+@pytest.mark.parametrize(("backend", "side"), [("cuda", 27), ("cuda", 96), ("triton", 27)])
 def test_capture_of_guided_maps(backend, side):
     """The default post-processing as one graph: pool, then refine along the edges of the image; a replay reads what its
     inputs hold then."""
     if _faces.FACES[backend].unusable() is not None:
         pytest.skip(f"the face is unusable: {_faces.FACES[backend].unusable()}")
-    if backend == "triton" and side > 64:
-        pytest.skip("Triton refines maps of 4,096 cells at most")
     A, G = operands(T=3, S=side * side, D=64)
     guide = torch.rand(3, side, side, generator=torch.Generator().manual_seed(5)).cuda()
 
@@ -83,6 +82,17 @@ def test_capture_of_guided_maps(backend, side):
         guide.copy_(guide.flip(2))
         graph.replay()
         assert torch.equal(captured, run())
+
+
+def test_cached_graph_of_guided_maps():
+    A, G = operands()
+    random, cache = torch.Generator().manual_seed(6), GraphCache(2)
+    for config in (DEFAULT, replace(DEFAULT, guide_radius=1)):
+        for _ in range(2):
+            guide = torch.rand(3, 27, 27, generator=random).cuda()
+            got = cache.diffusion_cam(A, G, (27, 27), None, "pooled", config, guide=guide)
+            maps = ops.pool(A, G, aggregation="pooled", backend="cuda").view(-1, 27, 27)
+            assert torch.equal(got, ops.refine(maps, config, guide=guide, backend="cuda"))
 
 
 def test_streams():

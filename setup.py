@@ -52,13 +52,14 @@ def find_nvcc() -> str | None:
     homes = [Path(home) / "bin" for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home]
     nvcc = shutil.which("nvcc", path=os.pathsep.join([*map(str, homes), os.environ.get("PATH", "")]))
     if nvcc is None:
-        # NVIDIA's compiler package, which lies beside torch
-        packaged = sorted((TORCH.parent / "nvidia").glob("*/bin/nvcc"))
+        # NVIDIA's compiler packages (the extra "nvcc"), beside torch or in the environment that is built in
+        folders = dict.fromkeys([TORCH.parent, Path(sysconfig.get_path("purelib"))])
+        packaged = sorted(nvcc for folder in folders for nvcc in (folder / "nvidia").glob("*/bin/nvcc"))
         nvcc = str(packaged[-1]) if packaged else None
     if wanted == "1" and nvcc is None:
-        sys.exit("dcam_fast: DCAM_CUDA=1, but there is no nvcc in CUDA_HOME, /usr/local/cuda, on PATH or beside torch")
+        sys.exit("dcam_fast: DCAM_CUDA=1, but no nvcc in CUDA_HOME, /usr/local/cuda, on PATH or the packages")
     if nvcc is None:
-        print("dcam_fast: no nvcc in CUDA_HOME, /usr/local/cuda, on PATH or beside torch: built without CUDA kernels")
+        print("dcam_fast: no nvcc in CUDA_HOME, /usr/local/cuda, on PATH or the packages: built without CUDA kernels")
     return nvcc
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import report_attribution
+from . import report_attribution, report_evaluation
 from .results import Results
 from .suite import EXPLANATION
 from .tables import markdown
 
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("README.md", "docs/evaluation.md", "docs/reproduction.md", "docs/attribution.md")
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -51,17 +53,6 @@ def performance() -> str:
     return "\n".join(lines)
 
 
-def localisation() -> str:
-    """The localisation table of the test scenes."""
-    from dcam_fast.evaluation.localisation import format_table
-
-    name, data = newest("*-localisation.json")
-    return (
-        f"{data['words']} words of {data['right_captions']} right captions of {data['scenes']} held-out scenes; "
-        f"from `benchmarks/results/{name}`.\n\n{format_table(data)}"
-    )
-
-
 def accuracy() -> str:
     """Exact answers of the embedded model by kind."""
     name, data = newest("*-accuracy.json")
@@ -78,48 +69,20 @@ def accuracy() -> str:
     return "\n".join(lines)
 
 
-def search() -> str:
-    """The best entries of both rounds of the search, and the published form's place in the first."""
-    from dcam_fast.evaluation.search import describe
-
-    name, data = newest("*-search.json")
-    lines = [f"{data['scenes']} selection scenes; from `benchmarks/results/{name}`.", ""]
-    lines += [
-        "| rank | objective | state | aggregation | blocks | hit | iou | f3 |",
-        "| ---: |" + " --- |" * 4 + " ---: |" * 3,
-    ]
-    published = ("contrast_sum", "final", "pooled")
-    ranked = list(enumerate(data["raw"], 1))
-    first = next(row for row in ranked if tuple(row[1][k] for k in ("objective", "state", "aggregation")) == published)
-    for rank, entry in [*ranked[:8], first]:
-        names = " | ".join(entry[key] for key in ("objective", "state", "aggregation"))
-        blocks = ", ".join(map(str, entry["blocks"]))
-        lines.append(f"| {rank} | {names} | {blocks} | {entry['hit']:.3f} | {entry['iou']:.3f} | {entry['f3']:.3f} |")
-    lines += ["", f"(of {len(ranked)}; the last row is the best of the published form)", ""]
-    lines += ["| rank | refinement | hit | iou | concentration | f3 |", "| ---: | --- |" + " ---: |" * 4]
-    for rank, entry in enumerate(data["profiles"][:8], 1):
-        figures = " | ".join(f"{entry[key]:.3f}" for key in ("hit", "iou", "concentration", "f3"))
-        lines.append(f"| {rank} | {describe(entry['profile'])} | {figures} |")
-    return "\n".join(lines)
-
-
-def passes() -> str:
-    """The attribution pass against the published flow."""
-    return report_attribution.attribution(*newest("*-attribution.json"))
-
-
-def approximations() -> str:
-    """What the approximate modes lose and gain."""
-    return report_attribution.approximations(*newest("*-approximations.json"))
-
-
-PARTS = {
+PARTS: dict[str, Callable[[], str]] = {
     "performance": performance,
-    "localisation": localisation,
     "accuracy": accuracy,
-    "search": search,
-    "passes": passes,
-    "approximations": approximations,
+    "evaluation-summary": lambda: report_evaluation.summary(*newest("*-evaluation.json")),
+    "evaluation": lambda: report_evaluation.whole(*newest("*-evaluation.json")),
+    "evaluation-hard": lambda: report_evaluation.whole(*newest("*-evaluation-hard.json")),
+    "evaluation-refined": lambda: report_evaluation.summary(*newest("*-evaluation-refined.json")),
+    "randomisation": lambda: report_evaluation.randomisation(*newest("*-evaluation.json")),
+    "search": lambda: report_evaluation.search(*newest("*-search.json")),
+    "table1": lambda: report_evaluation.study(*newest("*-table1.json")),
+    "table2": lambda: report_evaluation.study(*newest("*-table2.json")),
+    "sensitivity": lambda: report_evaluation.study(*newest("*-sensitivity.json")),
+    "passes": lambda: report_attribution.attribution(*newest("*-attribution.json")),
+    "approximations": lambda: report_attribution.approximations(*newest("*-approximations.json")),
 }
 
 
@@ -135,7 +98,7 @@ def render(text: str) -> str:
 
 def main() -> None:
     stale = []
-    for path in (ROOT / "README.md", ROOT / "docs" / "evaluation.md", ROOT / "docs" / "attribution.md"):
+    for path in (ROOT / document for document in DOCUMENTS):
         before = path.read_text()
         after = render(before)
         if after != before:

@@ -255,6 +255,9 @@ def evaluate(
         list[str] | None,
         typer.Option(help="A method, or true_mask; may be repeated. Without it: all but llava_cam_smooth."),
     ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="One refinement for all methods, by name. Without it: as each has it.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Samples at most.")] = 200,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the scenes; without it, those to choose on.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; without it, the model's own.")] = None,
@@ -281,6 +284,7 @@ def evaluate(
             methods=tuple(method or [n for n in (*METHODS, runner.TRUE_MASK) if n != "llava_cam_smooth"]),
             seed=SELECTION_SEED if seed is None else seed,
             attention=attention,
+            profile=profile,
             steps=steps,
             shares=tuple(share or SHARES),
             randomised=randomise,

@@ -35,7 +35,7 @@ CANDIDATES: Final[dict[str, dict[str, tuple[int, ...]]]] = {
     "pool_normalise": {"BLOCK": (512, 1024, 2048, 4096), "num_warps": (4, 8), "num_stages": (1,)},
     "refine": {"CHUNK": (256, 512, 1024), "num_warps": (4, 8, 16), "num_stages": (1,)},
     "rank_filter": {"CHUNK": (64, 128, 256), "num_warps": (2, 4), "num_stages": (1,)},
-    "guided_filter": {"CHUNK": (32, 64, 128, 256), "num_warps": (1, 2, 4), "num_stages": (1, 2)},
+    "guided_filter": {"BLOCK": (32, 64, 128, 256), "num_warps": (1, 2, 4), "num_stages": (1,)},
     "overlay_axes": {"BLOCK": (64, 128, 256), "CHUNK": (16, 32, 64), "num_warps": (2, 4), "num_stages": (1,)},
     "overlay_pixels": {"BLOCK": (256, 512, 1024), "num_warps": (2, 4, 8), "num_stages": (1,)},
 }
@@ -72,7 +72,7 @@ def _call(kernel: str, shape: dict[str, int], device: str) -> Callable[[str], li
     if kernel == "rank_filter":
         return lambda backend: [ops.rank_filter(maps, k, backend=backend) for k in (3, 5)]
     if kernel == "guided_filter":
-        guide = torch.rand(3, side, side, generator=random, device=device)
+        guide = torch.rand((3, side, side), generator=random, device=device)
         return lambda backend: [ops.guided_filter(maps, guide, backend=backend)]
     image = torch.randint(0, 256, (768, 1024, 3), generator=random, device=device, dtype=torch.uint8)
     y, x = torch.meshgrid(torch.arange(side) * 768.0 / side, torch.arange(side) * 1024.0 / side, indexing="ij")

@@ -10,7 +10,8 @@ from dcam_fast import Explainer, Explanation
 from dcam_fast.attribution import METHODS, scores
 from dcam_fast.attribution.diffusion_cam import Method
 from dcam_fast.config import RELEASED
-from dcam_fast.evaluation.localisation import TEST_SEED, draw_cases, method_maps, score, summarise
+from dcam_fast.evaluation.datasets.scenes import TEST_SEED
+from dcam_fast.evaluation.localisation import draw_cases, method_maps, score, summarise
 from dcam_fast.models.tiny import scenes
 
 

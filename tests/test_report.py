@@ -11,7 +11,7 @@ from dcam_fast.benchmarks import report
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/evaluation.md", "docs/attribution.md"])
+@pytest.mark.parametrize("document", report.DOCUMENTS)
 def test_document_is_up_to_date(document: str) -> None:
     text = (ROOT / document).read_text()
     assert "<!-- " in text

@@ -1,1 +1,1 @@
-"""Which map is right: metrics, the localisation table on held-out scenes, and the search for the default."""
+"""Which map is right: metrics, datasets, a runner with its report, the paper's tables, the search for the default."""

@@ -109,6 +109,7 @@ def _sentence(summary: Summary, settings: Settings) -> str:
     return (
         f"{summary.words} words of {summary.named} answers that name something annotated, of {summary.samples} samples "
         f"of {settings.data}, answered by {settings.model}."
+        + ("" if settings.profile is None else f" All maps are refined by the profile {settings.profile}.")
     )
 
 

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -18,6 +18,7 @@ from torch import Tensor
 import dcam_fast
 from dcam_fast.attribution.attribution import Attribution
 from dcam_fast.attribution.methods import METHODS, describe
+from dcam_fast.config import profile as profile_by_name
 from dcam_fast.evaluation.aggregate import Aggregate, Estimate
 from dcam_fast.evaluation.cases import Case, case_maps, curve_metrics, mask_maps, measure, prepare
 from dcam_fast.evaluation.datasets import Dataset
@@ -43,11 +44,12 @@ class Settings:
         data: as `open_dataset` takes it.
         methods: names of `METHODS`, or `TRUE_MASK`.
         seed: of the scenes.
+        profile: the refinement that all methods get, as `profile_by_name` takes it; None: each its own.
         steps, block_length: of the generation; None: the model's own.
         shares: of the cells, at which the deletion and insertion curves are measured.
         randomised: how many of the first samples get the model-randomisation test.
 
-    Raises ValueError for a method there is none of.
+    Raises ValueError for a method or a profile there is none of.
     """
 
     model: str
@@ -55,6 +57,7 @@ class Settings:
     methods: tuple[str, ...]
     seed: int
     attention: str | None = None
+    profile: str | None = None
     steps: int | None = None
     block_length: int | None = None
     shares: tuple[float, ...] = SHARES
@@ -69,11 +72,17 @@ class Settings:
         for name in self.methods:
             if name not in known:
                 raise ValueError(f"evaluate: method must be one of {', '.join(known)}, got {name!r}")
+        if self.profile is not None:
+            profile_by_name(self.profile)
 
     @property
     def attributions(self) -> dict[str, Attribution]:
         """The methods by name, without the true mask."""
-        return {name: METHODS[name] for name in self.methods if name != TRUE_MASK}
+        methods = {name: METHODS[name] for name in self.methods if name != TRUE_MASK}
+        if self.profile is None:
+            return methods
+        refinement = profile_by_name(self.profile)
+        return {name: replace(method, profile=refinement) for name, method in methods.items()}  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -252,5 +261,6 @@ def _column_means(rows: list[list[float]]) -> list[float]:
 
 def write_summary(summary: Summary, settings: Settings, folder: Path) -> None:
     """Writes `SUMMARY` into the run's folder."""
-    facts: Mapping[str, object] = asdict(settings) | asdict(summary)
+    versions = {"dcam_fast": dcam_fast.__version__, "torch": torch.__version__, "threads": torch.get_num_threads()}
+    facts: Mapping[str, object] = versions | asdict(settings) | asdict(summary)
     (folder / SUMMARY).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")

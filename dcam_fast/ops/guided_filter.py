@@ -21,7 +21,7 @@ _GUIDED_FILTER = Op(
     "(Tensor maps, Tensor guide, int radius, float epsilon) -> Tensor",
     _fake,
     reference.guided_filter,
-    "guided",
+    triton="guided",
 )
 
 

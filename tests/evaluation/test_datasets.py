@@ -104,23 +104,25 @@ def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 # ------------------------------------------------------------------------------------------------------------ scenes
 
 
-def test_scenes_are_the_generators_and_any_may_be_asked_for() -> None:
+@pytest.mark.parametrize(("name", "prefix"), [("scenes", "scene"), ("hard-scenes", "hard-scene")])
+def test_scenes_are_the_generators_and_any_may_be_asked_for(name: str, prefix: str) -> None:
     rng = np.random.default_rng(5)
-    drawn = [scenes.sample_scene(rng) for _ in range(4)]
-    dataset = Scenes(4, 5)
+    drawn = [scenes.sample_scene(rng, hard=name == "hard-scenes") for _ in range(4)]
+    dataset = open_dataset(name, limit=4, seed=5)
+    assert isinstance(dataset, Scenes)
     assert len(dataset) == 4
     for index in (2, 0, 3, 1):
         sample = dataset[index]
         assert np.array_equal(sample.image, drawn[index].image)
-        assert sample.id == f"scene-5-{index}"
+        assert sample.id == f"{prefix}-5-{index}"
         assert [region.name for region in sample.regions] == [
             f"{item.size} {item.color} {item.shape}" for item in drawn[index].objects
         ]
         for region, item in zip(sample.regions, drawn[index].objects, strict=True):
             assert np.array_equal(region.mask, item.mask)
             assert [sample.caption[a:b] for a, b in region.spans] == [item.size, item.color, item.shape]
-    assert [sample.id for sample in dataset] == [f"scene-5-{index}" for index in range(4)]
-    assert [sample.id for sample in dataset[1:3]] == ["scene-5-1", "scene-5-2"]
+    assert [sample.id for sample in dataset] == [f"{prefix}-5-{index}" for index in range(4)]
+    assert [sample.id for sample in dataset[1:3]] == [f"{prefix}-5-1", f"{prefix}-5-2"]
     with pytest.raises(IndexError):
         dataset[4]
 

@@ -22,12 +22,13 @@ from typer.testing import CliRunner
 
 from dcam_fast import cli, ops
 from dcam_fast.attribution import METHODS
+from dcam_fast.config import RELEASED
 from dcam_fast.evaluation import report, runner
 from dcam_fast.evaluation.aggregate import Estimate
-from dcam_fast.evaluation.cases import case_maps, mask_maps, measure, prepare
+from dcam_fast.evaluation.cases import Case, case_maps, mask_maps, measure, prepare
 from dcam_fast.evaluation.datasets import ImageFolder, Region, Sample, Scenes, open_dataset
 from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
-from dcam_fast.evaluation.runner import RECORDS, RUN, Settings, Summary, run, summarise
+from dcam_fast.evaluation.runner import RECORDS, RUN, Settings, Summary, all_maps, run, summarise
 from dcam_fast.models.tiny import scenes
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
@@ -187,6 +188,28 @@ def test_methods_are_checked(methods: tuple[str, ...], message: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- cases
+
+
+def test_one_profile_for_all_methods(adapter: TinyAdapter) -> None:
+    settings = replace(SETTINGS, methods=("layercam", "random", "true_mask"), profile="released")
+    assert {name: method.profile for name, method in settings.attributions.items()} == {
+        "layercam": RELEASED,
+        "random": RELEASED,
+    }
+    _, case = prepare(adapter, Scenes(1, SELECTION_SEED)[0])
+    assert case is not None
+    raw = case_maps(adapter, case, {"layercam": METHODS["layercam"]})["layercam"]
+    wanted = ops.refine(raw, RELEASED, repetition=repetition(case))
+    maps = all_maps(adapter, case, settings)
+    torch.testing.assert_close(maps["layercam"], wanted, rtol=0, atol=1e-6)
+    assert maps["true_mask"].equal(mask_maps(case))
+    assert "refined by the profile released" in report.to_markdown(SUMMARY, settings, [])
+
+
+def repetition(case: Case) -> float:
+    """rho of section 5: distinct ids that occur more than once, over the tokens of the answer."""
+    counts = torch.unique(case.answer, return_counts=True)[1]
+    return int((counts > 1).sum()) / len(case.answer)
 
 
 def test_an_answer_with_an_error_names_nothing(adapter: TinyAdapter, tmp_path: Path) -> None:
@@ -399,6 +422,7 @@ def test_an_empty_run_has_a_report(adapter: TinyAdapter, tmp_path: Path) -> None
     ("arguments", "message"),
     [
         (["--method", "best"], "error: evaluate: method must be one of default"),
+        (["--profile", "best"], "error: profile: name must be one of released, paper, default, unguided, got 'best'"),
         (["--data", "imagenet"], "error: evaluate: data must be scenes, hard-scenes, coco:FOLDER"),
         (["--data", "folder:/no/such"], "error: folder: folder must exist, got '/no/such'"),
         (["--model", "none"], "error: load: model must be 'tiny'"),

@@ -16,7 +16,6 @@ OP_TESTS = {
     "test_golden.py": ("test_refine", "test_rank_filter", "test_pooled"),
     "test_pool.py": ("test_blocks", "test_blocks_not_finite", "test_strided", "test_overflow", "test_empty"),
     "test_refine.py": ("test_gating_percentiles", "test_ragged", "test_out"),
-    "test_guided.py": ("test_not_finite[triton-nan]",),
     "test_overlay.py": ("test_values", "test_unseen_pixels_keep_the_image"),
     "test_registration.py": [f"test_opcheck[triton-{op}]" for op in ("pool_out", "overlay", "guided_filter")],
 }

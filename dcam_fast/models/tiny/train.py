@@ -1,6 +1,6 @@
 """Trains the embedded model from nothing: ``dcam-fast train-tiny``.
 
-Four stages, all counted in steps and seeded, so that a run on the same machine and torch gives the same weights:
+Five stages, all counted in steps and seeded, so that a run on the same machine and torch gives the same weights:
 
 1. The vision tower alone learns which words the caption of a scene contains, from the words alone (no masks, no
    positions). It plays the part that a pretrained encoder plays in a large model; without it the language model learns
@@ -8,6 +8,7 @@ Four stages, all counted in steps and seeded, so that a run on the same machine 
 2. The whole model learns to denoise captions and answers (LLaDA's objective), on a curriculum of growing canvases.
 3. It learns to read the hard scenes too: from the averaged weights, with fresh optimizers.
 4. The same, with more questions: what is beside what takes longest to learn.
+5. Mostly questions about what is beside what, first in scenes of two objects, then in larger ones.
 
 A stage is saved every ``SAVE_EVERY`` steps and goes on from there when started again with the same folder.
 """
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ from dcam_fast.models.tiny.processing import (
 from dcam_fast.models.tiny.textures import TEXTURES
 
 SAVE_EVERY = 100
-QUESTION_SHARES = {
+QUESTIONS = {
     "color": 0.16,
     "object": 0.22,
     "absent": 0.10,
@@ -50,6 +52,7 @@ QUESTION_SHARES = {
     "left": 0.20,
     "right": 0.20,
 }
+SIDES = {"left": 0.45, "right": 0.45, "object": 0.10}
 CONTENT = VOCABULARY.index(scenes.SHAPES[0])  # words from here on name something in the image
 
 
@@ -57,7 +60,8 @@ CONTENT = VOCABULARY.index(scenes.SHAPES[0])  # words from here on name somethin
 class Phase:
     """Some steps of one kind. ``canvases``: sizes (height, width) in pixels, one drawn per step. ``objects``: fewest
     and most per scene, in hard ones two and six. ``maskings``: of each answer, in one packed sequence. ``questions``,
-    ``joint``, ``hard``: shares of scenes that come with a question, of steps with joint attention, of hard scenes."""
+    ``joint``, ``hard``: shares of scenes that come with a question, of steps with joint attention, of hard scenes.
+    ``kinds``: of questions, with their shares."""
 
     steps: int
     batch: int
@@ -67,6 +71,7 @@ class Phase:
     questions: float = 0.0
     joint: float = 0.0
     hard: float = 0.0
+    kinds: Mapping[str, float] = field(default_factory=lambda: QUESTIONS)
 
 
 FULL = (128, 128)
@@ -81,6 +86,11 @@ DENOISER = (
 )
 HARDER = (Phase(1100, 40, MIXED, (1, 4), questions=0.35, joint=0.25, hard=0.6),)
 RELATIONS = (Phase(1500, 40, MIXED, (1, 4), questions=0.55, joint=0.25, hard=0.6),)
+BESIDE = (
+    Phase(400, 48, ((96, 96), (80, 112)), (2, 2), questions=0.8, joint=0.1, kinds=SIDES),
+    Phase(300, 40, MIXED, (2, 3), questions=0.6, joint=0.2, kinds=SIDES),
+    Phase(600, 40, MIXED, (1, 4), questions=0.5, joint=0.25, hard=0.5),
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,12 @@ class Stage:
     rate: float
 
 
-STAGES = (Stage("denoiser", DENOISER, 1, 1.0), Stage("harder", HARDER, 2, 0.5), Stage("relations", RELATIONS, 3, 0.5))
+STAGES = (
+    Stage("denoiser", DENOISER, 1, 1.0),
+    Stage("harder", HARDER, 2, 0.5),
+    Stage("relations", RELATIONS, 3, 0.5),
+    Stage("beside", BESIDE, 4, 0.5),
+)
 TOWER_RATE, MUON_RATE, ADAM_RATE = 3e-3, 2e-2, 3e-3
 WARMUP, DECAY, FLOOR = 50, 0.40, 0.02  # steps; share of the run over which the rate falls linearly; to this share
 
@@ -114,10 +129,10 @@ def _offset(rng: np.random.Generator, canvas: tuple[int, int], grid: int) -> tup
     return row, column
 
 
-def draw_dialogue(rng: np.random.Generator, scene: scenes.Scene, questions: float) -> scenes.Dialogue:
-    """The caption of a scene or, with probability ``questions``, a question that it answers without ambiguity."""
-    if rng.random() < questions:
-        kind = str(rng.choice(list(QUESTION_SHARES), p=list(QUESTION_SHARES.values())))
+def draw_dialogue(rng: np.random.Generator, scene: scenes.Scene, phase: Phase) -> scenes.Dialogue:
+    """The caption of a scene or, with a phase's probability, a question that it answers without ambiguity."""
+    if rng.random() < phase.questions:
+        kind = str(rng.choice(list(phase.kinds), p=list(phase.kinds.values())))
         return scenes.question(rng, scene, kind) or scenes.caption(scene)
     return scenes.caption(scene)
 
@@ -269,7 +284,7 @@ class Run:
             group = optimizer.param_groups[0]
             group["lr"] = group["peak"] * schedule(self.step, total)
         drawn, pixels, canvas = _draw_scenes(self.rng, phase)
-        dialogues = [draw_dialogue(self.rng, scene, phase.questions) for scene in drawn]
+        dialogues = [draw_dialogue(self.rng, scene, phase) for scene in drawn]
         prompts = torch.tensor([_encode_prompt(dialogue.prompt, model.config.prompt_length) for dialogue in dialogues])
         answers = torch.tensor(
             [encode_words(dialogue.answer, model.config.answer_length, EOS) for dialogue in dialogues]

@@ -125,7 +125,7 @@ def all_cases(device: str) -> list[Case]:
             for T in (1, 8, 64):
                 quick = name == "released" and side in (27, 48) and T in (1, 8)
                 cases.append(_square("op", "refine", name, side, T, quick=quick))
-    for side in (16, 27, 48, 64, 128):
+    for side in (27, 48, 128):
         for T in (1, 8, 64):
             if gpu or side < 128:
                 cases.append(_square("op", "guided_filter", "default", side, T, quick=side == 27 and T == 1))

@@ -21,13 +21,15 @@ REPETITION = 0.2
 IMAGE_SIDE = 384.0  # pixels, for the profile whose kernel depends on it
 ALPHA = 0.5  # of the overlay's color
 TOLERANCE = 2e-5  # of maps in 0..1, as in the tests
+GUIDED_TOLERANCE = 1e-4  # of such maps smoothed by a guide, whose span the refinement then stretches to 0..1
 
 
 @dataclass(frozen=True)
 class Case:
     """One question asked of every contender.
 
-    `variant` is the aggregation of `pool`, the profile of `refine`, both ("pooled, released") for post-processing.
+    `variant` is the aggregation of `pool`, the profile of `refine` and `guided_filter`, both ("pooled, released") for
+    post-processing.
     `grid` is (h, w) in cells, `image` (H, W) in pixels, `channels` D.
     """
 
@@ -62,6 +64,11 @@ class Case:
         return profile(self.variant.split(", ")[-1])
 
     @property
+    def guided(self) -> bool:
+        """Whether the colours of the cells come with the maps."""
+        return self.op not in ("pool", "overlay") and self.config.needs_guide
+
+    @property
     def work(self) -> tuple[float, float]:
         """(bytes that must cross memory once, arithmetic operations of the formulas as they stand); an exponential or
         a comparison counts as one, sorting K values as K log2 K."""
@@ -70,19 +77,29 @@ class Case:
             assert self.image
             pixels = math.prod(self.image)
             return 3.0 * pixels * (T + 1) + 4 * T * N, 17.0 * T * pixels
+        colours = 12.0 * N if self.guided else 0.0
+        if self.op == "guided_filter":
+            return 8.0 * T * N + colours, T * N * _guided_operations(self.config)
         read = (T + 1) * N * self.channels * DTYPES[self.dtype].itemsize
         refined = T * N * _refine_operations(self.config) if self.op != "pool" else 0.0
         pooled = 3.0 * T * N * self.channels
         if self.op == "refine":
-            return 8.0 * T * N, refined
-        return read + 4.0 * T * N, pooled + refined
+            return 8.0 * T * N + colours, refined
+        return read + 4.0 * T * N + colours, pooled + refined
 
 
 def _refine_operations(config: RefineConfig) -> float:
     """Operations a cell: the filter at its smallest kernel, and some 30 of the modules after it."""
     if config.denoise == "rank":
         return 9 * math.log2(9) + 9 * 9 + 30
+    if config.denoise == "guided":
+        return _guided_operations(config) + 30
     return 2 * 2 * (2 * math.ceil(3 * config.smoothing_sigma) + 1) + 30
+
+
+def _guided_operations(config: RefineConfig) -> float:
+    """Operations a cell: twice the means of four fields over rows and columns of a window, and some 40 of the fit."""
+    return 2 * 4 * 2 * (2 * config.guide_radius + 1) + 40
 
 
 def _square(scope: Scope, op: str, variant: str, side: int, T: int, **rest: object) -> Case:
@@ -103,29 +120,33 @@ def all_cases(device: str) -> list[Case]:
                     )
     cases.append(_square("op", "pool", "layercam", 27, 1, channels=4096, dtype="bfloat16"))
     cases += [_square("op", "pool", "elementwise", 27, 1, channels=1024, dtype=dtype) for dtype in DTYPES]
-    for name in ("released", "default"):
+    for name in ("released", "unguided", "default"):
         for side in (16, 27, 48, 64):
             for T in (1, 8, 64):
                 quick = name == "released" and side in (27, 48) and T in (1, 8)
                 cases.append(_square("op", "refine", name, side, T, quick=quick))
+    for side in (27, 48, 128):
+        for T in (1, 8, 64):
+            if gpu or side < 128:
+                cases.append(_square("op", "guided_filter", "default", side, T, quick=side == 27 and T == 1))
     for size in ((480, 640), (1080, 1920), (2160, 3840)):
         cases.append(_square("op", "overlay", "turbo", 27, 1, image=size, quick=size[0] == 480))
     for side in (27, 48):
         for T in (1, 16, 64):
             if gpu or side * side * T <= 729 * 64:
-                quick = side == 27 and T == 1
-                cases.append(
-                    _square(
-                        "post-processing",
-                        "diffusion_cam",
-                        "pooled, released",
-                        side,
-                        T,
-                        channels=4096,
-                        dtype="bfloat16",
-                        quick=quick,
+                for name in ("released", "default"):
+                    cases.append(
+                        _square(
+                            "post-processing",
+                            "diffusion_cam",
+                            f"pooled, {name}",
+                            side,
+                            T,
+                            channels=4096,
+                            dtype="bfloat16",
+                            quick=side == 27 and T == 1,
+                        )
                     )
-                )
     return cases
 
 
@@ -138,13 +159,23 @@ def make_map(h: int, w: int, seed: int) -> np.ndarray:
     return ((values - values.min()) / np.ptp(values)).astype(np.float32)
 
 
+def make_guide(h: int, w: int) -> Tensor:
+    """Colours of cells like a photograph's: two surfaces, and a little noise on one of them; float32 [3, h, w]."""
+    rng = np.random.default_rng(7)
+    y, x = np.mgrid[:h, :w] / max(h, w)
+    inside = ((x - 0.3) ** 2 + (y - 0.6) ** 2 < 0.04)[None]
+    colors = np.where(inside, rng.random((3, 1, 1)), rng.random((3, 1, 1)) + 0.05 * rng.random((3, h, w)))
+    return torch.from_numpy(colors.clip(0, 1).astype(np.float32))
+
+
 def make_inputs(case: Case, device: str) -> Inputs:
     """Tensors of the case on the device; the same on every run. Order: of the op's own arguments."""
     h, w = case.grid
-    if case.op in ("refine", "overlay"):
+    guide = (make_guide(h, w).to(device),) if case.guided else ()
+    if case.op in ("refine", "guided_filter", "overlay"):
         maps = torch.from_numpy(np.stack([make_map(h, w, seed) for seed in range(case.targets)])).to(device)
-        if case.op == "refine":
-            return (maps,)
+        if case.op != "overlay":
+            return maps, *guide
         assert case.image
         H, W = case.image
         image = torch.randint(0, 256, (H, W, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -159,7 +190,7 @@ def make_inputs(case: Case, device: str) -> Inputs:
     G = torch.empty(case.targets, case.cells, case.channels, device=device, dtype=dtype)
     for target in G:
         target.copy_(torch.randn(case.cells, case.channels, generator=random, device=device))
-    return A, G
+    return A, G, *guide
 
 
 def exact(case: Case, inputs: Inputs) -> Tensor:
@@ -167,15 +198,18 @@ def exact(case: Case, inputs: Inputs) -> Tensor:
     if case.op == "overlay":
         maps, image, boxes, table = inputs
         return reference.overlay(maps.double(), image, boxes, table, ALPHA)
-    config = case.config if case.op != "pool" else None
 
     def refine(maps: Tensor) -> Tensor:
-        assert config
+        config = case.config
+        if case.guided:
+            maps = reference.guided_filter(maps, inputs[-1].double(), config.guide_radius, config.guide_epsilon)
+        if case.op == "guided_filter":
+            return maps
         return reference.refine(maps, config, repetition=REPETITION, image_side=IMAGE_SIDE)
 
-    if case.op == "refine":
+    if case.op in ("refine", "guided_filter"):
         return refine(inputs[0].double())
-    A, G = inputs
+    A, G = inputs[:2]
     pooled = torch.cat([reference.pool(A.double(), g[None].double(), None, case.aggregation) for g in G])
     return pooled if case.op == "pool" else refine(pooled.reshape(-1, *case.grid))
 
@@ -190,5 +224,5 @@ def disagreement(case: Case, got: Tensor, expected: Tensor) -> str | None:
     if case.op == "overlay":  # a value at the edge of a level may round to the next one
         wrong = float((difference > 0).double().mean())
         return f"{wrong:.2%} of the bytes differ" if wrong > 1e-3 or difference.max() > 8 else None
-    worst = float(difference.max())
-    return f"off by {worst:.1e}, over {TOLERANCE:.0e}" if worst > TOLERANCE else None
+    worst, tolerance = float(difference.max()), GUIDED_TOLERANCE if case.guided else TOLERANCE
+    return f"off by {worst:.1e}, over {tolerance:.0e}" if worst > tolerance else None

@@ -72,19 +72,24 @@ def _eager(case: Case) -> Callable[..., Tensor]:
     if case.op == "overlay":
         return lambda maps, image, boxes, table: overlay_torch(maps, image, table, ALPHA)
 
-    def refine(maps: Tensor) -> Tensor:
+    def refine(maps: Tensor, *guide: Tensor) -> Tensor:
         if case.variant.endswith("released"):
             return refine_torch(maps, REPETITION)
-        return reference.refine(maps, case.config, repetition=REPETITION, image_side=IMAGE_SIDE, check=False)
+        config = case.config
+        for colours in guide:
+            maps = reference.guided_filter(maps, colours, config.guide_radius, config.guide_epsilon)
+        if case.op == "guided_filter":
+            return maps
+        return reference.refine(maps, config, repetition=REPETITION, image_side=IMAGE_SIDE, check=False)
 
     def pool(A: Tensor, G: Tensor) -> Tensor:
         if case.aggregation in POOLINGS:
             return pool_torch(A, G, case.aggregation)
         return reference.pool(A, G, None, case.aggregation, check=False)
 
-    if case.op == "refine":
+    if case.op in ("refine", "guided_filter"):
         return refine
-    return pool if case.op == "pool" else lambda A, G: refine(pool(A, G).view(-1, *case.grid))
+    return pool if case.op == "pool" else lambda A, G, *guide: refine(pool(A, G).view(-1, *case.grid), *guide)
 
 
 def _eager_call(case: Case, inputs: Inputs) -> Call:
@@ -126,11 +131,22 @@ def _face_call(face: str) -> Callable[[Case, Inputs], Call]:
         refinement = {"repetition": REPETITION, "image_side": IMAGE_SIDE, "check": check, "backend": face}
         if case.op == "overlay":
             return lambda: ops.overlay(*inputs, backend=face)  # type: ignore[arg-type]
+        if case.guided:
+            refinement["guide"] = inputs[-1]
         if case.op == "refine":
             return lambda: ops.refine(inputs[0], case.config, **refinement)  # type: ignore[arg-type]
-        A, G = inputs
+        if case.op == "guided_filter":
+            radius, epsilon = case.config.guide_radius, case.config.guide_epsilon
+            return lambda: ops.guided_filter(*inputs, radius, epsilon, backend=face)  # type: ignore[misc]
+        A, G = inputs[:2]
+
+        def pool() -> Tensor:
+            return ops.pool(A, G, None, case.aggregation, check=check, backend=face)
+
         if case.op == "pool":
-            return lambda: ops.pool(A, G, None, case.aggregation, check=check, backend=face)
+            return pool
+        if case.guided:
+            return lambda: ops.refine(pool().view(-1, *case.grid), case.config, **refinement)  # type: ignore[arg-type]
         return lambda: ops.diffusion_cam(
             A, G, grid=case.grid, config=case.config, aggregation=case.aggregation, **refinement
         )
@@ -159,7 +175,7 @@ def contenders(case: Case, device: str, faces: list[str], *, compiled: bool) -> 
     """Those that make sense for a case: the NumPy ones know the released profile and two poolings, on the CPU."""
     found = []
     on_cpu = device == "cpu"
-    if on_cpu and case.op != "overlay" and (case.op == "pool" or case.variant.endswith("released")):
+    if on_cpu and (case.op == "pool" or case.variant.endswith("released")):
         if case.targets == 1 and case.op != "pool":  # T maps take T times as long
             found.append(Contender("released algorithm, Python loop", _numpy("loop")))
         if case.op != "pool" or case.aggregation in POOLINGS:
@@ -173,7 +189,7 @@ def contenders(case: Case, device: str, faces: list[str], *, compiled: bool) -> 
         found.append(Contender("torch.compile", _compiled_call))
     if not on_cpu:
         found.append(Contender("PyTorch eager, CUDA graph", _graph_of(_eager_call)))
-    if case.op == "refine" and case.targets == 1 and "cpu" in faces:
+    if case.op == "refine" and case.targets == 1 and not case.guided and "cpu" in faces:
         found.append(Contender("dcam_fast cpu, NumPy entry", _array_entry, ours=True))
     for face in faces:
         found.append(Contender(f"dcam_fast {face}", _face_call(face), ours=True))

@@ -25,13 +25,15 @@ TOTAL_S = 450.0
 # The longest that each stage may take, in seconds.
 BUDGETS = {"build": 150.0, "tests": 120.0, "sanitizer": 60.0, "ncu": 40.0}
 
-# One call of each of the three main ops, for the tools that watch kernels.
+# Calls of each of the main ops, for the tools that watch kernels.
 WATCHED = """
 import dcam_fast; dcam_fast.__path__.append({root!r})
 from dcam_fast.benchmarks.cases import Case, make_inputs
 from dcam_fast.benchmarks.contenders import usable_faces, _face_call
 for case in (Case("op", "pool", "pooled", {T}, (27, 27), 4096, "bfloat16"),
              Case("op", "refine", "released", {T}, (48, 48)),
+             Case("op", "refine", "default", {T}, (48, 48)),
+             Case("op", "guided_filter", "default", {T}, (96, 96)),  # fields in global memory
              Case("op", "overlay", "turbo", 1, (27, 27), image=(1080, 1920))):
     inputs = make_inputs(case, "cuda")
     for face in usable_faces("cuda"):

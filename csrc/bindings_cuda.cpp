@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "arguments.h"
+#include "dcam/cuda/guided.h"
 #include "dcam/cuda/overlay.h"
 #include "dcam/cuda/pool.h"
 #include "dcam/cuda/refine.h"
@@ -177,6 +178,20 @@ Tensor rank_filter(const Tensor& given, int64_t k) {
     return out;
 }
 
+Tensor guided_filter(const Tensor& given, const Tensor& guide, int64_t radius, double epsilon) {
+    need_device("guided_filter", guide, given);
+    const Place place("guided_filter", given);
+    dcam::GuidedParams p = dcam::guided_params(given, guide, radius, epsilon);
+    const Tensor maps = dcam::as_float(given), colours = dcam::as_float(guide);
+    Tensor out = new_floats(maps, {p.count, p.height, p.width});
+    Tensor workspace = new_floats(maps, {dcam::cuda::guided_workspace(p)});
+    p.maps = maps.const_data_ptr<float>();
+    p.guide = colours.const_data_ptr<float>();
+    p.out = out.mutable_data_ptr<float>();
+    check_cuda("guided_filter", dcam::cuda::guided_filter(p, workspace.mutable_data_ptr<float>(), place.stream));
+    return out;
+}
+
 // ------------------------------------------------------------------------------------------------------- diffusion_cam
 
 Tensor diffusion_cam(const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
@@ -279,6 +294,7 @@ STABLE_TORCH_LIBRARY_IMPL(dcam_fast, CUDA, m) {
     m.impl("refine", TORCH_BOX(&refine));
     m.impl("refine_out", TORCH_BOX(&refine_out));
     m.impl("rank_filter", TORCH_BOX(&rank_filter));
+    m.impl("guided_filter", TORCH_BOX(&guided_filter));
     m.impl("upsample", TORCH_BOX(&upsample));
     m.impl("overlay", TORCH_BOX(&overlay));
 }

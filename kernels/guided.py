@@ -73,8 +73,8 @@ def guide_kernel(guide, statistics, height, width, radius, epsilon, BLOCK: tl.co
 def fit_kernel(maps, guide, statistics, fit, height, width, radius, BLOCK: tl.constexpr):
     """Float32 [T, 4, h, w]: the slopes of a map along the colours of each window, and its offset."""
     cells = height * width
-    t = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    t = tl.program_id(0).to(tl.int64)
+    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside, row, column = i < cells, i // width, i % width
     zero = tl.zeros([BLOCK], tl.float32)
     r, g, b, level = zero, zero, zero, zero
@@ -112,8 +112,8 @@ def fit_kernel(maps, guide, statistics, fit, height, width, radius, BLOCK: tl.co
 def apply_kernel(fit, guide, out, height, width, radius, BLOCK: tl.constexpr):
     """Float32 [T, h, w]: what the mean of the fits around a cell says of its colour."""
     cells = height * width
-    t = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    t = tl.program_id(0).to(tl.int64)
+    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside, row, column = i < cells, i // width, i % width
     zero = tl.zeros([BLOCK], tl.float32)
     r, g, b, offset = zero, zero, zero, zero
@@ -145,6 +145,6 @@ def guided_filter(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> T
     chunks = triton.cdiv(height * width, how["BLOCK"])
     with on_device(out):
         guide_kernel[(chunks,)](colours, statistics, height, width, radius, epsilon, **how)
-        fit_kernel[(chunks, count)](source, colours, statistics, fit, height, width, radius, **how)
-        apply_kernel[(chunks, count)](fit, colours, out, height, width, radius, **how)
+        fit_kernel[(count, chunks)](source, colours, statistics, fit, height, width, radius, **how)
+        apply_kernel[(count, chunks)](fit, colours, out, height, width, radius, **how)
     return out

@@ -8,12 +8,13 @@
 namespace dcam {
 
 // The cells of one axis that a window around `at` has.
+template <class Int>
 struct Window {
-    int64_t begin, end;
+    Int begin, end;
 
-    DCAM_HD Window(int64_t at, int64_t radius, int64_t cells)
+    DCAM_HD Window(Int at, Int radius, Int cells)
         : begin(at > radius ? at - radius : 0), end(at + radius < cells ? at + radius + 1 : cells) {}
-    DCAM_HD int64_t size() const { return end - begin; }
+    DCAM_HD Int size() const { return end - begin; }
 };
 
 // A symmetric 3 x 3 matrix: rr, rg, rb, gg, gb, bb.

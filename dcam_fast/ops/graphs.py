@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from dcam_fast.config import UNGUIDED, RefineConfig
 from dcam_fast.ops.diffusion_cam import diffusion_cam_out, diffusion_cam_workspace
+from dcam_fast.ops.pool import pool_out
+from dcam_fast.ops.refine import refine
 
 V = TypeVar("V")
 
@@ -105,15 +107,28 @@ class GraphCache:
         *,
         repetition: float = 0.0,
         image_side: float | None = None,
+        guide: Tensor | None = None,
     ) -> Tensor:
-        """`ops.diffusion_cam(check=False, backend="cuda")` of one block, by a graph over copies of the inputs."""
-        inputs = [activations, gradients, cells]
-        settings = (tuple(grid), aggregation, config.packed, repetition, image_side)
-        key = (*map(layout, inputs), settings)
+        """`ops.diffusion_cam(check=False, backend="cuda")` of one block, by a graph over copies of the inputs; with a
+        `guide` for a config that needs one, `ops.pool` and `ops.refine`."""
+        inputs = [activations, gradients, cells, guide]
+        key = (*map(layout, inputs), tuple(grid), aggregation, config, repetition, image_side)
+        options: dict[str, Any] = {"repetition": repetition, "image_side": image_side, "backend": "cuda"}
 
-        def run(out: Tensor, flags: Tensor, workspace: Tensor, A: Tensor, G: Tensor, rows: Tensor | None) -> None:
-            options = {"repetition": repetition, "image_side": image_side}
-            diffusion_cam_out(out, flags, workspace, A, G, rows, aggregation, config, **options, backend="cuda")  # type: ignore[arg-type]
+        def run(
+            out: Tensor,
+            flags: Tensor,
+            workspace: Tensor,
+            A: Tensor,
+            G: Tensor,
+            rows: Tensor | None,
+            colors: Tensor | None,
+        ) -> None:
+            if config.needs_guide:
+                pool_out(out.view(len(out), -1), flags, A, G, rows, aggregation, backend="cuda")
+                refine(out, config, guide=colors, check=False, out=out, **options)
+            else:
+                diffusion_cam_out(out, flags, workspace, A, G, rows, aggregation, config, **options)
 
         with self._lock, torch.cuda.device(gradients.device):
             floats = diffusion_cam_workspace(gradients, cells, aggregation)

@@ -23,6 +23,10 @@ SMALL = [
     Case("op", "refine", "released", 1, (9, 13)),
     Case("op", "refine", "paper", 2, (9, 13)),
     Case("op", "overlay", "turbo", 1, (5, 7), image=(31, 40)),
+    Case("op", "guided_filter", "default", 2, (9, 13)),
+    Case("op", "refine", "default", 1, (27, 27)),
+    Case("op", "refine", "unguided", 1, (9, 13)),
+    Case("post-processing", "diffusion_cam", "pooled, default", 2, (5, 7), 32),
     Case("post-processing", "diffusion_cam", "pooled, released", 2, (5, 7), 32),
 ]
 
@@ -99,8 +103,8 @@ def test_case_names_are_unique():
 
 def test_quick_has_every_op():
     quick = quick_plan().cases()
-    assert {case.op for case in quick} == {"pool", "refine", "overlay", "diffusion_cam"}
-    assert len(quick) <= 10
+    assert {case.op for case in quick} == {"pool", "refine", "guided_filter", "overlay", "diffusion_cam"}
+    assert len(quick) <= 11
     assert {case.targets for case in Plan(only="refine").cases()} == {1, 8, 64}
 
 

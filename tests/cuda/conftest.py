@@ -16,10 +16,8 @@ ROOT = Path(__file__).parents[2]
 EMULATOR = Path(__file__).parent / "emulator"
 SOURCES = [
     EMULATOR / "entries.cpp",
-    *(
-        ROOT / "csrc/dcam" / name
-        for name in ("refine.cpp", "overlay.cpp", "cuda/pool.cu", "cuda/refine.cu", "cuda/overlay.cu")
-    ),
+    *(ROOT / "csrc/dcam" / name for name in ("refine.cpp", "overlay.cpp")),
+    *(ROOT / "csrc/dcam/cuda" / f"{name}.cu" for name in ("pool", "refine", "guided", "overlay")),
 ]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dcam_fast import ops, reference
-from dcam_fast.config import RELEASED
+from dcam_fast.config import DEFAULT, RELEASED
 from dcam_fast.ops import _faces
 from dcam_fast.ops.graphs import GraphCache
 
@@ -39,6 +41,58 @@ def test_capture(aggregation):
     for scale in (1, -1):
         got = cache.diffusion_cam(A, G * scale, (27, 27), None, aggregation, RELEASED)
         assert torch.equal(got, ops.diffusion_cam(A, G * scale, (27, 27), None, aggregation, RELEASED, backend="cuda"))
+
+
+@pytest.mark.parametrize("grid", [(27, 27), (48, 48), (96, 96)], ids=str)
+def test_guided_same_bits(grid):
+    """Its fields in shared memory, and where they do not fit; the first map whatever else is in the batch."""
+    random = torch.Generator().manual_seed(4)
+    maps = torch.rand(9, *grid, generator=random)
+    guide = torch.rand(3, *grid, generator=random)
+    first = ops.guided_filter(maps.cuda(), guide.cuda(), backend="cuda")
+    assert (first.cpu() - reference.guided_filter(maps.double(), guide, 3, 1e-4)).abs().max() <= 2e-5
+    for _ in range(100):
+        assert torch.equal(ops.guided_filter(maps.cuda(), guide.cuda(), backend="cuda"), first)
+    assert torch.equal(ops.guided_filter(maps[:1].cuda(), guide.cuda(), backend="cuda"), first[:1])
+
+
+@pytest.mark.parametrize(("backend", "side"), [("cuda", 27), ("cuda", 96), ("triton", 27)])
+def test_capture_of_guided_maps(backend, side):
+    """The default post-processing as one graph: pool, then refine along the edges of the image; a replay reads what its
+    inputs hold then."""
+    if _faces.FACES[backend].unusable() is not None:
+        pytest.skip(f"the face is unusable: {_faces.FACES[backend].unusable()}")
+    A, G = operands(T=3, S=side * side, D=64)
+    guide = torch.rand(3, side, side, generator=torch.Generator().manual_seed(5)).cuda()
+
+    def run():
+        maps = ops.pool(A, G, aggregation="pooled", check=False, backend=backend).view(-1, side, side)
+        return ops.refine(maps, DEFAULT, guide=guide, repetition=0.1, check=False, backend=backend)
+
+    side_stream = torch.cuda.Stream()
+    side_stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side_stream):
+        run()
+    torch.cuda.current_stream().wait_stream(side_stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    for scale in (1, -1):
+        G.mul_(scale)
+        guide.copy_(guide.flip(2))
+        graph.replay()
+        assert torch.equal(captured, run())
+
+
+def test_cached_graph_of_guided_maps():
+    A, G = operands()
+    random, cache = torch.Generator().manual_seed(6), GraphCache(2)
+    for config in (DEFAULT, replace(DEFAULT, guide_radius=1)):
+        for _ in range(2):
+            guide = torch.rand(3, 27, 27, generator=random).cuda()
+            got = cache.diffusion_cam(A, G, (27, 27), None, "pooled", config, guide=guide)
+            maps = ops.pool(A, G, aggregation="pooled", backend="cuda").view(-1, 27, 27)
+            assert torch.equal(got, ops.refine(maps, config, guide=guide, backend="cuda"))
 
 
 def test_streams():

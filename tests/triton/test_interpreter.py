@@ -17,7 +17,7 @@ OP_TESTS = {
     "test_pool.py": ("test_blocks", "test_blocks_not_finite", "test_strided", "test_overflow", "test_empty"),
     "test_refine.py": ("test_gating_percentiles", "test_ragged", "test_out"),
     "test_overlay.py": ("test_values", "test_unseen_pixels_keep_the_image"),
-    "test_registration.py": ("test_opcheck[triton-pool_out]", "test_opcheck[triton-overlay]"),
+    "test_registration.py": [f"test_opcheck[triton-{op}]" for op in ("pool_out", "overlay", "guided_filter")],
 }
 
 

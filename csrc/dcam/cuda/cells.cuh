@@ -2,8 +2,16 @@
 #pragma once
 
 #include "dcam/cuda/reduce.cuh"
+#include "dcam/math.h"
 
 namespace dcam::cuda {
+
+// Threads that hold a map's cells, as evenly as can be: by its own size alone, so that a batch changes no sum.
+DCAM_HD int threads_for(int64_t cells, int most) {
+    const int64_t rounds = (cells + most - 1) / most;
+    const int64_t threads = ((cells + rounds - 1) / rounds + 31) / 32 * 32;
+    return threads < 64 ? 64 : static_cast<int>(threads);
+}
 
 // The cells of this thread, and their values as they become: in registers if there are at most C; C = 0: in shared
 // memory, any number.

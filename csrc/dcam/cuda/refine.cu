@@ -42,13 +42,6 @@ struct Memory {
     SelectMemory select;
 };
 
-// Threads that hold a map's cells, as evenly as can be: by its own size alone, so that a batch changes no sum.
-DCAM_HD int threads_for(int64_t cells, int most) {
-    const int64_t rounds = (cells + most - 1) / most;
-    const int64_t threads = ((cells + rounds - 1) / rounds + 31) / 32 * 32;
-    return threads < 64 ? 64 : static_cast<int>(threads);
-}
-
 template <int C, int Side>
 __device__ __forceinline__ void filter(const Cells<C>& cells, const View& view, const float* map, float* out) {
     one_by_one(cells, [&](int i) {
@@ -296,8 +289,7 @@ bool may_be_wide(const RefineSettings& s, int64_t height, float image_side) {
 template <int C, bool Wide>
 cudaError_t launch_refine(const Arguments& args, int64_t count, int threads, int64_t cells, cudaStream_t stream) {
     const size_t shared = 2 * static_cast<size_t>(cells) * sizeof(float);
-    constexpr size_t without_asking = 48 * 1024 - sizeof(Memory);
-    if (shared > without_asking) {
+    if (shared + sizeof(Memory) > kSharedWithoutAsking) {
         const cudaError_t error = cudaFuncSetAttribute(refine_map<C, Wide>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                        static_cast<int>(shared));
         if (error != cudaSuccess) return error;

@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <random>
 #include <vector>
@@ -28,6 +29,7 @@ using cudaError_t = int;
 using cudaStream_t = void*;
 enum { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
 enum { cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum { cudaDevAttrMaxSharedMemoryPerBlockOptin };
 
 struct dim3 {
     unsigned x, y, z;
@@ -40,8 +42,8 @@ struct cudaLaunchConfig_t {
     cudaStream_t stream = nullptr;
 };
 
-template <class Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel, int, int) {
+inline cudaError_t cudaGetDevice(int* device) {
+    *device = 0;
     return cudaSuccess;
 }
 
@@ -72,6 +74,15 @@ struct Warp {
     Barrier barrier;
     uint64_t slots[2][kWarpSize];
 };
+
+// What a block's shared memory may be: without asking, and at most.
+constexpr size_t kWithoutAsking = 48 * 1024;
+inline size_t shared_limit = 227 * 1024;
+inline std::map<const void*, size_t> asked;
+
+// Launches are noted, not run.
+inline bool dry = false;
+inline std::map<const void*, size_t> launched;  // the most dynamic shared memory of each kernel
 
 inline Order order = Order::forward;
 inline unsigned seed = 0;
@@ -204,9 +215,25 @@ inline int atomicMin(int* target, int value) {
     return before;
 }
 
+inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
+    *value = static_cast<int>(emulator::shared_limit);
+    return cudaSuccess;
+}
+
+template <class... Parameters>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), int, int bytes) {
+    if (static_cast<size_t>(bytes) > emulator::shared_limit) return cudaErrorInvalidValue;
+    emulator::asked[reinterpret_cast<const void*>(kernel)] = static_cast<size_t>(bytes);
+    return cudaSuccess;
+}
+
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments... arguments) {
+    const auto* key = reinterpret_cast<const void*>(kernel);
+    if (config->dynamicSmemBytes > max(emulator::kWithoutAsking, emulator::asked[key])) return cudaErrorInvalidValue;
+    emulator::launched[key] = max(emulator::launched[key], config->dynamicSmemBytes);
+    if (emulator::dry) return cudaSuccess;
     gridDim = config->gridDim;
     blockDim = config->blockDim;
     emulator::body = [&] { kernel(arguments...); };

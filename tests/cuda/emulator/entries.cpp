@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "dcam/cuda/guided.h"
 #include "dcam/cuda/overlay.h"
 #include "dcam/cuda/pool.h"
 #include "dcam/cuda/refine.h"
@@ -11,6 +12,24 @@ extern "C" {
 void set_order(int order, unsigned seed) {
     emulator::order = static_cast<emulator::Order>(order);
     emulator::seed = seed;
+}
+
+void set_shared_limit(int64_t bytes) {
+    emulator::shared_limit = static_cast<size_t>(bytes);
+    emulator::asked.clear();
+}
+
+// From here on launches are noted and not run, or run as ever.
+void set_dry(int dry) {
+    emulator::dry = dry != 0;
+    emulator::launched.clear();
+}
+
+// The most dynamic shared memory that a launch had since.
+int64_t most_shared() {
+    size_t most = 0;
+    for (const auto& [kernel, bytes] : emulator::launched) most = std::max(most, bytes);
+    return static_cast<int64_t>(most);
 }
 
 int refine(const float* maps, float* out, int32_t* flags, const int64_t* grids, const int64_t* offsets,
@@ -49,6 +68,13 @@ int pool(const int64_t* numbers, int64_t count, int32_t* flags) {
 
 int rank_filter(const float* maps, float* out, int64_t count, int64_t height, int64_t width, int side) {
     return dcam::cuda::rank_filter({maps, out, count, height, width, side}, nullptr);
+}
+
+int guided_filter(const float* maps, const float* guide, float* out, int64_t count, int64_t height, int64_t width,
+                  int radius, float epsilon) {
+    const dcam::GuidedParams p{maps, guide, nullptr, out, count, height, width, radius, epsilon};
+    std::vector<float> workspace(emulator::dry ? 0 : dcam::cuda::guided_workspace(p), NAN);
+    return dcam::cuda::guided_filter(p, workspace.data(), nullptr);
 }
 
 // upsample if there is no image

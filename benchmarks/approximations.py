@@ -33,6 +33,7 @@ MODES: dict[str, dict[str, Any]] = {
         "2 blocks above": Method(depth=2),
         "1 block above": Method(depth=1),
         "no gradient (TAM)": METHODS["tam"],
+        "no gradient (attention rollout)": replace(METHODS["attention_rollout"], profile=DEFAULT),  # type: ignore[type-var]
         "no gradient (activations)": replace(METHODS["activation"], profile=DEFAULT),  # type: ignore[type-var]
     },
     "phrases": {"exact": Method(), "one way back for a phrase": Method(shared=True)},

@@ -18,12 +18,14 @@ from dcam_fast.config import profile as profile_named
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource, load_image
 from dcam_fast.models.adapter import Adapter
+from dcam_fast.ops.graphs import GraphCache
 from dcam_fast.request import Request, Targets, check_targets, choose
 from dcam_fast.streaming import Stream
 
 
 class Explainer:
-    """Explains the answers of one model. Holds the model and nothing else: calls do not depend on each other."""
+    """Explains the answers of one model. Holds the model and, on a GPU, the CUDA graphs of its last refinements: calls
+    do not depend on each other."""
 
     def __init__(
         self,
@@ -36,6 +38,7 @@ class Explainer:
         """See `dcam_fast.attribution.Resources` for what the passes may use of the machine."""
         self.adapter = adapter
         self.resources = Resources(max_memory, compile, deterministic)
+        self._graphs = GraphCache()
 
     @classmethod
     def from_pretrained(
@@ -146,6 +149,7 @@ class Explainer:
             config=config,
             profile_name=profile if isinstance(profile, str) else repr(config),
             resources=self.resources,
+            graphs=self._graphs,
         )
 
 

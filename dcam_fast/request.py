@@ -21,6 +21,7 @@ from dcam_fast.attribution.words import mean_by_word, owners_of, positions_of
 from dcam_fast.config import RefineConfig
 from dcam_fast.explanation import Explanation, Target, Token
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
+from dcam_fast.ops.graphs import GraphCache
 from dcam_fast.words import find_phrase, is_content
 
 Targets = str | Sequence[str | int]
@@ -36,6 +37,7 @@ class Request:
         method: how raw maps are made, and its ``method_name``.
         config: how they are refined, and its ``profile_name``.
         resources: what passes may use.
+        graphs: CUDA graphs of the explainer's refinements.
     """
 
     adapter: Adapter[Any]
@@ -45,6 +47,7 @@ class Request:
     config: RefineConfig
     profile_name: str
     resources: Resources
+    graphs: GraphCache
 
     def raw_maps(self, trajectory: Trajectory, words: list[Word]) -> Tensor:
         """Raw maps float32 ``[len(words), h, w]`` over the first view of the image."""
@@ -52,7 +55,7 @@ class Request:
 
     def refined(self, raw: Tensor, known: Tensor) -> Tensor:
         """Raw maps refined, ``[T, h, w]``, where ``known`` tokens int64 ``[n]`` make up the answer."""
-        return refined(raw, self.config, self.inputs, known)
+        return refined(raw, self.config, self.inputs, known, self.graphs)
 
     def token(self, trajectory: Trajectory, position: int) -> Token:
         token = trajectory.tokens[position : position + 1]

@@ -7,16 +7,21 @@ from torch import Tensor
 from dcam_fast import ops
 from dcam_fast.config import RefineConfig
 from dcam_fast.models.adapter import Inputs
+from dcam_fast.ops.graphs import GraphCache
 
 
-def refined(raw: Tensor, config: RefineConfig, inputs: Inputs, answer: Tensor) -> Tensor:
+def refined(
+    raw: Tensor, config: RefineConfig, inputs: Inputs, answer: Tensor, graphs: GraphCache | None = None
+) -> Tensor:
     """Raw maps float32 ``[T, h, w]`` over the first view, refined as ``config`` says.
 
     Args:
         inputs: the image whose maps they are.
         answer: int64 ``[n]``, its tokens as far as they are known.
+        graphs: of earlier calls, where there will be more of the kind.
     """
-    return ops.refine(
+    refine = ops.refine if graphs is None or not graphs.serves(raw) else graphs.refine
+    return refine(
         raw,
         config,
         repetition=ops.repetition_ratio(answer),

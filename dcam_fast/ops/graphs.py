@@ -1,4 +1,5 @@
-"""CUDA graphs of `diffusion_cam`: one per shape, dtype, device and settings, replayed over buffers of its own."""
+"""CUDA graphs of `diffusion_cam` and `refine`: one per shape, dtype, device and settings, replayed over buffers of its
+own."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast.config import UNGUIDED, RefineConfig
+from dcam_fast.ops import _faces
 from dcam_fast.ops.diffusion_cam import diffusion_cam_out, diffusion_cam_workspace
 from dcam_fast.ops.pool import pool_out
 from dcam_fast.ops.refine import refine
@@ -94,7 +96,48 @@ class GraphCache:
 
     def __init__(self, size: int = 8) -> None:
         self._graphs: LRU[Recording] = LRU(size)
+        self._met: LRU[bool] = LRU(64)
         self._lock = threading.Lock()
+
+    @staticmethod
+    def serves(maps: Tensor) -> bool:
+        """Whether the face that would be chosen for ``maps`` is the one whose calls can be captured."""
+        return maps.is_cuda and _faces.FACES["cuda"].unusable() is None and _faces.FORCED in (None, "cuda")
+
+    def refine(
+        self,
+        maps: Tensor,
+        config: RefineConfig,
+        *,
+        repetition: float = 0.0,
+        image_side: float | None = None,
+        guide: Tensor | None = None,
+    ) -> Tensor:
+        """`ops.refine` of ``[T, h, w]``, by a graph from the second call of a kind on: most kinds never come back, and
+        a capture takes as long as many calls.
+
+        Raises:
+            ValueError: as `ops.refine` does, NaN and Inf included.
+        """
+        key = ("refine", layout(maps), layout(guide), config, image_side)
+        options: dict[str, Any] = {"image_side": image_side, "backend": "cuda"}
+        with self._lock:
+            first = key not in self._met
+            self._met.get(key, lambda: True)
+        if first or not len(maps):
+            return refine(maps, config, repetition=repetition, guide=guide, **options)
+
+        def run(
+            out: Tensor, _flags: Tensor, _workspace: Tensor, ratios: Tensor, raw: Tensor, colors: Tensor | None
+        ) -> None:
+            refine(raw, config, repetition=ratios, guide=colors, check=False, out=out, **options)
+
+        if not bool(maps.isfinite().all()):
+            raise ValueError("refine: maps must be finite, got NaN or Inf")
+        inputs = [torch.full((len(maps),), repetition, device=maps.device), maps, guide]
+        with self._lock, torch.cuda.device(maps.device):
+            grid = (maps.shape[1], maps.shape[2])
+            return self._graphs.get(key, lambda: Recording(inputs, grid, run, 0)).replay(inputs)
 
     def diffusion_cam(
         self,

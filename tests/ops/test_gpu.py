@@ -95,6 +95,18 @@ def test_cached_graph_of_guided_maps():
             assert torch.equal(got, ops.refine(maps, config, guide=guide, backend="cuda"))
 
 
+@pytest.mark.parametrize("config", [RELEASED, DEFAULT], ids=["released", "default"])
+def test_cached_graph_of_refinements(config):
+    """As the explainer asks for them: the first call of a kind plain, the others by a graph."""
+    random, cache = torch.Generator().manual_seed(8), GraphCache()
+    for ratio in (0.0, 0.3, 0.1):
+        maps, guide = (torch.rand(count, 27, 27, generator=random).cuda() for count in (5, 3))
+        options = {"guide": guide if config.needs_guide else None, "repetition": ratio}
+        assert cache.serves(maps)
+        expected = ops.refine(maps, config, **options, backend="cuda")
+        torch.testing.assert_close(cache.refine(maps, config, **options), expected, rtol=0, atol=1e-6)
+
+
 def test_streams():
     A, G = operands()
     expected = [ops.pool(A, G * scale, backend="cuda") for scale in (1, -1)]

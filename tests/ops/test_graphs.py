@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dcam_fast.ops.graphs import LRU, layout
+from dcam_fast import ops
+from dcam_fast.config import DEFAULT, UNGUIDED
+from dcam_fast.ops import graphs
+from dcam_fast.ops.graphs import LRU, GraphCache, layout
 
 
 def test_lru():
@@ -45,3 +48,60 @@ def test_layout():
     others = [torch.empty(3, 2), base.double(), torch.empty(2, 3, device="meta"), None]
     assert layout(base) == layout(same)
     assert len({layout(base), *map(layout, others)}) == 5
+
+
+class HostRecording:
+    """Stands for a captured call on a machine without a GPU: calls what would be captured, over buffers of its own."""
+
+    made = 0
+
+    def __init__(self, inputs, grid, run, floats):
+        HostRecording.made += 1
+        self.inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
+        self.out = torch.full((len(inputs[1]), *grid), torch.nan)
+        self.run = run
+
+    def replay(self, inputs):
+        for buffer, tensor in zip(self.inputs, inputs, strict=True):
+            if buffer is not None:
+                buffer.copy_(tensor)
+        self.run(self.out, None, None, *self.inputs)
+        return self.out.clone()
+
+
+@pytest.fixture
+def on_host(monkeypatch):
+    """The cache with the CPU's face in the place of CUDA's."""
+    monkeypatch.setattr(graphs, "Recording", HostRecording)
+    monkeypatch.setattr(
+        graphs, "refine", lambda *args, backend, **options: ops.refine(*args, **options, backend="reference")
+    )
+    monkeypatch.setattr(torch.cuda, "device", lambda _: torch.no_grad())
+    HostRecording.made = 0
+
+
+@pytest.mark.usefixtures("on_host")
+@pytest.mark.parametrize("config", [UNGUIDED, DEFAULT], ids=["unguided", "default"])
+def test_refinements_of_a_kind_share_a_graph(config):
+    """From the second on; whatever the maps, their image and the answer's repetition are."""
+    random, cache = torch.Generator().manual_seed(2), GraphCache()
+    for call, ratio in enumerate((0.0, 0.3, 0.1)):
+        maps, guide = torch.rand(2, 6, 7, generator=random), torch.rand(3, 6, 7, generator=random)
+        options = {"guide": guide if config.needs_guide else None, "image_side": 64.0, "repetition": ratio}
+        got = cache.refine(maps, config, **options)
+        torch.testing.assert_close(got, ops.refine(maps, config, **options, backend="reference"), rtol=0, atol=1e-6)
+        assert HostRecording.made == min(call, 1)
+    cache.refine(maps[:1], config, **options)
+    assert HostRecording.made == 1
+    cache.refine(maps[:1], config, **options)
+    assert HostRecording.made == 2
+    maps[1, 2, 3] = torch.nan
+    with pytest.raises(ValueError, match="refine: maps must be finite, got NaN or Inf"):
+        cache.refine(maps, config, **options)
+    for _ in range(3):
+        assert cache.refine(maps[:0], config, **options).shape == (0, 6, 7)
+    assert HostRecording.made == 2
+
+
+def test_maps_on_the_host_are_not_served():
+    assert not GraphCache.serves(torch.zeros(1, 2, 2))

@@ -124,9 +124,7 @@ class Anyres:
                 shape = int(kept[0] // times), int(kept[1] // times)
         return Grid(side, (rows, columns), (down, across), kept, shape)
 
-    def views(
-        self, size: tuple[int, int], grid: Grid, start: int, device: torch.device
-    ) -> tuple[ImageView, ImageView]:
+    def views(self, size: tuple[int, int], grid: Grid, start: int, device: torch.device) -> tuple[ImageView, ImageView]:
         """The views ``"grid"`` and ``"base"`` of a photo of ``size`` (width, height) whose first token is at row
         ``start`` of the image stream."""
         n, (h, w) = grid.side, grid.shape

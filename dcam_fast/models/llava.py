@@ -94,7 +94,8 @@ class LlavaAdapter(Adapter[LlavaInputs]):
         tiles = importlib.import_module("llava.mm_utils").process_images(
             [Image.fromarray(image)], tower.image_processor, self.model.config
         )[0]
-        tiles = tiles.to(self.device, next(self.model.parameters()).dtype)
+        projector = next(self.model.get_model().mm_projector.parameters())  # the tower answers in its input's dtype
+        tiles = tiles.to(projector)
         prepared = self.model.prepare_inputs_labels_for_multimodal(
             tokens[None], None, None, None, None, [tiles], ["image"], image_sizes=[(w, h)]
         )

@@ -1,0 +1,137 @@
+"""Models under test, the real ones or stand-ins, behind one face: the adapter's answers, and the authors' own code's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import llava.mm_utils
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from dcam_fast.models.lavida import LavidaAdapter
+from dcam_fast.models.llava import LlavaInputs
+
+PROMPT = "what is this"
+SPECIAL = ("<|endoftext|>", "<|eot_id|>", "<mask>")
+WORDS = ("<unk>", "what", "is", "this", "system", "user", "assistant")
+VOCABULARY = (*SPECIAL, *WORDS, *(f"Ġw{i}" if i % 3 else f"x{i}" for i in range(54)))
+MASK = VOCABULARY.index("<mask>")
+LENGTH = 8
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }} {{ m.content }} <|eot_id|> {% endfor %}"
+    "{% if add_generation_prompt %}assistant{% endif %}"
+)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token=SPECIAL[0])
+    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL[1:])})
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def shake(model: nn.Module, seed: int = 3) -> None:
+    """Random weights as large as trained ones are, so that blocks do something."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.8 / parameter[0].numel() ** 0.5)
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight)
+            if hasattr(module, "image_newline"):
+                nn.init.normal_(module.image_newline)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What the authors' code wrote: tokens ``[L]``, the canvas ``[L]`` behind every step, and the logits ``[L, V]`` that
+    every step read."""
+
+    tokens: Tensor
+    canvases: list[Tensor]
+    logits: list[Tensor]
+
+
+@contextmanager
+def outputs_of(module: nn.Module, take: Callable[[Any], Tensor]) -> Iterator[list[Tensor]]:
+    """What ``module`` puts out while the context lasts."""
+    kept: list[Tensor] = []
+    hook = module.register_forward_hook(lambda _module, _args, out: kept.append(take(out)))
+    try:
+        yield kept
+    finally:
+        hook.remove()
+
+
+class LavidaSubject:
+    """A LaViDa of whichever package ``llava`` is imported, with its adapter."""
+
+    def __init__(self, model: Any, attention: Any, view: Any = "grid") -> None:
+        self.adapter = LavidaAdapter(
+            model,
+            make_tokenizer(),
+            name="tiny-lavida",
+            attention=attention,
+            view=view,
+            mask_token=MASK,
+            answer_length=LENGTH,
+        )
+
+    def generate(self, image: NDArray[np.uint8], steps: int, block_length: int) -> Generated:
+        """By the authors' own code."""
+        adapter, picture = self.adapter, Image.fromarray(image)
+        tiles = llava.mm_utils.process_images(
+            [picture], adapter.model.get_vision_tower().image_processor, adapter.model.config
+        )
+        with outputs_of(adapter.core, lambda out: out.logits[0, -LENGTH:].clone()) as logits:
+            tokens, history = adapter.model.generate(
+                adapter._tokenize(PROMPT)[None],
+                images=list(tiles),
+                image_sizes=[picture.size],
+                max_new_tokens=LENGTH,
+                block_length=block_length,
+                step_ratio=steps / LENGTH,
+                prefix_lm=adapter.has_two_streams,
+                schedule="shift",
+                mask_id=MASK,
+                verbose=True,
+            )
+        read = logits[1:] if adapter.has_two_streams else logits
+        return Generated(tokens[0, -LENGTH:], [canvas[0, -LENGTH:] for canvas in history], read)
+
+    def full(self, inputs: LlavaInputs, canvas: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits ``[L, V]`` by the authors' own forward, and the image stream behind every block, all with a graph."""
+        core, states = self.adapter.core, {}
+
+        def keeping(index: int) -> Callable[..., None]:
+            def hook(_module: Any, _args: Any, out: Any) -> None:
+                if index not in states:  # the prefix comes by first
+                    states[index] = out[0].requires_grad_()
+
+            return hook
+
+        hooks = [layer.register_forward_hook(keeping(index)) for index, layer in enumerate(core.transformer.blocks)]
+        try:
+            with torch.enable_grad():
+                answer = core.transformer.wte(canvas)[None]
+                if self.adapter.has_two_streams:
+                    past = core(None, input_embeddings=inputs.embedded, use_cache=True).attn_key_values
+                    logits = core(None, input_embeddings=answer, past_key_values=past).logits
+                else:
+                    logits = core(None, input_embeddings=torch.cat((inputs.embedded, answer), 1)).logits
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return logits[0, -LENGTH:], [states[index] for index in sorted(states)]

@@ -15,6 +15,8 @@ __all__ = ["FAMILIES", "Adapter", "AdapterError", "load"]
 # the adapter. Imported when asked for, so that a family costs nothing and needs nothing until then.
 FAMILIES: Final[dict[str, str]] = {
     "diffusion_gemma": "dcam_fast.models.diffusion_gemma",
+    "dimple": "dcam_fast.models.dimple",
+    "dream-vl": "dcam_fast.models.dream_vl",
 }
 
 

@@ -21,7 +21,7 @@ class DimpleAdapter(DreamAdapter):
     Guesses are the best ones, not sampled, so the same question has the same answer."""
 
     family = "dimple"
-    transformers = ("4.46", "4.58")
+    transformers = ("4.46", "4.52")
     topologies = ("prefix", "joint")
     projector = "img_projector"
     default_prompt = "Describe this image."

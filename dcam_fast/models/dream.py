@@ -131,7 +131,10 @@ class DreamAdapter(Adapter[DreamInputs]):
             if text in prompt:
                 raise AdapterError(f"{self.family}: prompt must not have the model's own token {text}, got {prompt!r}")
         chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
-        text = self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        try:
+            text = self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        except ValueError as error:
+            raise AdapterError(f"{self.family}: processor must have a chat template, got none: {error}") from error
         try:
             return self.processor(text=[text], images=[Image.fromarray(image)], return_tensors="pt")
         except ValueError as error:
@@ -228,7 +231,7 @@ class DreamAdapter(Adapter[DreamInputs]):
 
     def block(self, index: int, hidden: Hidden, inputs: DreamInputs) -> Hidden:
         if hidden.canvas is None:
-            return Hidden(self._run(index, hidden.image, inputs, _Cache()))
+            return Hidden(self._run(index, hidden.image, inputs, None))
         image, context = self.prefix_block(index, hidden.image, inputs)
         return Hidden(image, self.canvas_block(index, hidden.canvas, context, inputs))
 
@@ -243,7 +246,7 @@ class DreamAdapter(Adapter[DreamInputs]):
         keys, values = (part.expand(len(canvas), -1, -1, -1) for part in context)
         return self._run(index, canvas, inputs, _Cache((keys, values)))
 
-    def _run(self, index: int, stream: Tensor, inputs: DreamInputs, cache: _Cache) -> Tensor:
+    def _run(self, index: int, stream: Tensor, inputs: DreamInputs, cache: _Cache | None) -> Tensor:
         """Block ``index`` on the last rows of the sequence, as many as ``stream``, ``[C, R, D]``, has."""
         cos, sin = inputs.rotary
         rows, keys = stream.shape[1], cos.shape[2]
@@ -275,8 +278,8 @@ class DreamAdapter(Adapter[DreamInputs]):
 
 
 def _boxes(size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Float32 ``[h, w, 4]`` boxes (x0, y0, x1, y1): a photo of ``size`` (height, width) is squashed to whole cells, which
-    so cover all of it."""
+    """Float32 ``[h, w, 4]`` boxes (x0, y0, x1, y1) over all of a photo of ``size`` (height, width), which is squashed
+    to a whole number of cells."""
     h, w = grid
     y, x = (torch.arange(count + 1, dtype=torch.float64) * side / count for side, count in zip(size, grid, strict=True))
     corners = (x[None, :-1], y[:-1, None], x[None, 1:], y[1:, None])

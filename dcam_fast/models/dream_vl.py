@@ -17,7 +17,7 @@ class DreamVLAdapter(DreamAdapter):
     as the authors' clock says. Guesses are the best ones, not sampled, so the same question has the same answer."""
 
     family = "dream-vl"
-    transformers = ("4.46", "4.58")
+    transformers = ("4.46", "4.52")
     topologies = ("joint",)
     projector = "projector"
     default_prompt = "Describe this image"

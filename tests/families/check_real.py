@@ -1,6 +1,6 @@
 """The adapters' checks against a checkout of the authors' code, with tiny random weights.
 
-    python tests/families/check_real.py --family lavida --repo PATH
+    python tests/families/check_real.py --family lavida|dimple|dream-vl --repo PATH
 
 It runs in whatever environment it is started in, which needs torch, Pillow, einops and a transformers of the range that
 the family works with, and dcam_fast on PYTHONPATH. What the authors' package imports without needing it here (deepspeed)
@@ -24,6 +24,7 @@ import transformers
 HERE = Path(__file__).parent
 CANVASES = [[384, 768], [768, 384], [768, 768], [1152, 384], [384, 1152]]
 SIZES = [(480, 640), (900, 300), (800, 800), (300, 1200), (333, 517)]
+DREAM = ("dimple", "dream-vl")
 RANGE = ((4, 50), (4, 58))
 
 
@@ -85,9 +86,16 @@ def make_lavida(folder: str) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", choices=["lavida"], required=True)
+    parser.add_argument("--family", choices=["lavida", *DREAM], required=True)
     parser.add_argument("--repo", type=Path, required=True, help="a checkout of the authors' repository")
     options = parser.parse_args()
+    if options.family in DREAM:
+        sys.path.insert(0, str(HERE))
+        from real_dream import check
+
+        print(f"{options.family}: torch {torch.__version__}, transformers {transformers.__version__}")
+        check(options.family, options.repo)
+        return
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     if not RANGE[0] <= version < RANGE[1]:
         parser.error(f"transformers must be 4.50 to 4.57 for {options.family}, got {transformers.__version__}")
@@ -108,7 +116,9 @@ def main() -> None:
         subject = LavidaSubject(model, attention)
         for steps, block_length in ((4, 8), (8, 8), (3, 8), (4, 4), (8, 2)):
             worst = checks.check_generation(subject, checks.picture(480, 640), steps, block_length)
-            print(f"{attention}, {steps} steps, blocks of {block_length}: same tokens and steps, logits within {worst:.1e}")
+            print(
+                f"{attention}, {steps} steps, blocks of {block_length}: same tokens and steps, logits within {worst:.1e}"
+            )
         worst = checks.check_gradients(subject, checks.picture(480, 640), (0, 3, 7))
         print(f"{attention}: gradients of the split run within {worst:.1e} of the full graph")
     for h, w in SIZES:

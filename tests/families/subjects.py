@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import llava.mm_utils
 import numpy as np
 import torch
+from checks import PROMPT, Generated
 from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -19,7 +19,6 @@ from transformers import PreTrainedTokenizerFast
 from dcam_fast.models.lavida import LavidaAdapter
 from dcam_fast.models.llava import LlavaInputs
 
-PROMPT = "what is this"
 SPECIAL = ("<|endoftext|>", "<|eot_id|>", "<mask>")
 WORDS = ("<unk>", "what", "is", "this", "system", "user", "assistant")
 VOCABULARY = (*SPECIAL, *WORDS, *(f"Ġw{i}" if i % 3 else f"x{i}" for i in range(54)))
@@ -52,16 +51,6 @@ def shake(model: nn.Module, seed: int = 3) -> None:
                 nn.init.normal_(module.weight)
             if hasattr(module, "image_newline"):
                 nn.init.normal_(module.image_newline)
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What the authors' code wrote: tokens ``[L]``, the canvas ``[L]`` behind every step, and the logits ``[L, V]`` that
-    every step read."""
-
-    tokens: Tensor
-    canvases: list[Tensor]
-    logits: list[Tensor]
 
 
 @contextmanager

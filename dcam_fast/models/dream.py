@@ -175,7 +175,7 @@ class DreamAdapter(Adapter[DreamInputs]):
                 break
             count = self.quota(len(masked), step, times)
             if count:  # some steps of the authors' clock write nothing
-                chances = read(canvas)[masked].to(self.model.lm_head.weight.dtype).softmax(-1)
+                chances = self.chances(read(canvas)[masked].to(self.model.lm_head.weight.dtype))
                 is_last = step == steps - 1
                 if is_last:  # before, a mask for a guess leaves the position as it is
                     chances[:, self.mask_token] = 0
@@ -191,6 +191,10 @@ class DreamAdapter(Adapter[DreamInputs]):
     def quota(self, left: int, step: int, times: Tensor) -> int:
         """How many of the ``left`` masked positions are written in a step that goes from ``times[step]`` to
         ``times[step + 1]``."""
+
+    def chances(self, logits: Tensor) -> Tensor:
+        """Probabilities ``[n, V]`` of all guesses, by which the surest are found."""
+        return logits.softmax(-1)
 
     def choose(self, sure: Tensor, count: int) -> Tensor:
         """Which masked positions are written, int64 ``[n]``, given the probability of the best guess for each."""

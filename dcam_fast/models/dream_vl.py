@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from dcam_fast.models.dream import DreamAdapter, load_checkpoint
@@ -34,6 +35,12 @@ class DreamVLAdapter(DreamAdapter):
             answer_length: tokens in an answer.
         """
         super().__init__(model, processor, name=name, attention=attention, answer_length=answer_length)
+
+    def chances(self, logits: Tensor) -> Tensor:
+        """Among the best guesses only, as many as the configuration says (``top_k``): 50, unless a checkpoint's own
+        says otherwise. It changes no guess, but which of them are surest."""
+        floor = logits.topk(min(self.config.top_k, logits.shape[-1])).values[:, -1:]
+        return logits.masked_fill(logits < floor, -torch.inf).softmax(-1)
 
     def quota(self, left: int, step: int, times: Tensor) -> int:
         """The share of the time that is left."""

@@ -269,6 +269,11 @@ class DreamAdapter(Adapter[DreamInputs]):
         logits: Tensor = self.model.lm_head(self.model.model.norm(asked))
         return logits.float()
 
+    def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: DreamInputs) -> Tensor:
+        image = self.model.model.norm(self._run(self.blocks - 1, hidden.image, inputs, None)[:, cells])
+        logits: Tensor = image @ self.model.lm_head.weight[tokens].T
+        return logits.float()
+
     def block_module(self, index: int) -> nn.Module:
         return cast(nn.Module, self.layers[index])
 
@@ -299,7 +304,8 @@ def load_checkpoint(
     """An adapter of class ``family`` for the checkpoint in folder ``path``; see `dcam_fast.models.load`."""
     if not trust_remote_code:
         raise AdapterError(
-            f"{family.family}: trust_remote_code must be True, as the model's code comes with the checkpoint, got False"
+            f"{family.family}: trust_remote_code (--trust-remote-code) must be True, as the model's code comes with "
+            f"the checkpoint in {path}, got False"
         )
     _check_transformers(family)
     classes = json.loads((path / "config.json").read_text()).get("auto_map", {})

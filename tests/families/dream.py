@@ -85,6 +85,12 @@ class DreamSubject:
         count = tokens.shape[1]
         return Generated(out.sequences[0, count:], [canvas[0, count:] for canvas in out.history], logits)
 
+    def halfway(self, image: NDArray[np.uint8]) -> float:
+        """A probability that half of the first guesses are above, however unsure a model of random weights is."""
+        masked = torch.full((self.adapter.answer_length,), self.adapter.mask_token)
+        logits = self.adapter.reader(self.adapter.encode(image, PROMPT))(masked)
+        return float(logits.softmax(-1).max(-1).values.median())
+
     def full(self, inputs: DreamInputs, canvas: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits ``[L, V]`` by the model's own forward, and the image stream behind every block, all with a graph."""
         adapter, states = self.adapter, {}
@@ -116,7 +122,7 @@ class DreamSubject:
                     **options,
                 )[0][:, start:]
                 if cache is not None:
-                    cache.crop(start)
+                    cache.crop(start - tokens.shape[1])
                     answers = model.model.embed_tokens(canvas[None])
                     hidden = model.model(
                         inputs_embeds=torch.cat((inputs.embedded[:, -1:], answers), 1),

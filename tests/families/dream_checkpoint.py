@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from dream import MASK, SPECIAL, TEMPLATE, shake
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
-from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
-BYTES = tuple(bytes_to_unicode().values())
+BYTES = sorted(ByteLevel.alphabet())
 FIRST = len(BYTES)  # the id of the first special token
 
 
@@ -97,9 +97,9 @@ def make_checkpoint(family: str, folder: Path, *code: Path) -> None:
     with torch.no_grad():  # random attention would make all cells alike, and a painted one hard to find
         for block in model.visual.blocks:
             block.attn.proj.weight *= 0.1
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="100KB")
     written = json.loads((folder / "config.json").read_text())
-    _write(folder / "config.json", {**written, "auto_map": _map(form, "AutoConfig", "AutoModel")})
+    _write(folder / "config.json", {**written, "top_k": 20, "auto_map": _map(form, "AutoConfig", "AutoModel")})
     _write(folder / "vocab.json", {byte: index for index, byte in enumerate(BYTES)})
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = {

@@ -12,6 +12,10 @@ from transformers import DynamicCache
 
 
 class Denoising:
+    def weighed(self, logits: Tensor) -> Tensor:
+        """Probabilities ``[n, V]`` of all guesses."""
+        return logits.softmax(-1)
+
     def chosen(self, sure: Tensor, left: int, step: int, times: Tensor, length: int, threshold: float | None) -> Tensor:
         """Which of the ``left`` masked positions are written, given the probability of the best guess for each."""
         raise NotImplementedError
@@ -55,10 +59,10 @@ class Denoising:
             )[0]
             if use_cache:
                 start = prompt - 1
-                cache.crop(start)
+                cache.crop(-len(answer) - 1)
             logits = self.lm_head(hidden)[:, -max_new_tokens - 1 : -1]  # a row in front of what they are of
             logits = generation_logits_hook_func(step, tokens, logits)
-            sure, guess = logits[0, masked].softmax(-1).max(-1)
+            sure, guess = self.weighed(logits[0, masked]).max(-1)
             chosen = self.chosen(sure, len(masked), step, times, max_new_tokens, alg_p_threshold)
             answer[masked[chosen]] = guess[chosen]
             history.append(tokens.clone())

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from tokenizers import decoders, pre_tokenizers
 from transformers import BatchFeature, PreTrainedTokenizer, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
 
 class ByteTokenizer(PreTrainedTokenizer):
@@ -24,8 +24,7 @@ class ByteTokenizer(PreTrainedTokenizer):
     def __init__(self, vocab_file: str, **options: Any) -> None:
         self.ids = json.loads(Path(vocab_file).read_text())
         self.pieces = {index: piece for piece, index in self.ids.items()}
-        self.letters = bytes_to_unicode()
-        self.bytes = {letter: byte for byte, letter in self.letters.items()}
+        self.letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         super().__init__(**options)
 
     @property
@@ -36,7 +35,7 @@ class ByteTokenizer(PreTrainedTokenizer):
         return {**self.ids, **self.added_tokens_encoder}
 
     def _tokenize(self, text: str, **_options: Any) -> list[str]:
-        return [self.letters[byte] for byte in text.encode()]
+        return [letter for run, _ in self.letters.pre_tokenize_str(text) for letter in run]
 
     def _convert_token_to_id(self, token: str) -> int | None:
         return self.ids.get(token)
@@ -45,7 +44,7 @@ class ByteTokenizer(PreTrainedTokenizer):
         return self.pieces.get(index)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        return bytes(self.bytes[letter] for token in tokens for letter in token).decode(errors="replace")
+        return decoders.ByteLevel().decode(tokens)
 
 
 class CellImageProcessor(BaseImageProcessor):
@@ -67,19 +66,19 @@ class CellImageProcessor(BaseImageProcessor):
         rows, columns = round(h / cell), round(w / cell)
         pixels = rows * columns * cell**2
         if pixels > self.max_pixels:
-            scale, to_whole = math.sqrt(self.max_pixels / (h * w)), math.floor
+            over, to_whole = math.sqrt(h * w / self.max_pixels), math.floor
         elif pixels < self.min_pixels:
-            scale, to_whole = math.sqrt(self.min_pixels / (h * w)), math.ceil
+            over, to_whole = math.sqrt(h * w / self.min_pixels), math.ceil
         else:
             return rows, columns
-        return max(to_whole(h * scale / cell), 1), max(to_whole(w * scale / cell), 1)
+        return max(to_whole(h / over / cell), 1), max(to_whole(w / over / cell), 1)
 
     def preprocess(self, images: Any, **_options: Any) -> BatchFeature:
         image = images[0] if isinstance(images, list) else images
         rows, columns = self.sides(image.height, image.width)
         patch, merge, times = self.patch_size, self.merge_size, self.temporal_patch_size
         squashed = image.convert("RGB").resize((columns * merge * patch, rows * merge * patch), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(squashed)).float() / 127.5 - 1
+        pixels = torch.from_numpy(np.array(squashed)).float() / 255
         pixels = pixels.view(rows, merge, patch, columns, merge, patch, 3).permute(0, 3, 1, 4, 6, 2, 5)
         pixels = pixels[..., None, :, :].expand(*pixels.shape[:-2], times, patch, patch)
         grid = torch.tensor([[1, rows * merge, columns * merge]])

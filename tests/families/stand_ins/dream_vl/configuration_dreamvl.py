@@ -29,6 +29,7 @@ class DreamVLVisionConfig(PretrainedConfig):
 
 class DreamVLConfig(PretrainedConfig):
     model_type = "dream-vl"
+    top_k: int = 50  # which a configuration had by itself in the releases that the authors' code runs with
 
     def __init__(self, vision_config: Any = None, top_k: int = 50, **options: Any) -> None:
         super().__init__(**{"rms_norm_eps": 1e-6, "tie_word_embeddings": False, **options})

@@ -9,6 +9,10 @@ class DreamVLGenerationMixin:
 
     stops_early = False
 
+    def weighed(self, logits: Tensor) -> Tensor:
+        best = logits.topk(self.config.top_k)
+        return torch.zeros_like(logits).scatter(-1, best.indices, best.values.softmax(-1))
+
     def chosen(self, sure: Tensor, left: int, step: int, times: Tensor, length: int, threshold: float | None) -> Tensor:
         if step == len(times) - 2:
             return torch.arange(left)

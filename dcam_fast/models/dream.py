@@ -22,7 +22,7 @@ import transformers
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from dcam_fast.models.adapter import OPEN, Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
@@ -316,6 +316,8 @@ def load_checkpoint(
         processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=True)
     except (OSError, ValueError, ImportError, AttributeError) as error:
         raise AdapterError(f"load: {path} must hold the model's code and its processor, got {error!r}") from error
+    if not isinstance(processor, ProcessorMixin):  # where its files are missing there is a tokenizer in its place
+        raise AdapterError(f"load: {path} must hold the model's processor, got only its {type(processor).__name__}")
     # Their own from_pretrained cannot report what is missing.
     load: Any = PreTrainedModel.from_pretrained
     whole = SimpleNamespace(from_pretrained=partial(load.__func__, model_class))

@@ -106,6 +106,40 @@ def test_confident_guesses_are_written_together(loaded: dict[str, Any], attentio
     assert taken[1] < taken[0]
 
 
+def guessing(adapter: DreamAdapter, *tokens: str) -> Any:
+    """A reader to whom these are the best guesses at any canvas, the last of them for the rest of the answer, the first
+    surest."""
+    ids = adapter.tokenizer.convert_tokens_to_ids(list(tokens))
+    logits = torch.zeros(adapter.answer_length, adapter.config.vocab_size)
+    for position in range(adapter.answer_length):
+        logits[position, ids[min(position, len(ids) - 1)]] = 9 - position / 8
+    return lambda _inputs: lambda _canvas: logits
+
+
+def test_a_mask_that_is_guessed_stays_one_until_the_last_step(
+    subject: DreamSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = subject.adapter
+    monkeypatch.setattr(adapter, "reader", guessing(adapter, "a", "<|mask|>"))
+    trajectory = adapter.generate(adapter.encode(checks.picture(60, 90), "what"), 8)
+    assert trajectory.tokens[0] == adapter.tokenizer.convert_tokens_to_ids("a")
+    assert adapter.mask_token not in trajectory.tokens.tolist()
+    assert trajectory.steps[0] < 7
+    assert trajectory.steps[1:].tolist() == [7] * (LENGTH - 1)
+
+
+@pytest.mark.parametrize("end", ["eos_token", "pad_token"])
+def test_an_answer_ends_where_the_model_ends_it(
+    subject: DreamSubject, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = subject.adapter
+    monkeypatch.setattr(adapter, "reader", guessing(adapter, "a", "b", getattr(adapter.tokenizer, end), "c"))
+    trajectory = adapter.generate(adapter.encode(checks.picture(60, 90), "what"), 4)
+    assert trajectory.length == 2
+    assert [word.text for word in adapter.words(trajectory)] == ["ab"]
+    assert adapter.decode(trajectory.tokens[:2]) == "ab"
+
+
 def test_a_marked_image_has_positions_by_row_and_column(loaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     one = with_options(loaded["dream-vl"])
     image, adapter = checks.picture(200, 300), one.adapter
@@ -153,13 +187,28 @@ def test_boxes_tile_the_photo(loaded: dict[str, Any], h: int, w: int) -> None:
 # ---------------------------------------------------------------------------------------------------------- in the use
 
 
-@pytest.mark.parametrize("method", ["default", "tam"])
+@pytest.mark.parametrize("method", ["default", "published", "tam"])
 def test_maps(subject: DreamSubject, method: str) -> None:
     explanation = Explainer(subject.adapter).explain(checks.picture(200, 300), checks.PROMPT, "all", method=method)
-    assert len(explanation.words) > 0
-    for word in explanation.words:
-        assert np.isfinite(word.map).all()
-        assert word.map.max() > word.map.min()
+    assert len(explanation.targets) > 0
+    assert explanation.raw_maps.shape[1:] == (7, 11)
+    assert bool(explanation.maps.isfinite().all())
+    assert bool((explanation.raw_maps.amax((1, 2)) > explanation.raw_maps.amin((1, 2))).all())
+
+
+def test_image_logits_are_those_of_the_whole_row(subject: DreamSubject) -> None:
+    """With joint attention: behind the last block, through norm and head, as for an answer's row."""
+    adapter = subject.adapter
+    inputs = adapter.encode(checks.picture(200, 300), checks.PROMPT)
+    canvas = adapter.generate(inputs).tokens
+    hidden = adapter.embed(inputs, canvas[None])
+    for index in range(adapter.blocks - 1):
+        hidden = adapter.block(index, hidden, inputs)
+    cells, tokens = inputs.views[0].cells.flatten(), torch.tensor([5, 2, 200])
+    got = adapter.image_logits(hidden, cells, tokens, inputs)
+    _, states = subject.full(inputs, canvas)
+    wanted = adapter.model.lm_head(adapter.model.model.norm(states[-1][:, cells]))[..., tokens]
+    assert checks.relative(got, wanted.detach()) <= 1e-6
 
 
 def test_a_stream_is_the_same_answer(subject: DreamSubject) -> None:
@@ -287,7 +336,7 @@ def test_missing_code(damaged: Path) -> None:
 
 def test_missing_processor(damaged: Path) -> None:
     (damaged / "preprocessor_config.json").unlink()
-    with pytest.raises(AdapterError, match="must hold the model's code and its processor"):
+    with pytest.raises(AdapterError, match="must hold the model's processor, got only its .*Tokenizer"):
         load(damaged)
 
 

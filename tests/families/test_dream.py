@@ -1,5 +1,5 @@
-"""Dimple's and Dream-VL's adapters on stand-ins of the two models: what `check_real.py` checks on the authors' code, and
-what happens when a checkpoint is not as it should be."""
+"""Dimple's and Dream-VL's adapters on stand-ins of the two models: what `check_real.py` checks on the authors' code,
+and what happens when a checkpoint is not as it should be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import checks
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -24,6 +23,7 @@ from typer.testing import CliRunner
 from dcam_fast import Explainer, models
 from dcam_fast.cli import app
 from dcam_fast.models import AdapterError
+from dcam_fast.models.adapter import OPEN
 from dcam_fast.models.dimple import DimpleAdapter
 from dcam_fast.models.dream import DreamAdapter, DreamInputs
 from dcam_fast.models.dream_vl import DreamVLAdapter
@@ -31,6 +31,7 @@ from dcam_fast.testing import check_adapter
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 FAMILIES = {"dimple": DimpleAdapter, "dream-vl": DreamVLAdapter}
+RANGES = {family: adapter.transformers for family, adapter in FAMILIES.items()}
 CASES = [("dimple", "prefix"), ("dimple", "joint"), ("dream-vl", "joint")]
 SIZES = [(480, 640), (900, 300), (800, 800), (300, 1200), (333, 517), (28, 28), (31, 900), (1000, 47), (29, 57)]
 
@@ -121,7 +122,9 @@ def test_a_mask_that_is_guessed_stays_one_until_the_last_step(
 ) -> None:
     adapter = subject.adapter
     monkeypatch.setattr(adapter, "reader", guessing(adapter, "a", "<|mask|>"))
-    trajectory = adapter.generate(adapter.encode(checks.picture(60, 90), "what"), 8)
+    *so_far, trajectory = adapter.denoise(adapter.encode(checks.picture(60, 90), "what"), 8)
+    for one in so_far:
+        assert (one.steps == OPEN).equal(one.tokens == adapter.mask_token)
     assert trajectory.tokens[0] == adapter.tokenizer.convert_tokens_to_ids("a")
     assert adapter.mask_token not in trajectory.tokens.tolist()
     assert trajectory.steps[0] < 7
@@ -140,7 +143,9 @@ def test_an_answer_ends_where_the_model_ends_it(
     assert adapter.decode(trajectory.tokens[:2]) == "ab"
 
 
-def test_a_marked_image_has_positions_by_row_and_column(loaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_marked_image_has_positions_by_row_and_column(
+    loaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = with_options(loaded["dream-vl"])
     image, adapter = checks.picture(200, 300), one.adapter
     cos, _ = adapter.encode(image, checks.PROMPT).rotary
@@ -274,11 +279,13 @@ def test_command_line(family: str, checkpoints: dict[str, Path], tmp_path: Path)
     assert (tmp_path / "out" / "a").is_dir()
 
 
-@pytest.mark.parametrize(("release", "works"), [("4.45.2", 0), ("4.46.0", 1), ("4.51.3", 1), ("4.52.0", 0), ("5.0.0", 0)])
+@pytest.mark.parametrize(
+    ("release", "works"), [("4.45.2", 0), ("4.46.0", 1), ("4.51.3", 1), ("4.52.0", 0), ("5.0.0", 0)]
+)
 def test_releases_of_transformers(
     family: str, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch, release: str, works: bool
 ) -> None:
-    monkeypatch.setattr(FAMILIES[family], "transformers", ("4.46", "4.52"))
+    monkeypatch.setattr(FAMILIES[family], "transformers", RANGES[family])
     monkeypatch.setattr(transformers, "__version__", release)
     if works:
         models.load(str(checkpoints[family]), trust_remote_code=True)
@@ -287,7 +294,7 @@ def test_releases_of_transformers(
         models.load(str(checkpoints[family]), trust_remote_code=True)
 
 
-# ---------------------------------------------------------------------------------------------------- damaged checkpoints
+# ------------------------------------------------------------------------------------------------ damaged checkpoints
 
 
 def load(path: Path) -> None:
@@ -316,7 +323,10 @@ def test_truncated_shard(damaged: Path, keep: int) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [((3, 5), "must be of the configuration's shape, got mismatched"), (None, "must be in the checkpoint, got missing")],
+    [
+        ((3, 5), "must be of the configuration's shape, got mismatched"),
+        (None, "must be in the checkpoint, got missing"),
+    ],
 )
 def test_wrong_weights(damaged: Path, shape: tuple[int, int] | None, message: str) -> None:
     key = "model.layers.2.self_attn.q_proj.weight"
@@ -336,7 +346,7 @@ def test_missing_code(damaged: Path) -> None:
 
 def test_missing_processor(damaged: Path) -> None:
     (damaged / "preprocessor_config.json").unlink()
-    with pytest.raises(AdapterError, match="must hold the model's processor, got only its .*Tokenizer"):
+    with pytest.raises(AdapterError, match=r"must hold the model's processor, got only its .*Tokenizer"):
         load(damaged)
 
 
@@ -347,6 +357,12 @@ def test_a_checkpoint_that_does_not_name_its_code(damaged: Path) -> None:
     file.write_text(json.dumps(config))
     with pytest.raises(AdapterError, match="must name the model's code in auto_map"):
         load(damaged)
+
+
+def test_a_template_without_an_image(loaded: dict[str, Any], family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded[family].processor, "chat_template", "{{ messages[0].content[1].text }}")
+    with pytest.raises(AdapterError, match=f"{family}: chat template must have room for 6 cells, got 0"):
+        loaded[family].encode(checks.picture(60, 90), "what")
 
 
 def test_missing_chat_template(damaged: Path) -> None:

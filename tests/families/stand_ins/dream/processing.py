@@ -77,7 +77,8 @@ class CellImageProcessor(BaseImageProcessor):
         image = images[0] if isinstance(images, list) else images
         rows, columns = self.sides(image.height, image.width)
         patch, merge, times = self.patch_size, self.merge_size, self.temporal_patch_size
-        squashed = image.convert("RGB").resize((columns * merge * patch, rows * merge * patch), Image.Resampling.BICUBIC)
+        size = columns * merge * patch, rows * merge * patch
+        squashed = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(squashed)).float() / 255
         pixels = pixels.view(rows, merge, patch, columns, merge, patch, 3).permute(0, 3, 1, 4, 6, 2, 5)
         pixels = pixels[..., None, :, :].expand(*pixels.shape[:-2], times, patch, patch)

@@ -14,8 +14,7 @@ LONGEST: Final = 4  # bytes of a character, and so tokens
 
 
 def words_of(tokenizer: Any, tokens: Tensor) -> tuple[Word, ...]:
-    """The words that ``tokens``, int64 ``[n]``, spell: a word begins at a space, and a sign or a line break is a word of
-    its own.
+    """The words that ``tokens``, int64 ``[n]``, spell: a word begins at a space or a line break, and a sign is one.
 
     Args:
         tokenizer: of transformers.

@@ -40,7 +40,7 @@ def _load(path: Path) -> TinyForMaskedDiffusion:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model: TinyForMaskedDiffusion = TinyForMaskedDiffusion.from_pretrained(path, dtype=torch.float32)
+        model: TinyForMaskedDiffusion = TinyForMaskedDiffusion.from_pretrained(path).float()
     finally:
         if shown:
             logging.enable_progress_bar()

@@ -36,6 +36,9 @@ def check(family: str, repo: Path) -> None:
         else:
             raise AssertionError("the checkpoint's code ran without trust")
         loaded: Any = load(str(folder), trust_remote_code=True)
+        length = loaded.answer_length
+        worst = checks.check_generation(DreamSubject(loaded), IMAGE, length, length)
+        print(f"{length} tokens in at most {length} steps: the same tokens and steps, logits within {worst:.1e}")
         for name, subject in _variants(loaded):
             _compare(name, subject)
         for h, w in SIZES:

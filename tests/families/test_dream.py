@@ -93,6 +93,11 @@ def test_generation(subject: DreamSubject, steps: int) -> None:
     checks.check_generation(subject, checks.picture(200, 300), steps, LENGTH)
 
 
+def test_generation_at_its_own_length(family: str, loaded: dict[str, Any]) -> None:
+    length = loaded[family].answer_length
+    checks.check_generation(DreamSubject(loaded[family]), checks.picture(60, 90), length, length)
+
+
 @pytest.mark.parametrize("attention", ["prefix", "joint"])
 def test_confident_guesses_are_written_together(loaded: dict[str, Any], attention: str) -> None:
     image = checks.picture(200, 300)

@@ -68,7 +68,7 @@ FORMS = {
 
 
 def make_checkpoint(family: str, folder: Path, *code: Path) -> None:
-    """A checkpoint of a few thousand random weights in ``folder``, with the Python files of the folders ``code``."""
+    """A checkpoint of some 80,000 random weights in ``folder``, with the Python files of the folders ``code``."""
     form = FORMS[family]
     for file in (file for one in code for file in one.glob("*.py")):
         shutil.copy(file, folder)

@@ -2,9 +2,9 @@
 
     python tests/families/check_real.py --family lavida|dimple|dream-vl --repo PATH
 
-It runs in whatever environment it is started in, which needs torch, Pillow, einops and a transformers of the range that
-the family works with, and dcam_fast on PYTHONPATH. What the authors' package imports without needing it here (deepspeed)
-is stood in for by an empty module.
+It runs in whatever environment it is started in, which needs torch, Pillow, einops and a transformers of the range
+that the family works with, and dcam_fast on PYTHONPATH. What the authors' package imports without needing it here
+(deepspeed) is stood in for by an empty module.
 """
 
 from __future__ import annotations
@@ -116,9 +116,8 @@ def main() -> None:
         subject = LavidaSubject(model, attention)
         for steps, block_length in ((4, 8), (8, 8), (3, 8), (4, 4), (8, 2)):
             worst = checks.check_generation(subject, checks.picture(480, 640), steps, block_length)
-            print(
-                f"{attention}, {steps} steps, blocks of {block_length}: same tokens and steps, logits within {worst:.1e}"
-            )
+            said = f"{attention}, {steps} steps, blocks of {block_length}"
+            print(f"{said}: same tokens and steps, logits within {worst:.1e}")
         worst = checks.check_gradients(subject, checks.picture(480, 640), (0, 3, 7))
         print(f"{attention}: gradients of the split run within {worst:.1e} of the full graph")
     for h, w in SIZES:

@@ -1,4 +1,5 @@
-"""Models under test, the real ones or stand-ins, behind one face: the adapter's answers, and the authors' own code's."""
+"""Models under test, the real ones or stand-ins, behind one face: the adapter's answers, and those of the authors' own
+code."""
 
 from __future__ import annotations
 

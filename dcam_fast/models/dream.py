@@ -18,7 +18,6 @@ from typing import Any, Final, cast
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from dcam_fast.models.adapter import OPEN, Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
-from dcam_fast.models.checkpoint import load_model
+from dcam_fast.models.checkpoint import check_transformers, load_model
 from dcam_fast.models.text import words_of
 
 LAST_TIME: Final = 1e-3  # of the authors' clock, which starts at 1
@@ -307,7 +306,7 @@ def load_checkpoint(
             f"{family.family}: trust_remote_code (--trust-remote-code) must be True, as the model's code comes with "
             f"the checkpoint in {path}, got False"
         )
-    _check_transformers(family)
+    check_transformers(family.family, *family.transformers)
     classes = json.loads((path / "config.json").read_text()).get("auto_map", {})
     if "AutoModel" not in classes:
         raise AdapterError(f"load: {path / 'config.json'} must name the model's code in auto_map, got {classes}")
@@ -326,17 +325,3 @@ def load_checkpoint(
     make: Any = family
     adapter: DreamAdapter = make(model, processor, name=path.resolve().name, attention=attention)
     return adapter
-
-
-def _check_transformers(family: type[DreamAdapter]) -> None:
-    oldest, beyond = family.transformers
-    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-    if not _number(oldest) <= version < _number(beyond):
-        raise AdapterError(
-            f"{family.family}: transformers must be {oldest} or newer and older than {beyond}, "
-            f"got {transformers.__version__}; pip install 'transformers>={oldest},<{beyond}'"
-        )
-
-
-def _number(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))

@@ -20,7 +20,6 @@ from typing import Any, Final, Literal, cast, get_args
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ from transformers import AutoTokenizer
 
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, Inputs, Trajectory, Word
 from dcam_fast.models.anyres import Anyres, Grid
-from dcam_fast.models.checkpoint import load_model
+from dcam_fast.models.checkpoint import check_transformers, load_model
 from dcam_fast.models.text import words_of
 from dcam_fast.models.unmasking import Plan, even, steps_of_blocks, unmask
 
@@ -39,7 +38,6 @@ SYSTEM: Final = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
     "provides, and assist the user with a variety of tasks using natural language."
 )
-TRANSFORMERS: Final = "4.50 to 4.57; run with 4.50.3"
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,7 @@ class LlavaAdapter(Adapter[LlavaInputs]):
     """An adapter of a model whose package is called ``llava``."""
 
     family: str
+    transformers = ("4.50", "4.58")  # from the first to in front of the second
     ends: tuple[str, ...]  # tokens that end the text
     stops = False  # whether generation ends once all in front of the first of them is written
     default_prompt = "Describe the image in detail."
@@ -205,20 +204,26 @@ def load_adapter(path: Path, *, device: str, attention: str | None, trust_remote
     """See `dcam_fast.models.load`. The code is that of an installed package; code that comes with the checkpoint is
     not run, trusted or not."""
     from dcam_fast.models.lavida import LavidaAdapter
+    from dcam_fast.models.lladav import LladavAdapter
 
+    families: dict[str, type[LavidaAdapter] | type[LladavAdapter]] = {
+        family.architecture: family for family in (LavidaAdapter, LladavAdapter)
+    }
     named = json.loads((path / "config.json").read_text()).get("architectures") or [None]
-    if named[0] != LavidaAdapter.architecture:
+    if named[0] not in families:
         raise AdapterError(
-            f"load: architectures in {path / 'config.json'} must be {LavidaAdapter.architecture}, got {named[0]!r}"
+            f"load: architectures in {path / 'config.json'} must be {' or '.join(families)}, got {named[0]!r}"
         )
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
         raise AdapterError(f"load: {path} must have a tokenizer.json or tokenizer.model, got neither")
-    package = package_of(LavidaAdapter.family, LavidaAdapter.architecture, LavidaAdapter.source)
-    dtype = torch.float32 if torch.device(device).type == "cpu" else LavidaAdapter.dtype
-    model = load_model(getattr(package, LavidaAdapter.architecture), path, device, torch_dtype=dtype)
+    family = families[named[0]]
+    check_transformers(family.family, *LlavaAdapter.transformers)
+    package = package_of(family.family, family.architecture, family.source)
+    dtype = torch.float32 if torch.device(device).type == "cpu" else family.dtype
+    model = load_model(getattr(package, family.architecture), path, device, torch_dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     options: dict[str, Any] = {} if attention is None else {"attention": attention}
-    return LavidaAdapter(model, tokenizer, name=path.resolve().name, **options)
+    return family(model, tokenizer, name=path.resolve().name, **options)
 
 
 def package_of(family: str, architecture: str, source: str) -> ModuleType:
@@ -228,8 +233,8 @@ def package_of(family: str, architecture: str, source: str) -> ModuleType:
         AdapterError: where it is not there, is another family's, or cannot be imported with this transformers.
     """
     help_ = (
-        f"it is not on PyPI: clone {source} and put the folder that holds `llava` on PYTHONPATH; transformers must be "
-        f"{TRANSFORMERS}, got {transformers.__version__}"
+        f"it is not on PyPI: clone {source} and put the folder that holds `llava` on PYTHONPATH, with what its "
+        "pyproject.toml asks for"
     )
     try:
         module = importlib.import_module("llava.model.language_model.llava_llada")

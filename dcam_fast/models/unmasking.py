@@ -89,9 +89,11 @@ def unmask(logits: Callable[[Tensor], Tensor], plan: Plan, device: torch.device)
     step, stop = 0, plan.length
     for start in range(0, plan.length, plan.block_length):
         end = start + plan.block_length
+        if start >= stop:
+            break
         for count in plan.counts:
             masked = canvas == plan.mask_token
-            if not masked[start : min(end, stop)].any():
+            if not (masked[start:end].any() and masked[:stop].any()):
                 break
             scores = logits(canvas)
             guess = scores.argmax(-1)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from dcam_fast.models.lavida import LavidaAdapter
+from dcam_fast.models.lladav import MASK_TOKEN, LladavAdapter
 from dcam_fast.models.llava import LlavaInputs
 
 SPECIAL = ("<|endoftext|>", "<|eot_id|>", "<mask>")
@@ -59,6 +60,17 @@ def outputs_of(module: nn.Module, take: Callable[[Any], Tensor]) -> Iterator[lis
     """What ``module`` puts out while the context lasts."""
     kept: list[Tensor] = []
     hook = module.register_forward_hook(lambda _module, _args, out: kept.append(take(out)))
+    try:
+        yield kept
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def inputs_of(module: nn.Module, take: Callable[[Tensor], Tensor]) -> Iterator[list[Tensor]]:
+    """What goes into ``module`` while the context lasts."""
+    kept: list[Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _module, args: kept.append(take(args[0])))
     try:
         yield kept
     finally:
@@ -125,3 +137,43 @@ class LavidaSubject:
             for hook in hooks:
                 hook.remove()
         return logits[0, -LENGTH:], [states[index] for index in sorted(states)]
+
+
+class LladavSubject:
+    """A LLaDA-V of whichever package ``llava`` is imported, with its adapter."""
+
+    def __init__(self, model: Any, view: Any = "grid") -> None:
+        tokenizer = make_tokenizer()
+        self.adapter = LladavAdapter(model, tokenizer, name="tiny-llada-v", view=view, answer_length=LENGTH)
+        assert self.adapter.mask_token == MASK_TOKEN
+
+    def generate(self, image: NDArray[np.uint8], steps: int, block_length: int) -> Generated:
+        """By the authors' own code."""
+        adapter, picture = self.adapter, Image.fromarray(image)
+        tower = adapter.model.get_vision_tower()
+        tiles = llava.mm_utils.process_images([picture], tower.image_processor, adapter.model.config)
+        with (
+            outputs_of(adapter.model.lm_head, lambda out: out[0, -LENGTH:].clone()) as logits,
+            inputs_of(adapter.layers[0], lambda embedded: embedded[0, -LENGTH:].clone()) as embeddings,
+        ):
+            tokens = adapter.model.generate(
+                adapter._tokenize(PROMPT)[None],
+                images=list(tiles),
+                image_sizes=[picture.size],
+                gen_length=LENGTH,
+                block_length=block_length,
+                steps=steps,
+                tokenizer=adapter.tokenizer,
+                stopping_criteria=list(adapter.ends),
+            )[0]
+        table = adapter.core.embed_tokens.weight
+        canvases = [torch.cdist(one, table).argmin(-1) for one in embeddings[1:]]
+        return Generated(tokens, canvases, logits)
+
+    def full(self, inputs: LlavaInputs, canvas: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits ``[L, V]`` by the authors' own forward, and the image stream behind every block, all with a graph."""
+        core = self.adapter.core
+        with torch.enable_grad():
+            embedded = torch.cat((inputs.embedded, core.embed_tokens(canvas)[None]), 1).requires_grad_()
+            out = core(inputs_embeds=embedded, output_hidden_states=True)
+            return self.adapter.model.lm_head(out[0])[0, -LENGTH:], list(out.hidden_states[1:])

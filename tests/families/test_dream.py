@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from dcam_fast import Explainer, models
 from dcam_fast.cli import app
-from dcam_fast.models import AdapterError
+from dcam_fast.models import AdapterError, checkpoint
 from dcam_fast.models.adapter import OPEN
 from dcam_fast.models.dimple import DimpleAdapter
 from dcam_fast.models.dream import DreamAdapter, DreamInputs
@@ -291,7 +291,7 @@ def test_releases_of_transformers(
     family: str, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch, release: str, works: bool
 ) -> None:
     monkeypatch.setattr(FAMILIES[family], "transformers", RANGES[family])
-    monkeypatch.setattr(transformers, "__version__", release)
+    monkeypatch.setattr(checkpoint.transformers, "__version__", release)
     if works:
         models.load(str(checkpoints[family]), trust_remote_code=True)
         return

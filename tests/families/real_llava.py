@@ -18,7 +18,7 @@ from dcam_fast.models.checkpoint import check_transformers
 from dcam_fast.models.llava import LlavaAdapter
 from dcam_fast.testing import check_adapter
 
-IMAGE = checks.picture(480, 640)
+IMAGE = checks.picture(60, 320)
 
 
 def import_package(family: str, folder: Path) -> None:

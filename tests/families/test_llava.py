@@ -15,7 +15,7 @@ import checks
 import pytest
 import torch
 import transformers
-from llava_subjects import LENGTH, VOCABULARY, LavidaSubject, LladavSubject, make_tokenizer, shake
+from llava_subjects import LENGTH, MASK, VOCABULARY, LavidaSubject, LladavSubject, make_tokenizer, shake
 from safetensors.torch import load_file, save_file
 
 from dcam_fast import Explainer, models
@@ -34,7 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lavida": {"vocab_size": len(VOCABULARY), "image_aspect_ratio": "anyres", "image_grid_pinpoints": CANVASES},
     "lladav": {"image_aspect_ratio": "anyres_max_4", "image_grid_pinpoints": "(1x1),...,(6x6)"},
 }
-SIZES = [(480, 640), (900, 300), (800, 800), (300, 1200), (333, 517), (150, 1100), (1000, 230), (1200, 1600)]
+SIZES = [(480, 640), (900, 300), (800, 800), (300, 1200), (333, 517), (150, 1100), (1200, 1600)]
 IMAGE = checks.picture(120, 200)
 every_topology = pytest.mark.parametrize(
     ("family", "attention"), [("lavida", "prefix"), ("lavida", "joint"), ("lladav", "joint")], indirect=["family"]
@@ -59,8 +59,13 @@ def make_model(family: str) -> Any:
     module = importlib.import_module("llava.model.language_model.llava_llada")
     config_class, model_class = (getattr(module, name) for name in CLASSES[family])
     config = config_class(mm_patch_merge_type="spatial_unpad", **OPTIONS[family])
-    model = model_class(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = model_class(config)
     shake(model)
+    if family == "lavida":
+        with torch.no_grad():  # so that no guess is a mask, which would stay one
+            model.get_model().transformer.ff_out.weight[MASK] = 0
     return model
 
 
@@ -97,7 +102,7 @@ def damaged(checkpoint: Path, tmp_path: Path) -> Path:
 
 
 @every_topology
-@pytest.mark.parametrize(("steps", "block_length"), [(1, 8), (3, 8), (8, 8), (4, 4), (8, 2)])
+@pytest.mark.parametrize(("steps", "block_length"), [(1, 8), (3, 8), (4, 4), (8, 2)])
 def test_generation(subject: Any, steps: int, block_length: int) -> None:
     checks.check_generation(subject, IMAGE, steps, block_length)
 

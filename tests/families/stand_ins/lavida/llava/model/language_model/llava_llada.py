@@ -3,6 +3,7 @@ the whole sequence goes; tokens written by the shifted schedule."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import torch
@@ -117,7 +118,7 @@ class LlavaLladaForMaskedDiffusion(PreTrainedModel, Multimodal):
         """By what is still masked at the end of every step, counted from the last one: at least one token a step, the
         excess taken off one by one, last steps first."""
         done = [int(3 * (i / steps) / (1 + 2 * (i / steps)) * tokens) for i in range(steps + 1)]
-        late_first = [max(b - a, 1) for a, b in zip(done, done[1:], strict=False)]
+        late_first = [max(b - a, 1) for a, b in pairwise(done)]
         excess = sum(late_first) - tokens
         while excess > 0:
             for i in range(steps):

@@ -3,11 +3,12 @@ code."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
-import llava.mm_utils
 import numpy as np
 import torch
 from checks import PROMPT, Generated
@@ -32,8 +33,11 @@ TEMPLATE = (
 )
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
+@cache
+def make_tokenizer(size: int = len(VOCABULARY)) -> PreTrainedTokenizerFast:
+    """Of ``size`` words, those above first."""
+    words = (*VOCABULARY, *(f"Ġy{i}" for i in range(len(VOCABULARY), size)))
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token=SPECIAL[0])
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL[1:])})
@@ -77,6 +81,13 @@ def inputs_of(module: nn.Module, take: Callable[[Tensor], Tensor]) -> Iterator[l
         hook.remove()
 
 
+def tiles_of(model: Any, image: NDArray[np.uint8]) -> tuple[list[Tensor], tuple[int, int]]:
+    """A photo's tiles and (width, height), by the authors' own code."""
+    picture, processor = Image.fromarray(image), model.get_vision_tower().image_processor
+    utils = importlib.import_module("llava.mm_utils")
+    return list(utils.process_images([picture], processor, model.config)), picture.size
+
+
 class LavidaSubject:
     """A LaViDa of whichever package ``llava`` is imported, with its adapter."""
 
@@ -93,15 +104,12 @@ class LavidaSubject:
 
     def generate(self, image: NDArray[np.uint8], steps: int, block_length: int) -> Generated:
         """By the authors' own code."""
-        adapter, picture = self.adapter, Image.fromarray(image)
-        tiles = llava.mm_utils.process_images(
-            [picture], adapter.model.get_vision_tower().image_processor, adapter.model.config
-        )
+        adapter, (tiles, size) = self.adapter, tiles_of(self.adapter.model, image)
         with outputs_of(adapter.core, lambda out: out.logits[0, -LENGTH:].clone()) as logits:
             tokens, history = adapter.model.generate(
                 adapter._tokenize(PROMPT)[None],
-                images=list(tiles),
-                image_sizes=[picture.size],
+                images=tiles,
+                image_sizes=[size],
                 max_new_tokens=LENGTH,
                 block_length=block_length,
                 step_ratio=steps / LENGTH,
@@ -143,23 +151,23 @@ class LladavSubject:
     """A LLaDA-V of whichever package ``llava`` is imported, with its adapter."""
 
     def __init__(self, model: Any, view: Any = "grid") -> None:
-        tokenizer = make_tokenizer()
+        tokenizer = make_tokenizer(model.config.vocab_size)
+        with torch.no_grad():  # so that guesses are not the same everywhere
+            model.get_model().embed_tokens.weight[MASK_TOKEN] = 0.01
         self.adapter = LladavAdapter(model, tokenizer, name="tiny-llada-v", view=view, answer_length=LENGTH)
         assert self.adapter.mask_token == MASK_TOKEN
 
     def generate(self, image: NDArray[np.uint8], steps: int, block_length: int) -> Generated:
         """By the authors' own code."""
-        adapter, picture = self.adapter, Image.fromarray(image)
-        tower = adapter.model.get_vision_tower()
-        tiles = llava.mm_utils.process_images([picture], tower.image_processor, adapter.model.config)
+        adapter, (tiles, size) = self.adapter, tiles_of(self.adapter.model, image)
         with (
             outputs_of(adapter.model.lm_head, lambda out: out[0, -LENGTH:].clone()) as logits,
             inputs_of(adapter.layers[0], lambda embedded: embedded[0, -LENGTH:].clone()) as embeddings,
         ):
             tokens = adapter.model.generate(
                 adapter._tokenize(PROMPT)[None],
-                images=list(tiles),
-                image_sizes=[picture.size],
+                images=tiles,
+                image_sizes=[size],
                 gen_length=LENGTH,
                 block_length=block_length,
                 steps=steps,
@@ -176,4 +184,4 @@ class LladavSubject:
         with torch.enable_grad():
             embedded = torch.cat((inputs.embedded, core.embed_tokens(canvas)[None]), 1).requires_grad_()
             out = core(inputs_embeds=embedded, output_hidden_states=True)
-            return self.adapter.model.lm_head(out[0])[0, -LENGTH:], list(out.hidden_states[1:])
+            return self.adapter.model.lm_head(out[0][0, -LENGTH:]), list(out.hidden_states[1:])

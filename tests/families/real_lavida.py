@@ -19,7 +19,7 @@ def check(family: str, repo: Path) -> None:
     def made(attention: Any, folder: str) -> LavidaSubject:
         return LavidaSubject(_make(folder), attention)
 
-    compare(made, ("prefix", "joint"), SIZES)
+    compare(made, ("prefix", "joint"), SIZES, ((4, 8), (8, 8), (3, 8), (4, 4), (8, 2)))
 
 
 def _make(folder: str) -> Any:

@@ -21,8 +21,8 @@ def folder(path: Path, config: object) -> str:
 
 
 def test_unknown_family_lists_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(AdapterError, match=r"model_type in .* must be one of .*diffusion_gemma.*, got 'llava_llada'"):
-        models.load(folder(tmp_path, {"model_type": "llava_llada"}))
+    with pytest.raises(AdapterError, match=r"model_type in .* must be one of .*diffusion_gemma.*, got 'llava_next'"):
+        models.load(folder(tmp_path, {"model_type": "llava_next"}))
     with pytest.raises(AdapterError, match=r"must be one of .*, got None"):
         models.load(folder(tmp_path, {}))
 

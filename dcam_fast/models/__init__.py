@@ -17,6 +17,9 @@ __all__ = ["DTYPES", "FAMILIES", "Adapter", "AdapterError", "load"]
 # makes the adapter. Imported when asked for, so that a family costs nothing and needs nothing until then.
 FAMILIES: Final[dict[str, str]] = {
     "diffusion_gemma": "dcam_fast.models.diffusion_gemma",
+    "dimple": "dcam_fast.models.dimple",
+    "dream-vl": "dcam_fast.models.dream_vl",
+    "llava_llada": "dcam_fast.models.llava",
 }
 
 

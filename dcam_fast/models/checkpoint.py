@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
@@ -15,6 +16,20 @@ from dcam_fast.models.adapter import AdapterError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+
+
+def check_transformers(family: str, oldest: str, beyond: str) -> None:
+    """Raises AdapterError unless the installed transformers is ``oldest`` or newer and older than ``beyond``, versions
+    such as ``"4.50"``."""
+
+    def number(version: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in version.split(".")[:2])
+
+    if not number(oldest) <= number(transformers.__version__) < number(beyond):
+        raise AdapterError(
+            f"{family}: transformers must be {oldest} or newer and older than {beyond}, "
+            f"got {transformers.__version__}; pip install 'transformers>={oldest},<{beyond}'"
+        )
 
 
 def check_files(path: Path) -> None:

@@ -39,9 +39,9 @@ from dcam_fast.models.adapter import (
 from dcam_fast.models.checkpoint import load_model
 from dcam_fast.models.diffusion_gemma_generation import RandomNumbers, Record, recording
 from dcam_fast.models.stepping import stepwise
+from dcam_fast.models.text import words_of
 
 TRANSFORMERS = "5.11.0"  # the first release with the family; run with it and with 5.23.0
-SPACES = ("▁", "Ġ")  # how tokenizers write the space that a word begins with
 
 
 @dataclass(frozen=True)
@@ -308,14 +308,7 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
     # ----------------------------------------------------------------------------------------------------------- text
 
     def words(self, trajectory: Trajectory) -> tuple[Word, ...]:
-        tokens = trajectory.tokens[: trajectory.length]
-        runs: list[list[int]] = []
-        for position, piece in enumerate(self.tokenizer.convert_ids_to_tokens(tokens.tolist())):
-            begins = piece.startswith(SPACES) or not piece[-1:].isalnum()
-            if begins or not runs:
-                runs.append([])
-            runs[-1].append(position)
-        return tuple(Word(self.decode(tokens[run]).strip(), tuple(run)) for run in runs)
+        return words_of(self.tokenizer, trajectory.tokens[: trajectory.length])
 
     def decode(self, tokens: Tensor) -> str:
         return str(self.tokenizer.decode(tokens.tolist()))

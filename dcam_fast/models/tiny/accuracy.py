@@ -60,7 +60,7 @@ def exact(
 
 def measure(path: Path, count: int, steps: int | None, attention: Attention, hard: bool) -> dict[str, dict[str, float]]:
     """Share of exact answers and number of dialogues for each kind, and for captions by number of objects."""
-    model = TinyForMaskedDiffusion.from_pretrained(path, dtype=torch.float32).eval()
+    model = TinyForMaskedDiffusion.from_pretrained(path).float().eval()
     drawn = held_out(count, hard=hard)
     table = {}
     for kind in ("caption", *scenes.QUESTIONS, *scenes.RELATIONS):

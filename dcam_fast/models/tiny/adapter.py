@@ -40,7 +40,7 @@ def _load(path: Path, dtype: torch.dtype) -> TinyForMaskedDiffusion:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model: TinyForMaskedDiffusion = TinyForMaskedDiffusion.from_pretrained(path, dtype=dtype)
+        model: TinyForMaskedDiffusion = TinyForMaskedDiffusion.from_pretrained(path).to(dtype)  # type: ignore[arg-type]
     finally:
         if shown:
             logging.enable_progress_bar()

@@ -1,0 +1,130 @@
+"""What must hold of an adapter: of stand-ins in the tests, of the real code in `check_real.py`. Each check returns what
+there is to report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dcam_fast.attribution.diffusion_cam import build_targets
+from dcam_fast.attribution.engine import capture
+from dcam_fast.attribution.states import canvases
+from dcam_fast.models.adapter import ImageView
+
+PROMPT = "what is this"
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What the authors' code wrote: tokens ``[L]``, the canvas ``[L]`` behind every step, and the logits ``[L, V]``
+    that every step read."""
+
+    tokens: Tensor
+    canvases: list[Tensor]
+    logits: list[Tensor]
+
+
+class Subject(Protocol):
+    """A model with its adapter."""
+
+    adapter: Any
+
+    def generate(self, image: NDArray[np.uint8], steps: int, block_length: int) -> Generated:
+        """By the authors' own code."""
+
+    def full(self, inputs: Any, canvas: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits ``[L, V]`` by the authors' own forward, and the image stream behind every block, all with a graph."""
+
+
+def picture(h: int, w: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Noise of ``h`` x ``w`` pixels."""
+    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def relative(got: Tensor, wanted: Tensor) -> float:
+    return float((got - wanted).abs().max() / wanted.abs().max())
+
+
+def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, block_length: int) -> float:
+    """The adapter writes what the authors' code writes, token by token and step by step, and its replay of every state
+    has the logits that generation read there. Returns the largest relative difference of the logits."""
+    adapter = subject.adapter
+    inputs = adapter.encode(image, PROMPT)
+    trajectory = adapter.generate(inputs, steps, block_length)
+    own = subject.generate(image, steps, block_length)
+    assert trajectory.tokens.equal(own.tokens)
+    assert int(trajectory.steps.max()) == len(own.logits) - 1 < steps
+    worst = 0.0
+    for step, wanted in enumerate(own.logits):
+        canvas = canvases(trajectory, torch.tensor([0]), step, adapter.mask_token)
+        assert step == 0 or canvas[0].equal(own.canvases[step - 1]), f"another canvas at step {step}"
+        worst = max(worst, relative(replayed(subject, inputs, canvas), wanted))
+    assert worst <= 1e-5, f"the replay's logits differ by {worst:.1e}"
+    return worst
+
+
+@torch.no_grad()
+def replayed(subject: Subject, inputs: object, canvas: Tensor) -> Tensor:
+    """Logits ``[L, V]`` of the adapter's blocks at a canvas ``[1, L]``."""
+    adapter = subject.adapter
+    hidden = adapter.embed(inputs, canvas)
+    for index in range(adapter.blocks):
+        hidden = adapter.block(index, hidden, inputs)
+    return adapter.logits(hidden, torch.arange(canvas.shape[1])[None], inputs)[0]
+
+
+def check_gradients(subject: Subject, image: NDArray[np.uint8], positions: tuple[int, ...]) -> float:
+    """Gradients of the split run are those of the authors' own forward with a graph through all of it. Returns the
+    largest relative difference."""
+    adapter = subject.adapter
+    inputs = adapter.encode(image, PROMPT)
+    trajectory = adapter.generate(inputs)
+    blocks = tuple(range(adapter.blocks - 1))
+    targets = build_targets(trajectory, torch.tensor(positions), "committed", adapter.mask_token)
+    captured = capture(adapter, inputs, targets, blocks, "logit")
+    worst = 0.0
+    for row, position in enumerate(positions):
+        logits, states = subject.full(inputs, targets.canvases[row])
+        wanted = torch.autograd.grad(logits[position, trajectory.tokens[position]], states[:-1])
+        for got, gradient, state in zip(captured, wanted, states[:-1], strict=True):
+            assert gradient.abs().max() > 0
+            assert relative(got.activations[row], state[0].detach()) <= 1e-6
+            worst = max(worst, relative(got.gradients[row], gradient[0]))
+    assert worst <= 1e-6, f"gradients differ by {worst:.1e}"
+    return worst
+
+
+@torch.no_grad()
+def check_painting(subject: Subject, h: int, w: int) -> int:
+    """Pixels painted inside a cell's box change that cell's token most, in every view. Returns how many were
+    painted."""
+    blank = np.full((h, w, 3), 128, np.uint8)
+    count = 0
+    for view in subject.adapter.encode(blank, PROMPT).views:
+        before = tokens_of(subject, blank, view)
+        rows, columns = view.cells.shape
+        spread = {(0, 0), (0, columns - 1), (rows - 1, 0), (rows - 1, columns - 1), (rows // 2, columns // 3)}
+        for row, column in sorted(spread):
+            painted = blank.copy()
+            x0, y0, x1, y1 = inside(view, row, column, h, w)
+            painted[y0:y1, x0:x1] = (255, 0, 60)
+            change = (tokens_of(subject, painted, view) - before).norm(dim=-1)
+            found = divmod(int(change.argmax()), columns)
+            assert found == (row, column), f"{view.name} of {h} x {w}: painted {(row, column)}, changed {found}"
+            count += 1
+    return count
+
+
+def inside(view: ImageView, row: int, column: int, h: int, w: int) -> tuple[int, int, int, int]:
+    """The pixels of the photo that a cell's box covers."""
+    x0, y0, x1, y1 = view.boxes[row, column].tolist()
+    return max(round(x0), 0), max(round(y0), 0), min(round(x1), w), min(round(y1), h)
+
+
+def tokens_of(subject: Subject, image: NDArray[np.uint8], view: ImageView) -> Tensor:
+    return subject.adapter.encode(image, PROMPT).embedded[0, view.cells.flatten()]

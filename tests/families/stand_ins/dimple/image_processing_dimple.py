@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+from .processing import CellImageProcessor
+
+
+class DimpleImageProcessor(CellImageProcessor):
+    pass

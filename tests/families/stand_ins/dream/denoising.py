@@ -1,0 +1,69 @@
+"""The generation that the stand-ins share: an answer of masks, written into step by step."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import DynamicCache
+
+
+class Denoising:
+    def weighed(self, logits: Tensor) -> Tensor:
+        """Probabilities ``[n, V]`` of all guesses."""
+        return logits.softmax(-1)
+
+    def chosen(self, sure: Tensor, left: int, step: int, times: Tensor, length: int, threshold: float | None) -> Tensor:
+        """Which of the ``left`` masked positions are written, given the probability of the best guess for each."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def diffusion_generate(
+        self,
+        inputs: Tensor,
+        *,
+        attention_mask: Tensor,
+        pixel_values: Tensor,
+        image_grid_thw: Tensor,
+        max_new_tokens: int,
+        steps: int,
+        use_cache: bool,
+        generation_logits_hook_func: Any,
+        alg_p_threshold: float | None = None,
+        **_as_theirs: Any,
+    ) -> SimpleNamespace:
+        """Tokens ``[1, S]`` of prompt and answer, and all of them behind every step. With ``use_cache`` the prompt but
+        its last token runs once, in front of an answer that is all masks."""
+        prompt, mask = inputs.shape[1], self.config.mask_token_id
+        tokens = F.pad(inputs, (0, max_new_tokens), value=mask)
+        attended = F.pad(attention_mask, (0, max_new_tokens), value=True)
+        positions, _ = self.get_rope_index(tokens, image_grid_thw)
+        times = torch.linspace(1, 1e-3, steps + 1)
+        cache, start, history = DynamicCache() if use_cache else None, 0, []
+        for step in range(steps):
+            answer = tokens[0, prompt:]  # a view
+            masked = (answer == mask).nonzero()[:, 0]
+            if self.stops_early and not len(masked):
+                break
+            embedded = self.embedded(tokens, pixel_values, image_grid_thw)
+            hidden = self.model(
+                inputs_embeds=embedded[:, start:],
+                position_ids=positions[..., start:],
+                attention_mask=attended,
+                cache_position=torch.arange(start, tokens.shape[1]),
+                past_key_values=cache,
+                use_cache=use_cache,
+            )[0]
+            if use_cache:
+                start = prompt - 1
+                cache.crop(-len(answer) - 1)
+            logits = self.lm_head(hidden)[:, -max_new_tokens - 1 : -1]  # a row in front of what they are of
+            logits = generation_logits_hook_func(step, tokens, logits)
+            sure, guess = self.weighed(logits[0, masked]).max(-1)
+            chosen = self.chosen(sure, len(masked), step, times, max_new_tokens, alg_p_threshold)
+            answer[masked[chosen]] = guess[chosen]
+            history.append(tokens.clone())
+        return SimpleNamespace(sequences=tokens, history=history)

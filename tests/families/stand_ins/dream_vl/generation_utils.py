@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class DreamVLGenerationMixin:
+    """As many of the surest as the clock says, which may be none."""
+
+    stops_early = False
+
+    def weighed(self, logits: Tensor) -> Tensor:
+        best = logits.topk(self.config.top_k)
+        return torch.zeros_like(logits).scatter(-1, best.indices, best.values.softmax(-1))
+
+    def chosen(self, sure: Tensor, left: int, step: int, times: Tensor, length: int, threshold: float | None) -> Tensor:
+        if step == len(times) - 2:
+            return torch.arange(left)
+        return sure.topk(int(left * (1 - times[step + 1] / times[step]))).indices

@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+from .processing import ByteTokenizer
+
+
+class DreamTokenizer(ByteTokenizer):
+    pass

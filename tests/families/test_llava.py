@@ -1,0 +1,271 @@
+"""LaViDa and LLaDA-V on stand-ins of the authors' packages, by the checks that the real code passes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import checks
+import pytest
+import torch
+import transformers
+from llava_subjects import LENGTH, MASK, VOCABULARY, LavidaSubject, LladavSubject, make_tokenizer, shake
+from safetensors.torch import load_file, save_file
+
+from dcam_fast import Explainer, models
+from dcam_fast.models.adapter import AdapterError
+from dcam_fast.models.anyres import Anyres
+from dcam_fast.models.llava import LlavaAdapter
+from dcam_fast.testing import check_adapter
+
+HERE = Path(__file__).parent / "stand_ins"
+CANVASES = [[384, 768], [768, 384], [768, 768], [1152, 384], [384, 1152]]
+CLASSES = {
+    "lavida": ("LlavaLladaConfig", "LlavaLladaForMaskedDiffusion"),
+    "lladav": ("LlavaLLaDAConfig", "LlavaLLaDAModelLM"),
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "lavida": {"vocab_size": len(VOCABULARY), "image_aspect_ratio": "anyres", "image_grid_pinpoints": CANVASES},
+    "lladav": {"image_aspect_ratio": "anyres_max_4", "image_grid_pinpoints": "(1x1),...,(6x6)"},
+}
+SIZES = [(480, 640), (900, 300), (800, 800), (300, 1200), (333, 517), (150, 1100), (1200, 1600)]
+IMAGE = checks.picture(120, 200)
+every_topology = pytest.mark.parametrize(
+    ("family", "attention"), [("lavida", "prefix"), ("lavida", "joint"), ("lladav", "joint")], indirect=["family"]
+)
+
+
+@contextmanager
+def package(family: str) -> Iterator[None]:
+    """The stand-in is the package ``llava``, in whatever transformers is there."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in sys.modules if name.split(".")[0] in ("llava", "llava_parts")]:
+            patch.delitem(sys.modules, name)
+        patch.setattr(sys, "path", [str(HERE / family), str(HERE / "llava_shared"), *sys.path])
+        patch.setattr(LlavaAdapter, "transformers", ("4.46", "9"))
+        importlib.invalidate_caches()
+        yield
+        for name in [name for name in sys.modules if name.split(".")[0] in ("llava", "llava_parts")]:
+            del sys.modules[name]
+
+
+def make_model(family: str) -> Any:
+    module = importlib.import_module("llava.model.language_model.llava_llada")
+    config_class, model_class = (getattr(module, name) for name in CLASSES[family])
+    config = config_class(mm_patch_merge_type="spatial_unpad", **OPTIONS[family])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = model_class(config)
+    shake(model)
+    if family == "lavida":
+        with torch.no_grad():  # so that no guess is a mask, which would stay one
+            model.get_model().transformer.ff_out.weight[MASK] = 0
+    return model
+
+
+@pytest.fixture(scope="module", params=list(CLASSES))
+def family(request: pytest.FixtureRequest) -> Iterator[str]:
+    with package(request.param):
+        yield request.param
+
+
+@pytest.fixture(scope="module")
+def model(family: str) -> Any:
+    return make_model(family)
+
+
+@pytest.fixture
+def subject(family: str, model: Any, attention: str) -> Any:
+    return LladavSubject(model) if family == "lladav" else LavidaSubject(model, attention)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(family: str, model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / f"tiny-{family}"
+    model.save_pretrained(folder, max_shard_size="5MB" if family == "lladav" else "60KB")
+    make_tokenizer(model.config.vocab_size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def damaged(checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
+
+
+# ------------------------------------------------------------------------------------------------ against their code
+
+
+@every_topology
+@pytest.mark.parametrize(("steps", "block_length"), [(1, 8), (3, 8), (4, 4), (8, 2)])
+def test_generation(subject: Any, steps: int, block_length: int) -> None:
+    checks.check_generation(subject, IMAGE, steps, block_length)
+
+
+@every_topology
+def test_gradients_are_those_of_the_full_graph(subject: Any) -> None:
+    assert checks.check_gradients(subject, IMAGE, (0, 3, 7)) <= 1e-6
+
+
+def test_a_cell_is_where_its_pixels_are(family: str, model: Any) -> None:
+    subject = LladavSubject(model) if family == "lladav" else LavidaSubject(model, "joint")
+    assert [checks.check_painting(subject, h, w) for h, w in SIZES] == [10] * len(SIZES)
+
+
+@every_topology
+def test_promises_of_the_interface(subject: Any) -> None:
+    check_adapter(subject.adapter, checks.picture(100, 150), checks.PROMPT)
+
+
+@every_topology
+def test_maps(subject: Any) -> None:
+    explanation = Explainer(subject.adapter).explain(IMAGE, checks.PROMPT, "all")
+    assert explanation.raw_maps.shape[1:] == subject.adapter.encode(IMAGE, checks.PROMPT).views[0].cells.shape
+    assert bool(explanation.maps.isfinite().all())
+    assert bool((explanation.raw_maps.amax((1, 2)) > explanation.raw_maps.amin((1, 2))).all())
+
+
+@pytest.mark.parametrize("view", ["grid", "base"])
+def test_views(family: str, model: Any, view: str) -> None:
+    subject = LladavSubject(model, view) if family == "lladav" else LavidaSubject(model, "joint", view)
+    views = subject.adapter.encode(IMAGE, checks.PROMPT).views
+    assert views[0].name == view
+    assert {one.name for one in views} == {"grid", "base"}
+    cells = torch.cat([one.cells.flatten() for one in views])
+    assert len(cells.unique()) == len(cells)
+
+
+def test_an_answer_stops_at_the_end_of_the_turn() -> None:
+    with package("lladav"):
+        one = LladavSubject(make_model("lladav"))
+        with torch.no_grad():  # every guess is the end of the turn
+            one.adapter.model.lm_head.weight.zero_()
+            bias = torch.zeros(one.adapter.model.config.vocab_size)
+            bias[1] = 5
+            bias[126081] = 9  # surer, but never written
+            one.adapter.model.lm_head.bias = torch.nn.Parameter(bias)
+        own = one.generate(IMAGE, 8, 4)
+        inputs = one.adapter.encode(IMAGE, checks.PROMPT)
+        trajectory = one.adapter.generate(inputs, 8, 4)
+    assert trajectory.length == len(own.tokens)
+    assert len(own.logits) == int(trajectory.steps[trajectory.steps < LENGTH].max()) + 1
+    assert 126081 not in trajectory.tokens.tolist()
+
+
+def test_the_photos_cells_by_the_authors_numbers() -> None:
+    """Of the real towers: 640 x 480 and 1600 x 1200 pixels."""
+    lavida = Anyres(tuple((w, h) for w, h in CANVASES), 384, 14)
+    lladav = Anyres(tuple((384 * a, 384 * b) for a in range(1, 7) for b in range(1, 7)), 384, 14, 4)
+    found = [(lavida.grid((640, 480), 14).shape, 22 * 29 + 196)]
+    found += [(lladav.grid(size, 27).shape, lladav.grid(size, 27).tokens) for size in ((640, 480), (1600, 1200))]
+    assert found == [((22, 28), 834), ((40, 54), 2929), ((46, 62), 3627)]
+
+
+# ------------------------------------------------------------------------------------------------------- loading
+
+
+def test_loading(family: str, checkpoint: Path) -> None:
+    adapter: Any = models.load(str(checkpoint))
+    assert adapter.attention == ("joint" if family == "lladav" else "prefix")
+    assert adapter.name == f"tiny-{family}"
+    assert adapter.encode(IMAGE, checks.PROMPT).embedded.isfinite().all()
+    assert not any(parameter.requires_grad for parameter in adapter.model.parameters())
+    other = "prefix" if family == "lladav" else "causal"
+    with pytest.raises(AdapterError, match=f"attention must be .*joint, got '{other}'"):
+        models.load(str(checkpoint), attention=other)
+
+
+def shards(path: Path) -> list[Path]:
+    files = sorted(path.glob("model-*.safetensors"))
+    assert len(files) > 1
+    return files
+
+
+def test_missing_shard(damaged: Path) -> None:
+    shards(damaged)[1].unlink()
+    with pytest.raises(AdapterError, match=r"weights must be in .*00002.*got none there"):
+        models.load(str(damaged))
+
+
+@pytest.mark.parametrize("keep", [0, 5, 1000, -1])
+def test_truncated_shard(damaged: Path, keep: int) -> None:
+    file = shards(damaged)[0]
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(AdapterError, match=f"{file.name} must be a whole safetensors file"):
+        models.load(str(damaged))
+
+
+@pytest.mark.parametrize(("shape", "message"), [((3, 5), "mismatched"), (None, "missing")])
+def test_wrong_weights(damaged: Path, shape: tuple[int, int] | None, message: str) -> None:
+    file, key = next((file, key) for file in shards(damaged) for key in load_file(file) if "k_proj" in key)
+    weights = load_file(file)
+    del weights[key]
+    save_file(weights | ({} if shape is None else {key: torch.zeros(shape)}), file, metadata={"format": "pt"})
+    with pytest.raises(AdapterError, match=f"got {message} .*k_proj"):
+        models.load(str(damaged))
+
+
+def test_missing_tokenizer(damaged: Path) -> None:
+    (damaged / "tokenizer.json").unlink()
+    with pytest.raises(AdapterError, match=r"must have a tokenizer.json or tokenizer.model, got neither"):
+        models.load(str(damaged))
+
+
+def test_another_architecture(damaged: Path) -> None:
+    file = damaged / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["Other"]}))
+    with pytest.raises(AdapterError, match=r"architectures in .* must be .*LlavaLLaDAModelLM, got 'Other'"):
+        models.load(str(damaged))
+
+
+@pytest.mark.parametrize("release", ["4.49.0", "4.58.0", "5.23.0"])
+def test_releases_of_transformers(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
+    monkeypatch.setattr(LlavaAdapter, "transformers", ("4.50", "4.58"))
+    monkeypatch.setattr(transformers, "__version__", release)
+    with pytest.raises(AdapterError, match=rf"got {release}; pip install 'transformers>=4\.50,<4\.58'"):
+        models.load(str(checkpoint))
+
+
+def test_the_other_familys_package(family: str, checkpoint: Path) -> None:
+    other = next(name for name in CLASSES if name != family)
+    with package(other), pytest.raises(AdapterError, match=r"`llava` must be that of https://.*only one of them"):
+        models.load(str(checkpoint))
+
+
+def test_no_package(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "llava"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not path.startswith(str(HERE))])
+    with pytest.raises(AdapterError, match=r"`llava` must be importable, got ModuleNotFound.*clone https://"):
+        models.load(str(checkpoint))
+
+
+@every_topology
+def test_requests(subject: Any) -> None:
+    adapter = subject.adapter
+    inputs = adapter.encode(IMAGE, checks.PROMPT)
+    with pytest.raises(AdapterError, match="block_length must divide the 8 tokens of an answer, got 3"):
+        adapter.generate(inputs, 8, 3)
+    with pytest.raises(AdapterError, match="steps must be a multiple of the 2 blocks and at most 8, got 3"):
+        adapter.generate(inputs, 3, 4)
+    with pytest.raises(AdapterError, match="prompt must leave '<image>' to the chat template, got 2"):
+        adapter.encode(IMAGE, "what is <image>")
+    with pytest.raises(
+        AdapterError, match="image must be wide and high enough for a row of cells, got 4000 x 1 pixels"
+    ):
+        adapter.encode(checks.picture(1, 4000), checks.PROMPT)
+    with pytest.raises(AdapterError, match="no gradient reaches the image behind the last block"):
+        adapter.check_blocks((adapter.blocks - 1,))
+
+
+@every_topology
+def test_guesses_differ(subject: Any) -> None:
+    """Or else the comparisons of tokens would say little."""
+    trajectory = subject.adapter.generate(subject.adapter.encode(IMAGE, checks.PROMPT))
+    assert len(trajectory.tokens.unique()) >= 3
+    assert not trajectory.steps.equal(trajectory.steps.sort().values)

@@ -1,0 +1,44 @@
+"""Words of pieces as byte-level and SentencePiece tokenizers write them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
+
+from dcam_fast.models.text import words_of
+
+
+def tokenizer_of(pieces: list[str], decoder: decoders.Decoder) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel({piece: index for index, piece in enumerate(dict.fromkeys(pieces))}, "a"))
+    backend.decoder = decoder
+    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "words"),
+    [
+        (["a", "Ġred", "Ġri", "ng", "."], ["a", "red", "ring", "."]),
+        (["a", "Ċ", "ring", "ĊĊ", "on"], ["a", "ring", "on"]),
+        (["Ġcaf", "Ã©", "Ġau"], ["café", "au"]),
+        (["Ġcaf", "Ã", "©", "s", "Ġau"], ["cafés", "au"]),
+        (["a", "Ġ", "âĢ", "Ķ", "Ġb"], ["a", "", "—", "b"]),
+        (["a", "âĢ", "Ķ"], ["a", "—"]),
+        (["a", "âĢ"], ["a", "\ufffd"]),
+        (["a", *5 * ["Ģ"], "b"], ["a", 5 * "\ufffd" + "b"]),
+        ([], []),
+    ],
+)
+def test_bytes(pieces: list[str], words: list[str]) -> None:
+    tokenizer = tokenizer_of(pieces or ["a"], decoders.ByteLevel())
+    found = words_of(tokenizer, torch.tensor(tokenizer.convert_tokens_to_ids(pieces), dtype=torch.int64))
+    assert [word.text for word in found] == words
+    assert [position for word in found for position in word.positions] == list(range(len(pieces)))
+
+
+def test_sentencepiece() -> None:
+    pieces = ["▁a", "▁ri", "ng", ",", "▁o", "n", "\n", "it"]
+    tokenizer = tokenizer_of(pieces, decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()]))
+    found = words_of(tokenizer, torch.arange(len(pieces)))
+    assert [word.text for word in found] == ["a", "ring", ",", "on", "it"]

@@ -42,7 +42,7 @@ def load(
         device: a torch device.
         attention: attention topology of the generation, where the family has several (None: the model's own).
         trust_remote_code: whether code that comes with the checkpoint may run.
-        dtype: of the weights and of what is computed with them, one of `DTYPES` or its name (None: the checkpoint's,
+        dtype: of the weights and of what is computed with them, one of `DTYPES` or its name (None: the family's choice,
             for ``"tiny"`` float32). Objectives, pooling and maps are float32 whatever it is.
 
     Raises:

@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
@@ -82,3 +83,9 @@ def load_model(model_class: Any, path: Path, device: str, **options: Any) -> Any
     model.eval()
     model.requires_grad_(False)
     return model
+
+
+def default_dtype(device: str) -> torch.dtype:
+    """That of large models whose own is not asked for: bfloat16 where it is fast. float16 is no choice, even where the
+    authors have it: the gradient of a token that is nearly certain is smaller than any of its numbers."""
+    return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16

@@ -63,6 +63,10 @@ class DimpleAdapter(DreamAdapter):
         return confident if len(confident) else super().choose(sure, count)
 
 
-def load_adapter(path: Path, *, device: str, attention: str | None, trust_remote_code: bool) -> DreamAdapter:
+def load_adapter(
+    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+) -> DreamAdapter:
     """See `dcam_fast.models.load`."""
-    return load_checkpoint(DimpleAdapter, path, device=device, attention=attention, trust_remote_code=trust_remote_code)
+    return load_checkpoint(
+        DimpleAdapter, path, device=device, attention=attention, trust_remote_code=trust_remote_code, dtype=dtype
+    )

@@ -25,7 +25,7 @@ from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from dcam_fast.models.adapter import OPEN, Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
-from dcam_fast.models.checkpoint import check_transformers, load_model
+from dcam_fast.models.checkpoint import check_transformers, default_dtype, load_model
 from dcam_fast.models.text import words_of
 
 LAST_TIME: Final = 1e-3  # of the authors' clock, which starts at 1
@@ -298,7 +298,13 @@ def _boxes(size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
 
 
 def load_checkpoint(
-    family: type[DreamAdapter], path: Path, *, device: str, attention: str | None, trust_remote_code: bool
+    family: type[DreamAdapter],
+    path: Path,
+    *,
+    device: str,
+    attention: str | None,
+    trust_remote_code: bool,
+    dtype: torch.dtype | None,
 ) -> DreamAdapter:
     """An adapter of class ``family`` for the checkpoint in folder ``path``; see `dcam_fast.models.load`."""
     if not trust_remote_code:
@@ -320,8 +326,7 @@ def load_checkpoint(
     # Their own from_pretrained cannot report what is missing.
     load: Any = PreTrainedModel.from_pretrained
     whole = SimpleNamespace(from_pretrained=partial(load.__func__, model_class))
-    dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-    model = load_model(whole, path, device, torch_dtype=dtype)
+    model = load_model(whole, path, device, torch_dtype=dtype or default_dtype(device))
     make: Any = family
     adapter: DreamAdapter = make(model, processor, name=path.resolve().name, attention=attention)
     return adapter

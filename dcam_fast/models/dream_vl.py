@@ -47,8 +47,10 @@ class DreamVLAdapter(DreamAdapter):
         return left if step == len(times) - 2 else int(left * (1 - times[step + 1] / times[step]))
 
 
-def load_adapter(path: Path, *, device: str, attention: str | None, trust_remote_code: bool) -> DreamAdapter:
+def load_adapter(
+    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+) -> DreamAdapter:
     """See `dcam_fast.models.load`."""
     return load_checkpoint(
-        DreamVLAdapter, path, device=device, attention=attention, trust_remote_code=trust_remote_code
+        DreamVLAdapter, path, device=device, attention=attention, trust_remote_code=trust_remote_code, dtype=dtype
     )

@@ -28,7 +28,6 @@ class LavidaAdapter(LlavaAdapter):
     family = "lavida"
     architecture = "LlavaLladaForMaskedDiffusion"
     source = "https://github.com/jacklishufan/LaViDa"
-    dtype = torch.bfloat16
     ends = ("<|endoftext|>", "<|eot_id|>")
 
     def __init__(

@@ -27,7 +27,6 @@ class LladavAdapter(LlavaAdapter):
     family = "llada-v"
     architecture = "LlavaLLaDAModelLM"
     source = "https://github.com/ML-GSAI/LLaDA-V"
-    dtype = torch.float16
     ends = ("<|eot_id|>",)
     stops = True
 

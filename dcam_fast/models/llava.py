@@ -27,7 +27,7 @@ from transformers import AutoTokenizer
 
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, Inputs, Trajectory, Word
 from dcam_fast.models.anyres import Anyres, Grid
-from dcam_fast.models.checkpoint import check_transformers, load_model
+from dcam_fast.models.checkpoint import check_transformers, default_dtype, load_model
 from dcam_fast.models.text import words_of
 from dcam_fast.models.unmasking import Plan, even, steps_of_blocks, unmask
 
@@ -200,7 +200,9 @@ def _sides(patches: int) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------------------------------- loading
 
 
-def load_adapter(path: Path, *, device: str, attention: str | None, trust_remote_code: bool) -> LlavaAdapter:
+def load_adapter(
+    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+) -> LlavaAdapter:
     """See `dcam_fast.models.load`. The code is that of an installed package; code that comes with the checkpoint is
     not run, trusted or not."""
     from dcam_fast.models.lavida import LavidaAdapter
@@ -219,8 +221,7 @@ def load_adapter(path: Path, *, device: str, attention: str | None, trust_remote
     family = families[named[0]]
     check_transformers(family.family, *LlavaAdapter.transformers)
     package = package_of(family.family, family.architecture, family.source)
-    dtype = torch.float32 if torch.device(device).type == "cpu" else family.dtype
-    model = load_model(getattr(package, family.architecture), path, device, torch_dtype=dtype)
+    model = load_model(getattr(package, family.architecture), path, device, torch_dtype=dtype or default_dtype(device))
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     options: dict[str, Any] = {} if attention is None else {"attention": attention}
     return family(model, tokenizer, name=path.resolve().name, **options)

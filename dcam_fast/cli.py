@@ -205,9 +205,7 @@ def explain(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let code that comes with the checkpoint run.")
     ] = False,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32 or bfloat16. Without it: as the model's family has it.")
-    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. Without it: as the family has it.")] = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Explain every word at the step that writes it, and show it as it comes.")
     ] = False,

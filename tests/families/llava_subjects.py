@@ -92,6 +92,7 @@ class LavidaSubject:
     """A LaViDa of whichever package ``llava`` is imported, with its adapter."""
 
     def __init__(self, model: Any, attention: Any, view: Any = "grid") -> None:
+        self.prefix = attention == "prefix"
         self.adapter = LavidaAdapter(
             model,
             make_tokenizer(),
@@ -113,12 +114,12 @@ class LavidaSubject:
                 max_new_tokens=LENGTH,
                 block_length=block_length,
                 step_ratio=steps / LENGTH,
-                prefix_lm=adapter.has_two_streams,
+                prefix_lm=self.prefix,
                 schedule="shift",
                 mask_id=MASK,
                 verbose=True,
             )
-        read = logits[1:] if adapter.has_two_streams else logits
+        read = logits[1:] if self.prefix else logits
         return Generated(tokens[0, -LENGTH:], [canvas[0, -LENGTH:] for canvas in history], read)
 
     def full(self, inputs: LlavaInputs, canvas: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -136,7 +137,7 @@ class LavidaSubject:
         try:
             with torch.enable_grad():
                 answer = core.transformer.wte(canvas)[None]
-                if self.adapter.has_two_streams:
+                if self.prefix:
                     past = core(None, input_embeddings=inputs.embedded, use_cache=True).attn_key_values
                     logits = core(None, input_embeddings=answer, past_key_values=past).logits
                 else:

@@ -93,6 +93,13 @@ def test_generation(subject: DreamSubject, steps: int) -> None:
     checks.check_generation(subject, checks.picture(200, 300), steps, LENGTH)
 
 
+def test_guesses_differ(subject: DreamSubject) -> None:
+    """Or else the comparisons of tokens would say little."""
+    trajectory = subject.adapter.generate(subject.adapter.encode(checks.picture(200, 300), checks.PROMPT))
+    assert len(trajectory.tokens.unique()) >= 3
+    assert not trajectory.steps.equal(trajectory.steps.sort().values)
+
+
 def test_generation_at_its_own_length(family: str, loaded: dict[str, Any]) -> None:
     length = loaded[family].answer_length
     checks.check_generation(DreamSubject(loaded[family]), checks.picture(60, 90), length, length)

@@ -44,8 +44,8 @@ class RefineConfig:
     step_ratio: float = 0.5  # denoising steps per generated token
     size: SizeRule = "grid"  # the size that `kernel_size=None` uses: rows of the map, or the input image's shorter side
     smoothing_sigma: float = 0.6
-    guide_radius: int = 3  # cells
-    guide_epsilon: float = 1e-4  # variance of colours of 0..1 that counts as an edge
+    guide_radius: int = 4  # cells
+    guide_epsilon: float = 1e-3  # variance of colours of 0..1 that counts as an edge
     # DACG, distribution-aware confidence gating
     gating: bool = True
     gating_spread: float = 0.22
@@ -164,14 +164,12 @@ UNGUIDED: Final = RefineConfig(  # for maps that come without their image
     denoise="gaussian",
     smoothing_sigma=0.6,
     gating=False,
-    attenuation_weights=(0.9, 0.9, 1.2, 0.09),
+    attenuation_weights=(2.25, 2.25, 3.0, 0.225),
     c_rep=0.4,
     c_high=0.02,
     debiasing_in_ablations=False,
 )
-DEFAULT: Final = replace(
-    UNGUIDED, denoise="guided", guide_radius=3, guide_epsilon=1e-4, attenuation_weights=(1.5, 1.5, 2.0, 0.15)
-)
+DEFAULT: Final = replace(UNGUIDED, denoise="guided", guide_radius=4, guide_epsilon=1e-3)
 RAW: Final = RefineConfig(  # no module at all
     denoise="none", gating=False, attenuation=False, debiasing=False
 )

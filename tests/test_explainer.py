@@ -10,9 +10,10 @@ from dcam_fast import Explainer, Explanation
 from dcam_fast.attribution import METHODS, scores
 from dcam_fast.attribution.diffusion_cam import Method
 from dcam_fast.config import RELEASED
-from dcam_fast.evaluation.datasets.scenes import TEST_SEED
 from dcam_fast.evaluation.localisation import draw_cases, method_maps, score, summarise
 from dcam_fast.models.tiny import scenes
+
+SEED = 33_000  # of scenes that settings are not chosen on and figures not reported on
 
 
 @pytest.fixture(scope="module", params=["prefix", "joint"])
@@ -122,7 +123,7 @@ def test_semi_autoregressive_generation(explainer: Explainer, scene: scenes.Scen
 
 def test_maps_sit_on_what_their_words_name(explainer: Explainer) -> None:
     """A floor that breaks with the first wrong index; the measured table is in docs/evaluation.md."""
-    cases = list(draw_cases(explainer.adapter, 16, TEST_SEED))
+    cases = list(draw_cases(explainer.adapter, 16, SEED))
     adapter = explainer.adapter
     measured = [score(adapter, case, method_maps(adapter, case, Method()), False) for case in cases]
     table = summarise(measured)
@@ -134,7 +135,7 @@ def test_maps_sit_on_what_their_words_name(explainer: Explainer) -> None:
 def test_groundedness_tells_words_that_point_from_words_that_do_not(explainer: Explainer) -> None:
     """Over held-out scenes, words that name an object score far above function words and words for nothing in the
     image."""
-    rng = np.random.default_rng(TEST_SEED)
+    rng = np.random.default_rng(SEED)
     naming, empty, abstract = [], [], []
     for _ in range(12):
         for target in explainer.explain(scenes.sample_scene(rng).image, targets="all").targets:

@@ -26,7 +26,7 @@ _GUIDED_FILTER = Op(
 
 
 def guided_filter(
-    maps: Tensor, guide: Tensor, radius: int = 3, epsilon: float = 1e-4, *, backend: str | None = None
+    maps: Tensor, guide: Tensor, radius: int = 4, epsilon: float = 1e-3, *, backend: str | None = None
 ) -> Tensor:
     """Each cell becomes what its colour says: around every cell the map is fitted as a linear function of the colours
     there, and a cell's value is the mean of the fits it takes part in (the guided filter of He, Sun and Tang 2013, with

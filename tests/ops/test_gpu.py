@@ -50,7 +50,7 @@ def test_guided_same_bits(grid):
     maps = torch.rand(9, *grid, generator=random)
     guide = torch.rand(3, *grid, generator=random)
     first = ops.guided_filter(maps.cuda(), guide.cuda(), backend="cuda")
-    assert (first.cpu() - reference.guided_filter(maps.double(), guide, 3, 1e-4)).abs().max() <= 2e-5
+    assert (first.cpu() - reference.guided_filter(maps.double(), guide, 4, 1e-3)).abs().max() <= 2e-5
     for _ in range(100):
         assert torch.equal(ops.guided_filter(maps.cuda(), guide.cuda(), backend="cuda"), first)
     assert torch.equal(ops.guided_filter(maps[:1].cuda(), guide.cuda(), backend="cuda"), first[:1])

@@ -10,7 +10,7 @@ import numpy as np
 from dcam_fast.evaluation.datasets.sample import Region, Sample
 from dcam_fast.models.tiny import scenes
 
-SELECTION_SEED, TEST_SEED = 31_000, 33_000  # settings are chosen on the first set only; the second is only reported
+SELECTION_SEED, TEST_SEED = 31_000, 34_000  # settings are chosen on the first set only; the second is only reported
 
 
 class Scenes(Sequence[Sample]):

@@ -288,6 +288,7 @@ def evaluate(
         ),
     ] = None,
     randomise: Annotated[int, typer.Option(min=0, help="Samples of the model-randomisation test.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the samples, each with the model.")] = 1,
 ) -> None:
     """Measure which maps are right, on images whose named things have masks."""
     with out_console.status("loading"):
@@ -320,6 +321,7 @@ def evaluate(
             out,
             limit,
             lambda done, total: progress.update(task, completed=done, total=total),
+            workers,
         )
     with out_console.status("writing the report"):
         summary = runner.summarise(records, settings)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
+import multiprocessing.connection
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +20,7 @@ import torch
 from torch import Tensor
 
 import dcam_fast
+from dcam_fast import models
 from dcam_fast.attribution.attribution import Attribution
 from dcam_fast.attribution.methods import METHODS, describe
 from dcam_fast.config import profile as profile_by_name
@@ -149,12 +154,15 @@ def run(
     folder: Path,
     limit: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    workers: int = 1,
 ) -> list[Record]:
     """Evaluates the first ``limit`` samples, those that ``folder`` holds no record of, and returns all their records.
 
-    Every record is on the disk before the next sample is begun. What a killed run had written of a record is removed.
+    A record is on the disk before the next one is waited for. What a killed run had written of a record is removed.
 
     Args:
+        workers: processes to share the samples; with more than one each loads the model on the CPU for itself, and
+            ``adapter`` is not used.
         progress: called with how many samples are done and how many there are, at first and after each.
 
     Raises:
@@ -166,14 +174,54 @@ def run(
         done = {record["index"] for record in records}
         left = [index for index in range(total) if index not in done]
         progress(total - len(left), total)
-        for count, index in enumerate(left, total - len(left) + 1):
-            record = evaluate_sample(adapter, dataset, index, settings)
+        evaluated = (
+            (evaluate_sample(adapter, dataset, index, settings) for index in left)
+            if workers == 1
+            else _shared_out(dataset, settings, left, workers)
+        )
+        for count, record in enumerate(evaluated, total - len(left) + 1):
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
             records.append(record)
             progress(count, total)
     return sorted((record for record in records if record["index"] < total), key=lambda record: record["index"])
+
+
+def _shared_out(dataset: Dataset, settings: Settings, indices: Sequence[int], workers: int) -> Iterator[Record]:
+    """The records of samples as they are finished, by processes that share them and the threads of this one."""
+    threads = max(torch.get_num_threads() // workers, 1)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _begin_work, (dataset, settings, threads)) as pool:
+        futures = [pool.submit(_work, index) for index in indices]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_work_on: tuple[Dataset, Settings]  # of a process of `_shared_out`
+_load = functools.cache(models.load)
+
+
+def _begin_work(dataset: Dataset, settings: Settings, threads: int) -> None:
+    global _work_on
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave_with_parent() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)  # killed, it could not say that it will ask for nothing more
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _work_on = dataset, settings
+
+
+def _work(index: int) -> Record:
+    dataset, settings = _work_on
+    return evaluate_sample(_load(settings.model, attention=settings.attention), dataset, index, settings)
 
 
 @contextmanager

@@ -103,6 +103,19 @@ def test_a_killed_process_goes_on_where_it_stopped(finished: tuple[Path, list[di
     assert path.read_bytes() == before, "a finished run has nothing left to do"
 
 
+def test_workers_write_the_same_records(finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    """In whatever order; the adapter of this process is not asked."""
+    _, records = finished
+    shared = run(None, Scenes(4, SELECTION_SEED), SETTINGS, tmp_path, 4, workers=2)  # type: ignore[arg-type]
+    assert without_seconds(shared) == without_seconds(records)
+    assert sorted(record["index"] for record in read(tmp_path)) == [0, 1, 2, 3]
+
+
+def test_a_failing_worker_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="model must be 'tiny'"):
+        run(None, Scenes(2, 1), replace(SETTINGS, model="none"), tmp_path, 2, workers=2)  # type: ignore[arg-type]
+
+
 def test_a_longer_run_goes_on_and_a_shorter_one_reads(
     adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:

@@ -191,7 +191,8 @@ def guided_filter(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> T
     ridge = epsilon * torch.eye(3, device=x.device, dtype=x.dtype)
     level = mean(x)
     joint = mean(x[:, None] * colours) - level[:, None] * centre
-    slope = torch.linalg.solve(spread.permute(2, 3, 0, 1) + ridge, joint.permute(2, 3, 1, 0)).permute(3, 2, 0, 1)
+    solved = torch.linalg.solve_ex(spread.permute(2, 3, 0, 1) + ridge, joint.permute(2, 3, 1, 0))  # without a wait
+    slope = solved.result.permute(3, 2, 0, 1)
     offset = level - (slope * centre).sum(1)
     return ((mean(slope) * colours).sum(1) + mean(offset)).clamp(min=0)
 

@@ -2,78 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 import dcam_fast
+from dcam_fast.console import error_console, one_line, out_console, progress_bar, report_error, settings
+from dcam_fast.evaluation import commands
 
 if TYPE_CHECKING:
     from dcam_fast.explainer import Explainer
     from dcam_fast.explanation import Explanation
     from dcam_fast.streaming import Step
 
-Parameters = ParamSpec("Parameters")
-
-out_console = Console(highlight=False, soft_wrap=True)
-error_console = Console(highlight=False, soft_wrap=True, stderr=True)
-
-
-def _report(error: Exception) -> None:
-    """An error as one line; with --debug also where it came from."""
-    if settings.debug:
-        error_console.print("".join(traceback.format_exception(error)), end="", markup=False)
-        return
-    message = " ".join(str(error).split())
-    ours = isinstance(error, ValueError | TypeError | RuntimeError | OSError) and message
-    error_console.print(Text("error: ", "bold red") + Text(message if ours else f"{type(error).__name__}: {message}"))
-
-
-@dataclass
-class Settings:
-    """What was asked for before the command."""
-
-    debug: bool = False
-
-
-settings = Settings()
-DATA = "scenes, hard-scenes, coco:FOLDER, grandf:FOLDER or folder:FOLDER."
 HARD = "Hard scenes: up to six objects that overlap and look alike, on richer backgrounds."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-def _one_line(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
-    """A command whose errors are one line and exit code 1, unless --debug asks for more."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
-            raise
-        except Exception as error:  # the last place that could make a line of it
-            _report(error)
-            raise typer.Exit(1) from error
-
-    return wrapped
 
 
 def _print_version(wanted: bool) -> None:
@@ -91,19 +39,6 @@ def options(
 ) -> None:
     """For every word of a diffusion multimodal LLM's answer, a heat map over the image."""
     settings.debug = debug
-
-
-def _progress() -> Progress:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=out_console, transient=True)
 
 
 def _load_explainer(model: str = "tiny", trust_remote_code: bool = False, dtype: str | None = None) -> Explainer:
@@ -146,7 +81,7 @@ def _named(check: Callable[[str], object], value: str, option: str) -> str:
 
 
 @app.command()
-@_one_line
+@one_line
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write to; an earlier demo there is replaced.")] = Path(
         "dcam-demo"
@@ -165,7 +100,7 @@ def demo(
         plan = demonstration.rounds(scenes, seed, hard)
     explainer = _load_explainer()
 
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("explaining", total=len(plan))
 
         def show(one: demonstration.Round, explanation: Explanation) -> None:
@@ -185,7 +120,7 @@ def demo(
 
 
 @app.command()
-@_one_line
+@one_line
 def explain(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures of any size and mode.")],
     prompt: Annotated[str | None, typer.Option(help="What to ask; without it, for a caption.")] = None,
@@ -225,7 +160,7 @@ def explain(
     explainer = _load_explainer(model, trust_remote_code, dtype)
 
     failures = []
-    with _progress() as progress:
+    with progress_bar() as progress:
         for image, name in progress.track(
             list(zip(images, _folder_names(images), strict=True)), description="explaining"
         ):
@@ -245,7 +180,7 @@ def explain(
             progress.console.print(Text("  ") + _colored(explanation))
             progress.console.print(f"  {out / name / PAGE}", markup=False)
     for failure in failures:
-        _report(failure)
+        report_error(failure)
     if failures:
         if len(images) > 1:
             error_console.print(f"{len(failures)} of {len(images)} images could not be explained", style="bold")
@@ -262,121 +197,12 @@ def _folder_names(images: list[Path]) -> list[str]:
     return names
 
 
-@app.command()
-@_one_line
-def evaluate(
-    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped there goes on.")] = Path(
-        "dcam-evaluation"
-    ),
-    model: Annotated[str, typer.Option(help="The model.")] = "tiny",
-    attention: Annotated[str | None, typer.Option(help="Attention topology; without it, the model's own.")] = None,
-    data: Annotated[str, typer.Option(help=DATA, metavar="NAME")] = "scenes",
-    method: Annotated[
-        list[str] | None,
-        typer.Option(help="A method, or true_mask; may be repeated. Without it: all but llava_cam_smooth."),
-    ] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="One refinement for all methods, by name. Without it: as each has it.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Samples at most.")] = 200,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the scenes; without it, those to choose on.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; without it, the model's own.")] = None,
-    share: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="Share of the cells to delete and insert; may be repeated, ascending. Without it: 1/64, 1/8."
-        ),
-    ] = None,
-    randomise: Annotated[int, typer.Option(min=0, help="Samples of the model-randomisation test.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share the samples, each with the model.")] = 1,
-) -> None:
-    """Measure which maps are right, on images whose named things have masks."""
-    with out_console.status("loading"):
-        from dcam_fast import models
-        from dcam_fast.attribution import METHODS
-        from dcam_fast.evaluation import report, runner
-        from dcam_fast.evaluation.datasets import open_dataset
-        from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
-        from dcam_fast.evaluation.perturbation import SHARES
-
-        settings = runner.Settings(
-            model=model,
-            data=data,
-            methods=tuple(method or [n for n in (*METHODS, runner.TRUE_MASK) if n != "llava_cam_smooth"]),
-            seed=SELECTION_SEED if seed is None else seed,
-            attention=attention,
-            profile=profile,
-            steps=steps,
-            shares=tuple(share or SHARES),
-            randomised=randomise,
-        )
-        dataset = open_dataset(data, limit=limit, seed=settings.seed)
-        adapter = models.load(model, attention=attention)
-    with _progress() as progress:
-        task = progress.add_task("evaluating", total=None)
-        records = runner.run(
-            adapter,
-            dataset,
-            settings,
-            out,
-            limit,
-            lambda done, total: progress.update(task, completed=done, total=total),
-            workers,
-        )
-    with out_console.status("writing the report"):
-        summary = runner.summarise(records, settings)
-        runner.write_summary(summary, settings, out)
-        report.write_report(adapter, dataset, settings, records, summary, out)
-    for name, row in summary.table.items():
-        shown = ("hit", "iou", "f3", "deletion_area", "specificity")
-        figures = "  ".join(f"{metric} {row[metric].value:.3f}" for metric in shown if metric in row)
-        out_console.print(f"{name:16} {figures}", markup=False)
-    out_console.print(f"\n{summary.words} words of {summary.named} of {summary.samples} samples", markup=False)
-    out_console.print(f"report  {out / report.PAGE}", markup=False)
+app.command()(commands.evaluate)
+app.command()(commands.reproduce)
 
 
 @app.command()
-@_one_line
-def reproduce(
-    study: Annotated[str, typer.Argument(help="table1, table2 or sensitivity.")],
-    out: Annotated[Path, typer.Option(help="Folder for the table, as Markdown and JSON.")] = Path("dcam-reproduction"),
-    model: Annotated[str, typer.Option(help="The model.")] = "tiny",
-    attention: Annotated[str | None, typer.Option(help="Attention topology; without it, the model's own.")] = None,
-    data: Annotated[str, typer.Option(help=DATA, metavar="NAME")] = "scenes",
-    limit: Annotated[int, typer.Option(min=1, help="Samples at most.")] = 200,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the scenes; without it, those to choose on.")] = None,
-) -> None:
-    """Run the paper's comparison, ablation or study of hyper-parameters, beside the published figures."""
-    with out_console.status("loading"):
-        from dcam_fast import models
-        from dcam_fast.evaluation import reproduction
-        from dcam_fast.evaluation.datasets import open_dataset
-        from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
-
-        if study not in reproduction.STUDIES:
-            known = ", ".join(reproduction.STUDIES)
-            raise ValueError(f"reproduce: study must be one of {known}, got {study!r}")
-        chosen = reproduction.STUDIES[study]
-        seed = SELECTION_SEED if seed is None else seed
-        dataset = open_dataset(data, limit=limit, seed=seed)
-        adapter = models.load(model, attention=attention)
-    with _progress() as progress:
-        task = progress.add_task(study, total=None)
-        result = reproduction.reproduce(
-            adapter,
-            dataset,
-            chosen,
-            limit,
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    facts: dict[str, object] = {"model": model, "attention": attention, "data": data, "limit": limit, "seed": seed}
-    table, _ = reproduction.write(chosen, result, study, facts, out)
-    out_console.print(table.read_text("utf-8"), markup=False)
-    out_console.print(f"table  {table}", markup=False)
-
-
-@app.command()
-@_one_line
+@one_line
 def bench(
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda or cuda:1.")] = "cpu",
     quick: Annotated[bool, typer.Option("--quick", help="The main cases only, in under a minute.")] = False,
@@ -397,7 +223,7 @@ def bench(
 
 
 @app.command()
-@_one_line
+@one_line
 def env() -> None:
     """Say what is installed and built here, what can be used, and why something can not."""
     with out_console.status("looking around"):
@@ -406,7 +232,7 @@ def env() -> None:
 
 
 @app.command()
-@_one_line
+@one_line
 def scenes(
     out: Annotated[Path, typer.Option(help="Folder to write to; earlier scenes there are replaced.")] = Path(
         "dcam-scenes"
@@ -424,7 +250,7 @@ def scenes(
 
 
 @app.command()
-@_one_line
+@one_line
 def train_tiny(
     folder: Annotated[Path, typer.Argument(help="Checkpoints go here; a run that was stopped goes on from the last.")],
     scale: Annotated[float, typer.Option(help="Share of the steps, 1/n of them; 0.01 is a smoke test.")] = 1.0,

@@ -45,7 +45,7 @@ class Settings:
     """What makes two runs comparable, and a stopped one the same as its continuation.
 
     Attributes:
-        model, attention: as `dcam_fast.models.load` takes them.
+        model, attention, dtype, trust_remote_code: as `dcam_fast.models.load` takes them.
         data: as `open_dataset` takes it.
         methods: names of `METHODS`, or `TRUE_MASK`.
         seed: of the scenes.
@@ -62,6 +62,8 @@ class Settings:
     methods: tuple[str, ...]
     seed: int
     attention: str | None = None
+    dtype: str | None = None
+    trust_remote_code: bool = False
     profile: str | None = None
     steps: int | None = None
     block_length: int | None = None
@@ -79,6 +81,12 @@ class Settings:
                 raise ValueError(f"evaluate: method must be one of {', '.join(known)}, got {name!r}")
         if self.profile is not None:
             profile_by_name(self.profile)
+
+    def load(self) -> Adapter[Any]:
+        """The model."""
+        return models.load(
+            self.model, attention=self.attention, dtype=self.dtype, trust_remote_code=self.trust_remote_code
+        )
 
     @property
     def attributions(self) -> dict[str, Attribution]:
@@ -202,7 +210,7 @@ def _shared_out(dataset: Dataset, settings: Settings, indices: Sequence[int], wo
 
 
 _work_on: tuple[Dataset, Settings]  # of a process of `_shared_out`
-_load = functools.cache(models.load)
+_load = functools.cache(Settings.load)
 
 
 def _begin_work(dataset: Dataset, settings: Settings, threads: int) -> None:
@@ -221,7 +229,7 @@ def _begin_work(dataset: Dataset, settings: Settings, threads: int) -> None:
 
 def _work(index: int) -> Record:
     dataset, settings = _work_on
-    return evaluate_sample(_load(settings.model, attention=settings.attention), dataset, index, settings)
+    return evaluate_sample(_load(settings), dataset, index, settings)
 
 
 @contextmanager

@@ -201,11 +201,11 @@ def exact(case: Case, inputs: Inputs) -> Tensor:
 
     def refine(maps: Tensor) -> Tensor:
         config = case.config
-        if case.guided:
-            maps = reference.guided_filter(maps, inputs[-1].double(), config.guide_radius, config.guide_epsilon)
+        guide = inputs[-1].double() if case.guided else None
         if case.op == "guided_filter":
-            return maps
-        return reference.refine(maps, config, repetition=REPETITION, image_side=IMAGE_SIDE)
+            assert guide is not None
+            return reference.guided_filter(maps, guide, config.guide_radius, config.guide_epsilon)
+        return reference.refine(maps, config, repetition=REPETITION, image_side=IMAGE_SIDE, guide=guide)
 
     if case.op in ("refine", "guided_filter"):
         return refine(inputs[0].double())

@@ -76,11 +76,10 @@ def _eager(case: Case) -> Callable[..., Tensor]:
         if case.variant.endswith("released"):
             return refine_torch(maps, REPETITION)
         config = case.config
-        for colours in guide:
-            maps = reference.guided_filter(maps, colours, config.guide_radius, config.guide_epsilon)
         if case.op == "guided_filter":
-            return maps
-        return reference.refine(maps, config, repetition=REPETITION, image_side=IMAGE_SIDE, check=False)
+            return reference.guided_filter(maps, *guide, config.guide_radius, config.guide_epsilon)
+        options = {"repetition": REPETITION, "image_side": IMAGE_SIDE, "guide": guide[0] if guide else None}
+        return reference.refine(maps, config, **options, check=False)
 
     def pool(A: Tensor, G: Tensor) -> Tensor:
         if case.aggregation in POOLINGS:

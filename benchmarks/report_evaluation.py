@@ -101,7 +101,7 @@ def _sentence(name: str, data: dict[str, Any]) -> str:
     profile = f", all maps refined by the profile `{data['profile']}`" if data["profile"] else ""
     return (
         f"{data['words']} words of {data['named']} right captions of {data['samples']} held-out {data['data']} (seed "
-        f"{data['seed']}){profile}; {data['seconds'] / 60:.0f} minutes with {data['threads']} threads; from "
+        f"{data['seed']}){profile}; {data['seconds'] / 60:.0f} minutes of computing; from "
         f"`benchmarks/results/{name}`."
     )
 

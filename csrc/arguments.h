@@ -209,7 +209,7 @@ inline GuidedParams guided_params(const Tensor& maps, const Tensor& guide, int64
     check(guide.dim() == 3 && guide.size(0) == 3 && guide.size(1) == maps.size(1) && guide.size(2) == maps.size(2),
           "guided_filter: guide must be [3, h, w] like the maps");
     check(radius >= 1 && radius <= 8, "guided_filter: radius must be from 1 to 8 cells, got ", radius);
-    check(epsilon > 0, "guided_filter: epsilon must be a positive number, got ", epsilon);
+    check(epsilon >= 1e-5, "guided_filter: epsilon must be a number from 1e-05 on, got ", epsilon);
     GuidedParams p{};
     p.count = maps.size(0);
     p.height = maps.size(1);

@@ -41,11 +41,13 @@ def options(
     settings.debug = debug
 
 
-def _load_explainer(model: str = "tiny", trust_remote_code: bool = False, dtype: str | None = None) -> Explainer:
+def _load_explainer(
+    model: str = "tiny", device: str = "cpu", trust_remote_code: bool = False, dtype: str | None = None
+) -> Explainer:
     with out_console.status("loading the model"):
         from dcam_fast import Explainer
 
-        return Explainer.from_pretrained(model, trust_remote_code=trust_remote_code, dtype=dtype)
+        return Explainer.from_pretrained(model, device=device, trust_remote_code=trust_remote_code, dtype=dtype)
 
 
 def _colored(explanation: Explanation) -> Text:
@@ -137,12 +139,14 @@ def explain(
     model: Annotated[
         str, typer.Option(help="The model: tiny, the embedded one, or a folder with a checkpoint.", metavar="PATH")
     ] = "tiny",
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda or cuda:1.")] = "cpu",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let code that comes with the checkpoint run.")
     ] = False,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. Without it: as the family has it.")] = None,
     stream: Annotated[
-        bool, typer.Option("--stream", help="Explain every word at the step that writes it, and show it as it comes.")
+        bool,
+        typer.Option("--stream", help="Show every word as it is written; for Diffusion-CAM's kind of method."),
     ] = False,
 ) -> None:
     """Explain what a model answers about images."""
@@ -157,7 +161,7 @@ def explain(
     targets: str | list[str] = target or "content"
     if targets == ["all"]:
         targets = "all"
-    explainer = _load_explainer(model, trust_remote_code, dtype)
+    explainer = _load_explainer(model, device, trust_remote_code, dtype)
 
     failures = []
     with progress_bar() as progress:

@@ -24,6 +24,7 @@ MODES: Final[tuple[Mode, ...]] = (
 KERNEL_SIZES: Final = (3, 5, 7, 9, 11)
 MAX_SIGMA: Final = 5.0
 MAX_RADIUS: Final = 8
+MIN_EPSILON: Final = 1e-5  # under it float32 cannot tell a window of one colour from one of two
 _CODES: Final[dict[str, tuple[str, ...]]] = {"denoise": DENOISE, "size": SIZE_RULES}
 
 
@@ -76,7 +77,7 @@ class RefineConfig:
         need(self.size in SIZE_RULES, "size", f"one of {', '.join(SIZE_RULES)}")
         need(0 < self.smoothing_sigma <= MAX_SIGMA, "smoothing_sigma", f"over 0 and at most {MAX_SIGMA:g} cells")
         need(1 <= self.guide_radius <= MAX_RADIUS, "guide_radius", f"from 1 to {MAX_RADIUS} cells")
-        need(0 < self.guide_epsilon < math.inf, "guide_epsilon", "a positive number")
+        need(MIN_EPSILON <= self.guide_epsilon < math.inf, "guide_epsilon", f"a number from {MIN_EPSILON:g} on")
         need(0 <= self.gating_sigma <= MAX_SIGMA, "gating_sigma", f"from 0 to {MAX_SIGMA:g} cells")
         percentiles = self.gating_percentiles
         need(

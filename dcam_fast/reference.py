@@ -271,11 +271,16 @@ def refine(
     grids: Tensor | Sequence[tuple[int, int]] | None = None,
     repetition: float | Tensor = 0.0,
     image_side: float | None = None,
+    guide: Tensor | None = None,
     check: bool = True,
 ) -> Tensor:
     """AKD, DACG, CBA and SICD (docs/method.md, sections 2 to 5) on maps [T, h, w] or a ragged batch; see
     `dcam_fast.ops.refine`."""
     x = _wide(maps)
+    if config.needs_guide:
+        if guide is None:
+            raise ValueError("refine: guide must be the colours of the cells for this config, got None")
+        x = guided_filter(x, guide, config.guide_radius, config.guide_epsilon)
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
     grid = [(x.shape[1], x.shape[2])] * x.shape[0] if grids is None else grids
     shapes = [(int(h), int(w)) for h, w in grid]

@@ -54,7 +54,7 @@ def test_one_line_registers_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_command_line_hands_on_model_and_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, bool, str | None]] = []
 
-    def from_pretrained(model: str, *, trust_remote_code: bool, dtype: str | None) -> None:
+    def from_pretrained(model: str, *, device: str, trust_remote_code: bool, dtype: str | None) -> None:
         calls.append((model, trust_remote_code, dtype))
         raise AdapterError("load: nothing there")
 

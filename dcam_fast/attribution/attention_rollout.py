@@ -145,6 +145,9 @@ def _rows_read(adapter: Adapter[Any], hidden: Hidden, inputs: Inputs, positions:
         shown = Hidden(hidden.image, states) if canvas else Hidden(states)
         logits = adapter.logits(shown, positions[None], inputs)[0]
         tops = logits.amax(-1)
-        reached = [torch.autograd.grad(top, states, retain_graph=True)[0][0].abs().sum(-1).argmax() for top in tops]
-    rows = torch.stack(reached) + total - states.shape[1]
+        reached = torch.stack([torch.autograd.grad(top, states, retain_graph=True)[0][0].abs().sum(-1) for top in tops])
+    strength, rows = reached.max(1)
+    if not bool((strength > 0).all()):
+        raise AdapterError(f"attention_rollout: logits must follow from a row of the sequence, got {adapter.name}'s")
+    rows += total - states.shape[1]
     return F.one_hot(rows, total).float()

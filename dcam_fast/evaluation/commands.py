@@ -19,6 +19,7 @@ def evaluate(
     ),
     model: Annotated[str, typer.Option(help="The model.")] = "tiny",
     attention: Annotated[str | None, typer.Option(help="Attention topology; without it, the model's own.")] = None,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda or cuda:1.")] = "cpu",
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. Without it: as the family has it.")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let code that comes with the checkpoint run.")
@@ -57,6 +58,7 @@ def evaluate(
             methods=tuple(method or [n for n in (*METHODS, runner.TRUE_MASK) if n != "llava_cam_smooth"]),
             seed=SELECTION_SEED if seed is None else seed,
             attention=attention,
+            device=device,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             profile=profile,
@@ -95,6 +97,7 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Folder for the table, as Markdown and JSON.")] = Path("dcam-reproduction"),
     model: Annotated[str, typer.Option(help="The model.")] = "tiny",
     attention: Annotated[str | None, typer.Option(help="Attention topology; without it, the model's own.")] = None,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda or cuda:1.")] = "cpu",
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. Without it: as the family has it.")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let code that comes with the checkpoint run.")
@@ -116,7 +119,9 @@ def reproduce(
         chosen = reproduction.STUDIES[study]
         seed = SELECTION_SEED if seed is None else seed
         dataset = open_dataset(data, limit=limit, seed=seed)
-        adapter = models.load(model, attention=attention, dtype=dtype, trust_remote_code=trust_remote_code)
+        adapter = models.load(
+            model, device=device, attention=attention, dtype=dtype, trust_remote_code=trust_remote_code
+        )
     with progress_bar() as progress:
         task = progress.add_task(study, total=None)
         result = reproduction.reproduce(

@@ -45,7 +45,7 @@ class Settings:
     """What makes two runs comparable, and a stopped one the same as its continuation.
 
     Attributes:
-        model, attention, dtype, trust_remote_code: as `dcam_fast.models.load` takes them.
+        model, device, attention, dtype, trust_remote_code: as `dcam_fast.models.load` takes them.
         data: as `open_dataset` takes it.
         methods: names of `METHODS`, or `TRUE_MASK`.
         seed: of the scenes.
@@ -61,6 +61,7 @@ class Settings:
     data: str
     methods: tuple[str, ...]
     seed: int
+    device: str = "cpu"
     attention: str | None = None
     dtype: str | None = None
     trust_remote_code: bool = False
@@ -85,7 +86,11 @@ class Settings:
     def load(self) -> Adapter[Any]:
         """The model."""
         return models.load(
-            self.model, attention=self.attention, dtype=self.dtype, trust_remote_code=self.trust_remote_code
+            self.model,
+            device=self.device,
+            attention=self.attention,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
         )
 
     @property
@@ -169,7 +174,7 @@ def run(
     A record is on the disk before the next one is waited for. What a killed run had written of a record is removed.
 
     Args:
-        workers: processes to share the samples; with more than one each loads the model on the CPU for itself, and
+        workers: processes to share the samples; with more than one each loads the model for itself, and
             ``adapter`` is not used.
         progress: called with how many samples are done and how many there are, at first and after each.
 
@@ -317,6 +322,6 @@ def _column_means(rows: list[list[float]]) -> list[float]:
 
 def write_summary(summary: Summary, settings: Settings, folder: Path) -> None:
     """Writes `SUMMARY` into the run's folder."""
-    versions = {"dcam_fast": dcam_fast.__version__, "torch": torch.__version__, "threads": torch.get_num_threads()}
+    versions = {"dcam_fast": dcam_fast.__version__, "torch": torch.__version__}
     facts: Mapping[str, object] = versions | asdict(settings) | asdict(summary)
     (folder / SUMMARY).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -15,9 +15,10 @@ from dcam_fast.config import UNGUIDED, RefineConfig
 from dcam_fast.ops import _faces
 from dcam_fast.ops.diffusion_cam import diffusion_cam_out, diffusion_cam_workspace
 from dcam_fast.ops.pool import pool_out
-from dcam_fast.ops.refine import refine
+from dcam_fast.ops.refine import need_ratios, refine
 
 V = TypeVar("V")
+_CAPTURING = threading.Lock()  # captures of one process share a stream
 
 
 class LRU(Generic[V]):
@@ -73,7 +74,9 @@ class Recording:
         with torch.cuda.stream(side):
             call()
         torch.cuda.current_stream(like.device).wait_stream(side)
-        with torch.cuda.device(like.device), torch.cuda.graph(self.graph):
+        # what other threads do with the GPU meanwhile is no part of it
+        captured = torch.cuda.graph(self.graph, capture_error_mode="thread_local")
+        with _CAPTURING, torch.cuda.device(like.device), captured:
             call()
         self.done = torch.cuda.Event()
         self.done.record(torch.cuda.current_stream(like.device))
@@ -99,6 +102,10 @@ class GraphCache:
         self._met: LRU[bool] = LRU(64)
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[GraphCache], tuple[int]]:
+        """A copy begins without graphs: they belong to this process and its memory."""
+        return GraphCache, (self._graphs.size,)
+
     @staticmethod
     def serves(maps: Tensor) -> bool:
         """Whether the face that would be chosen for ``maps`` is the one whose calls can be captured."""
@@ -119,6 +126,7 @@ class GraphCache:
         Raises:
             ValueError: as `ops.refine` does, NaN and Inf included.
         """
+        ratio, _ = need_ratios("refine", repetition, len(maps), maps.device)
         key = ("refine", layout(maps), layout(guide), config, image_side)
         options: dict[str, Any] = {"image_side": image_side, "backend": "cuda"}
         with self._lock:
@@ -132,9 +140,11 @@ class GraphCache:
         ) -> None:
             refine(raw, config, repetition=ratios, guide=colors, check=False, out=out, **options)
 
-        if not bool(maps.isfinite().all()):
-            raise ValueError("refine: maps must be finite, got NaN or Inf")
-        inputs = [torch.full((len(maps),), repetition, device=maps.device), maps, guide]
+        finite = maps.isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            index = int((~finite).nonzero()[0])
+            raise ValueError(f"refine: maps must be finite, got NaN or Inf in map {index}")
+        inputs = [torch.full((len(maps),), ratio, device=maps.device), maps, guide]
         with self._lock, torch.cuda.device(maps.device):
             grid = (maps.shape[1], maps.shape[2])
             return self._graphs.get(key, lambda: Recording(inputs, grid, run, 0)).replay(inputs)

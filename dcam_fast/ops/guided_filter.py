@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast import reference
-from dcam_fast.config import MAX_RADIUS
+from dcam_fast.config import MAX_RADIUS, MIN_EPSILON
 from dcam_fast.ops._faces import Op, need_float, plain
 
 
@@ -36,7 +36,7 @@ def guided_filter(
         maps: [T, h, w]; float32, bfloat16 or float16. Values must be finite, which is not checked.
         guide: float32 [3, h, w], the colours of the cells in 0..1, as `dcam_fast.images.cell_colors` gives them.
         radius: of the square windows in cells, 1 to 8; they are cut at the border.
-        epsilon: variance of colours that counts as an edge; the smaller, the fainter the edges that are kept.
+        epsilon: variance of colours that counts as an edge, 1e-5 at least; the smaller, the fainter edges are kept.
         backend: a face by name; None: the fastest that serves the tensor's device.
 
     Returns:
@@ -48,10 +48,10 @@ def guided_filter(
     if maps.dim() != 3 or maps.shape[1] == 0 or maps.shape[2] == 0:
         raise ValueError(f"guided_filter: maps must be [T, h, w] with h, w > 0, got {list(maps.shape)}")
     need_guide("guided_filter", guide, maps)
-    if not 1 <= radius <= MAX_RADIUS:
+    if type(radius) is not int or not 1 <= radius <= MAX_RADIUS:
         raise ValueError(f"guided_filter: radius must be from 1 to {MAX_RADIUS} cells, got {radius}")
-    if not 0 < epsilon < math.inf:
-        raise ValueError(f"guided_filter: epsilon must be a positive number, got {epsilon}")
+    if not MIN_EPSILON <= epsilon < math.inf:
+        raise ValueError(f"guided_filter: epsilon must be a number from {MIN_EPSILON:g} on, got {epsilon}")
     face = _GUIDED_FILTER.face(maps, backend)
     need_float("guided_filter", "maps", maps, face)
     return face(plain(maps), guide, radius, epsilon)

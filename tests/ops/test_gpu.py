@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -105,6 +107,21 @@ def test_cached_graph_of_refinements(config):
         assert cache.serves(maps)
         expected = ops.refine(maps, config, **options, backend="cuda")
         torch.testing.assert_close(cache.refine(maps, config, **options), expected, rtol=0, atol=1e-6)
+
+
+def test_two_threads_capture_and_compute():
+    """Each with a cache of its own, while the other allocates and launches."""
+    random = torch.Generator().manual_seed(9)
+    maps, guide = (torch.rand(count, 27, 27, generator=random).cuda() for count in (5, 3))
+    expected = ops.refine(maps, DEFAULT, guide=guide, backend="cuda")
+
+    def work(_):
+        cache = GraphCache()
+        return [cache.refine(maps, DEFAULT, guide=guide) for _ in range(20)]
+
+    with ThreadPoolExecutor(2) as pool:
+        for got in itertools.chain(*pool.map(work, range(2))):
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
 def test_streams():

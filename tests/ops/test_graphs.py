@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -96,11 +98,20 @@ def test_refinements_of_a_kind_share_a_graph(config):
     cache.refine(maps[:1], config, **options)
     assert HostRecording.made == 2
     maps[1, 2, 3] = torch.nan
-    with pytest.raises(ValueError, match="refine: maps must be finite, got NaN or Inf"):
+    with pytest.raises(ValueError, match="refine: maps must be finite, got NaN or Inf in map 1"):
         cache.refine(maps, config, **options)
+    with pytest.raises(ValueError, match="refine: repetition must be from 0 to 1, got 2"):
+        cache.refine(maps[:1], config, **(options | {"repetition": 2}))
     for _ in range(3):
         assert cache.refine(maps[:0], config, **options).shape == (0, 6, 7)
     assert HostRecording.made == 2
+
+
+def test_a_copy_begins_empty():
+    cache = GraphCache(3)
+    cache._graphs.get("key", object)
+    copied = copy.deepcopy(cache)
+    assert (copied._graphs.size, len(copied._graphs)) == (3, 0)
 
 
 def test_maps_on_the_host_are_not_served():

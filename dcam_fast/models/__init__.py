@@ -19,7 +19,7 @@ FAMILIES: Final[dict[str, str]] = {
     "diffusion_gemma": "dcam_fast.models.diffusion_gemma",
     "dimple": "dcam_fast.models.dimple",
     "dream-vl": "dcam_fast.models.dream_vl",
-    "llava_llada": "dcam_fast.models.llava",
+    "llava_llada": "dcam_fast.models.llava_llada",
 }
 
 

@@ -85,7 +85,7 @@ def test_no_maps(emulated):
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -1e30])
 def test_boxes_that_are_none_read_no_cell_that_is_none(emulated, random, bad):
-    """Unchecked, their pixels are what they may be; a cell beyond the map would be a NaN here, which is painted black."""
+    """Unchecked, their pixels are what they may be; a cell beyond the map would be infinite here, and painted white."""
     boxes = grid_boxes(5, 6, 4.0)
     boxes[2, 3] = bad
     boxes[0, :, 2] = bad

@@ -76,11 +76,12 @@ __global__ void __launch_bounds__(kThreads) axes_of_boxes(const __grid_constant_
 template <class Word>
 __global__ void __launch_bounds__(kThreads) overlay_tile(const __grid_constant__ OverlayParams p) {
     __shared__ float colours[256][4];
+    __shared__ int32_t seen[4];  // rows, then columns
     alignas(16) __shared__ uint8_t tile[kTile * 3];
     const int width = static_cast<int>(p.columns.pixels), pixels = static_cast<int>(p.rows.pixels) * width;
     const int first = static_cast<int>(blockIdx.x) * kTile, count = min(kTile, pixels - first);
     const float keep = 1 - p.alpha;
-    const int top = p.rows.seen[0], bottom = p.rows.seen[1], before = p.columns.seen[0], behind = p.columns.seen[1];
+    if (threadIdx.x < 4) seen[threadIdx.x] = (threadIdx.x < 2 ? p.rows : p.columns).seen[threadIdx.x % 2];
     for (int i = threadIdx.x; i < 256 * 3; i += kThreads) colours[i / 3][i % 3] = weighted_colour(p.alpha, p.table[i]);
     for (int64_t t = blockIdx.y; t < p.count; t += gridDim.y) {
         const float* map = p.maps + t * p.rows.cells * p.columns.cells;
@@ -95,7 +96,7 @@ __global__ void __launch_bounds__(kThreads) overlay_tile(const __grid_constant__
                     x = 0;
                     row = Row(p, map, ++y);
                 }
-                if (y < top || y >= bottom || x < before || x >= behind) continue;
+                if (y < seen[0] || y >= seen[1] || x < seen[2] || x >= seen[3]) continue;
                 const float* colour = colours[level_of(row.at(p.columns, x, [](float cell) { return tame(cell); }))];
                 for (int c = 0; c < 3; ++c) tile[3 * i + c] = blended(keep, tile[3 * i + c], colour[c]);
             }

@@ -227,32 +227,44 @@ inline void check_overlay(const Tensor& image, const Tensor& colormap, double al
     check(alpha >= 0 && alpha <= 1, "overlay: alpha must be from 0 to 1, got ", alpha);
 }
 
-// The pixel side of both ops, with the memory that its axes point into.
+// What both ops are given, but for the image: checked, and where the axes are to lie.
 struct Pixels {
     Tensor maps, boxes;
-    std::vector<int32_t> left;
-    std::vector<float> share;
     OverlayParams params{};
 
-    Pixels(const char* caller, const Tensor& given, const Tensor& given_boxes, int64_t height, int64_t width)
-        : maps(as_float(given)), boxes(as_float(on_host(given_boxes))) {
+    // Reads `maps`, and with `refuse` the boxes on the host.
+    Pixels(const char* caller, const Tensor& given, const Tensor& given_boxes, int64_t height, int64_t width,
+           bool refuse)
+        : maps(as_float(given)), boxes(as_float(given_boxes)) {
         check(maps.dim() == 3 && maps.size(1) > 0 && maps.size(2) > 0, caller,
               ": maps must be [T, h, w] with h, w > 0");
         const int64_t h = maps.size(1), w = maps.size(2);
         check(boxes.dim() == 3 && boxes.size(0) == h && boxes.size(1) == w && boxes.size(2) == 4, caller,
               ": boxes must be [h, w, 4]");
         check(height > 0 && width > 0, caller, ": the image must have a pixel at least");
-        const float* at = boxes.const_data_ptr<float>();
-        if (const char* need = check_boxes(at, h, w)) check(false, caller, ": boxes must be ", need, ", got others");
-        left.resize(height + width);
-        share.resize(height + width);
+        if (refuse) {
+            const Tensor here = on_host(boxes);
+            const char* need = check_boxes(here.const_data_ptr<float>(), h, w);
+            check(need == nullptr, caller, ": boxes must be ", need ? need : "", ", got others");
+        }
         params.maps = maps.const_data_ptr<float>();
         params.count = maps.size(0);
-        params.rows = {left.data(), share.data(), height, 0, 0, 0};
-        params.columns = {left.data() + height, share.data() + height, width, 0, 0, 0};
-        fill_axis(at, h, w, false, params.rows);
-        fill_axis(at, h, w, true, params.columns);
+        params.rows.pixels = height;
+        params.columns.pixels = width;
+        params.rows.cells = h;
+        params.columns.cells = w;
     }
+
+    // Where the axes lie: `left` and `share` of height + width pixels, `seen` [4].
+    void place(int32_t* left, float* share, int32_t* seen) {
+        params.rows.left = left;
+        params.rows.share = share;
+        params.rows.seen = seen;
+        params.columns.left = left + params.rows.pixels;
+        params.columns.share = share + params.rows.pixels;
+        params.columns.seen = seen + 2;
+    }
+    int64_t pixels() const { return params.rows.pixels + params.columns.pixels; }
 };
 
 }  // namespace dcam

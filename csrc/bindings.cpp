@@ -194,8 +194,23 @@ void diffusion_cam_out(Tensor out, Tensor flags, Tensor, const std::vector<Tenso
 
 // ------------------------------------------------------------------------------------------------------------- overlay
 
-Tensor upsample(const Tensor& maps, const Tensor& boxes, int64_t height, int64_t width) {
-    Pixels pixels("upsample", maps, boxes, height, width);
+// The axes, on the host.
+struct HostPixels : Pixels {
+    std::vector<int32_t> left, seen;
+    std::vector<float> share;
+
+    HostPixels(const char* caller, const Tensor& given, const Tensor& given_boxes, int64_t height, int64_t width,
+               bool refuse)
+        : Pixels(caller, given, given_boxes, height, width, refuse), left(pixels()), seen(4), share(pixels()) {
+        place(left.data(), share.data(), seen.data());
+        const float* at = boxes.const_data_ptr<float>();
+        dcam::fill_axis(at, params.rows.cells, params.columns.cells, false, params.rows);
+        dcam::fill_axis(at, params.rows.cells, params.columns.cells, true, params.columns);
+    }
+};
+
+Tensor upsample(const Tensor& maps, const Tensor& boxes, int64_t height, int64_t width, bool refuse) {
+    HostPixels pixels("upsample", maps, boxes, height, width, refuse);
     Tensor out = new_floats(pixels.maps, {pixels.params.count, height, width});
     pixels.params.values = out.mutable_data_ptr<float>();
     divide(pixels.params.count * height, static_cast<double>(width),
@@ -203,10 +218,11 @@ Tensor upsample(const Tensor& maps, const Tensor& boxes, int64_t height, int64_t
     return out;
 }
 
-Tensor overlay(const Tensor& maps, const Tensor& image, const Tensor& boxes, const Tensor& colormap, double alpha) {
+Tensor overlay(const Tensor& maps, const Tensor& image, const Tensor& boxes, const Tensor& colormap, double alpha,
+               bool refuse) {
     dcam::check_overlay(image, colormap, alpha);
     const int64_t height = image.size(0), width = image.size(1);
-    Pixels pixels("overlay", maps, boxes, height, width);
+    HostPixels pixels("overlay", maps, boxes, height, width, refuse);
     const Tensor below = torch::stable::contiguous(image), table = torch::stable::contiguous(colormap);
     Tensor out = torch::stable::new_empty(below, {pixels.params.count, height, width, 3});
     pixels.params.image = below.const_data_ptr<uint8_t>();

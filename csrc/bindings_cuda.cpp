@@ -238,42 +238,39 @@ void diffusion_cam_out(Tensor out, Tensor flags, Tensor workspace, const std::ve
 
 // ------------------------------------------------------------------------------------------------------------- overlay
 
-// The axes, filled on the host, on the device.
+// The axes, on the device.
 struct DevicePixels : dcam::Pixels {
-    Tensor buffer;
+    Tensor shares, indices;
 
-    DevicePixels(const char* caller, const Tensor& given, const Tensor& boxes, int64_t height, int64_t width,
-                 cudaStream_t stream)
-        : Pixels(caller, given, boxes, height, width), buffer(new_floats(maps, {2 * (height + width)})) {
-        const size_t bytes = left.size() * sizeof(float);
-        float* shares = buffer.mutable_data_ptr<float>();
-        auto* lefts = reinterpret_cast<int32_t*>(shares + left.size());
-        // pageable memory: read before the calls return
-        check_cuda(caller, cudaMemcpyAsync(shares, share.data(), bytes, cudaMemcpyHostToDevice, stream));
-        check_cuda(caller, cudaMemcpyAsync(lefts, left.data(), bytes, cudaMemcpyHostToDevice, stream));
-        params.rows.share = shares;
-        params.rows.left = lefts;
-        params.columns.share = shares + height;
-        params.columns.left = lefts + height;
+    DevicePixels(const char* caller, const Tensor& given, const Tensor& given_boxes, int64_t height, int64_t width,
+                 bool refuse, cudaStream_t stream)
+        : Pixels(caller, given, given_boxes, height, width, refuse),
+          shares(new_floats(maps, {pixels()})),
+          indices(torch::stable::new_empty(maps, {pixels() + 4}, ScalarType::Int)) {
+        need_device(caller, boxes, maps);
+        auto* lefts = indices.mutable_data_ptr<int32_t>();
+        place(lefts, shares.mutable_data_ptr<float>(), lefts + pixels());
+        check_cuda(caller, dcam::cuda::fill_axes(params, boxes.const_data_ptr<float>(), stream));
     }
 };
 
-Tensor upsample(const Tensor& maps, const Tensor& boxes, int64_t height, int64_t width) {
+Tensor upsample(const Tensor& maps, const Tensor& boxes, int64_t height, int64_t width, bool refuse) {
     const Place place("upsample", maps);
-    DevicePixels pixels("upsample", maps, boxes, height, width, place.stream);
+    DevicePixels pixels("upsample", maps, boxes, height, width, refuse, place.stream);
     Tensor out = new_floats(pixels.maps, {pixels.params.count, height, width});
     pixels.params.values = out.mutable_data_ptr<float>();
     check_cuda("upsample", dcam::cuda::upsample(pixels.params, place.stream));
     return out;
 }
 
-Tensor overlay(const Tensor& maps, const Tensor& image, const Tensor& boxes, const Tensor& colormap, double alpha) {
+Tensor overlay(const Tensor& maps, const Tensor& image, const Tensor& boxes, const Tensor& colormap, double alpha,
+               bool refuse) {
     dcam::check_overlay(image, colormap, alpha);
     need_device("overlay", image, maps);
     need_device("overlay", colormap, maps);
     const Place place("overlay", maps);
     const int64_t height = image.size(0), width = image.size(1);
-    DevicePixels pixels("overlay", maps, boxes, height, width, place.stream);
+    DevicePixels pixels("overlay", maps, boxes, height, width, refuse, place.stream);
     const Tensor below = torch::stable::contiguous(image), table = torch::stable::contiguous(colormap);
     Tensor out = torch::stable::new_empty(below, {pixels.params.count, height, width, 3});
     pixels.params.image = below.const_data_ptr<uint8_t>();

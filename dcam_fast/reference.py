@@ -299,9 +299,11 @@ def refine(
 # ------------------------------------------------------------------------------------------------------------- overlay
 
 
-def _axes(boxes: Tensor, caller: str) -> tuple[Tensor, Tensor]:
+def _axes(boxes: Tensor, caller: str, check: bool) -> tuple[Tensor, Tensor]:
     """Pixel boxes [h, w, 4] -> (start, end) of each column [2, w] and of each row [2, h]."""
     columns, rows = boxes[0, :, 0::2].T, boxes[:, 0, 1::2].T
+    if not check:
+        return columns, rows
     separable = bool((boxes[..., 0::2] == columns.T[None]).all() and (boxes[..., 1::2] == rows.T[:, None]).all())
     if not separable:
         raise ValueError(f"{caller}: boxes must be separable (x from the column, y from the row), got others")
@@ -328,19 +330,21 @@ def _interpolation(axis: Tensor, pixels: int, like: Tensor) -> Tensor:
     return weights.to(like.dtype)
 
 
-def upsample(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+def upsample(maps: Tensor, boxes: Tensor, size: tuple[int, int], check: bool = True) -> Tensor:
     """Maps [T, h, w] at the pixels of an image of `size` (H, W) -> [T, H, W]; see `dcam_fast.ops.upsample`."""
-    return _at_pixels(_wide(maps), *_axes(boxes, "upsample"), size)
+    return _at_pixels(_wide(maps), *_axes(boxes, "upsample", check), size)
 
 
 def _at_pixels(x: Tensor, columns: Tensor, rows: Tensor, size: tuple[int, int]) -> Tensor:
     return _interpolation(rows, size[0], x) @ x @ _interpolation(columns, size[1], x).T
 
 
-def overlay(maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float = 0.5) -> Tensor:
+def overlay(
+    maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float = 0.5, check: bool = True
+) -> Tensor:
     """Maps [T, h, w] in colour over the image uint8 [H, W, 3]; `colormap` is uint8 [256, 3]. See `ops.overlay`."""
     height, width = image.shape[:2]
-    columns, rows = _axes(boxes, "overlay")
+    columns, rows = _axes(boxes, "overlay", check)
     value = _at_pixels(_wide(maps).nan_to_num(0), columns, rows, (height, width)).nan_to_num(0).clamp(0, 1)
     colour = colormap[(value * 255 + 0.5).floor().long()].to(value.dtype)
     blended = ((1 - alpha) * image.to(value.dtype) + alpha * colour + 0.5).floor().to(torch.uint8)

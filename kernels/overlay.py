@@ -128,8 +128,8 @@ def overlay_kernel(maps, out, image, table, left, share, edges, h, w, H, W, alph
         tl.store(out + (t * H * W + pixel) * 3 + c, tl.where(seen, blended.to(tl.uint8), below), mask=inside)
 
 
-def _axes(caller: str, boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """`left`, `share` and `edges` of axes_kernel; waits for the device, to refuse what are no boxes."""
+def _axes(caller: str, boxes: Tensor, height: int, width: int, check: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """`left`, `share` and `edges` of axes_kernel; with `check` waits for the device, to refuse what are no boxes."""
     h, w = boxes.shape[:2]
     left = boxes.new_empty(height + width, dtype=torch.int32)
     share, edges = boxes.new_empty(height + width), boxes.new_empty(2, 2)
@@ -139,16 +139,16 @@ def _axes(caller: str, boxes: Tensor, height: int, width: int) -> tuple[Tensor, 
         axes_kernel[(triton.cdiv(max(height, width), how["BLOCK"]), 2)](
             boxes.contiguous(), left, share, edges, wrong, h, w, height, width, **how
         )
-    found = wrong.tolist()
+    found = wrong.tolist() if check else []
     for bit, need in zip((NOT_SEPARABLE.value, NOT_ORDERED.value), _NEEDS, strict=True):
         if any(value & bit for value in found):
             raise ValueError(f"{caller}: boxes must be {need}, got others")
     return left, share, edges
 
 
-def upsample(maps: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+def upsample(maps: Tensor, boxes: Tensor, height: int, width: int, check: bool) -> Tensor:
     """See `dcam_fast.ops.upsample`."""
-    left, share, _ = _axes("upsample", boxes, height, width)
+    left, share, _ = _axes("upsample", boxes, height, width, check)
     count, h, w = maps.shape
     out = maps.new_empty((count, height, width), dtype=torch.float32)
     if count:
@@ -160,10 +160,10 @@ def upsample(maps: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     return out
 
 
-def overlay(maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float) -> Tensor:
+def overlay(maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float, check: bool) -> Tensor:
     """See `dcam_fast.ops.overlay`."""
     height, width = image.shape[:2]
-    left, share, edges = _axes("overlay", boxes, height, width)
+    left, share, edges = _axes("overlay", boxes, height, width, check)
     count, h, w = maps.shape
     out = image.new_empty((count, *image.shape))
     if count:

@@ -1,7 +1,8 @@
 #include "dcam/overlay.h"
 
 #include <algorithm>
-#include <cmath>
+
+#include "dcam/pixels.h"
 
 namespace dcam {
 
@@ -23,27 +24,20 @@ const char* check_boxes(const float* boxes, int64_t height, int64_t width) {
 }
 
 void fill_axis(const float* boxes, int64_t height, int64_t width, bool columns, AxisParams& axis) {
-    const int64_t cells = columns ? width : height, stride = columns ? 4 : width * 4;
-    const float* box = boxes + (columns ? 0 : 1);
-    const auto centre = [&](int64_t i) { return (static_cast<double>(box[i * stride]) + box[i * stride + 2]) / 2; };
-    axis.cells = cells;
-    for (int64_t pixel = 0, left = 0; pixel < axis.pixels; ++pixel) {
-        const double at = std::clamp(static_cast<double>(pixel) + 0.5, centre(0), centre(cells - 1));
-        while (left + 2 < cells && centre(left + 1) <= at) ++left;
-        axis.left[pixel] = static_cast<int32_t>(left);
-        axis.share[pixel] =
-            cells == 1 ? 0 : static_cast<float>((at - centre(left)) / (centre(left + 1) - centre(left)));
+    axis.cells = columns ? width : height;
+    const Edges edges(boxes, width, columns);
+    for (int64_t pixel = 0; pixel < axis.pixels; ++pixel) {
+        const Reading reading = edges.read(pixel, axis.cells);
+        axis.left[pixel] = reading.left;
+        axis.share[pixel] = reading.share;
     }
-    const auto pixel_at = [&](double edge) {
-        return static_cast<int64_t>(std::clamp(edge, 0.0, static_cast<double>(axis.pixels)));
-    };
-    float first = box[0], last = box[2];
-    for (int64_t i = 1; i < cells; ++i) {
-        first = std::min(first, box[i * stride]);
-        last = std::max(last, box[i * stride + 2]);
+    float first = edges.begin(0), last = edges.end(0);
+    for (int64_t i = 1; i < axis.cells; ++i) {
+        first = std::min(first, edges.begin(i));
+        last = std::max(last, edges.end(i));
     }
-    axis.seen_begin = pixel_at(std::ceil(first - 0.5));
-    axis.seen_end = pixel_at(std::floor(last + 0.5));
+    axis.seen[0] = seen_from(first, axis.pixels);
+    axis.seen[1] = seen_to(last, axis.pixels);
 }
 
 }  // namespace dcam

@@ -9,8 +9,8 @@ namespace dcam {
 struct AxisParams {
     int32_t* left;  // [pixels]
     float* share;   // [pixels]
+    int32_t* seen;  // [2], where the pixels begin and end that any box of the axis, or a gap between two, covers
     int64_t pixels, cells;
-    int64_t seen_begin, seen_end;  // pixels that any box of the axis, or a gap between two, covers
 };
 
 struct OverlayParams {
@@ -26,7 +26,7 @@ struct OverlayParams {
 
 // Boxes float [h, w, 4]: null if they are separable and ordered, else what they must be.
 const char* check_boxes(const float* boxes, int64_t height, int64_t width);
-// Fills `left`, `share` and the seen range of an axis from boxes that passed the check.
+// Fills `left`, `share` and `seen` of an axis. From boxes that are wrong come pixels that are, but no index that is.
 void fill_axis(const float* boxes, int64_t height, int64_t width, bool columns, AxisParams& axis);
 
 // Both work on rows begin..end of count * rows.pixels.

@@ -1,9 +1,58 @@
 // The arithmetic of overlay and upsample, a pixel at a time: one source for the CPU kernels and for device code.
 #pragma once
 
+#include <cmath>
+
 #include "dcam/math.h"
 
 namespace dcam {
+
+struct Reading {
+    int32_t left;
+    float share;
+};
+
+// The edges of one axis of boxes [h, w, 4], those of the first row or column.
+struct Edges {
+    const float* first;
+    int64_t stride;
+
+    DCAM_HD Edges(const float* boxes, int64_t width, bool columns)
+        : first(boxes + (columns ? 0 : 1)), stride(columns ? 4 : width * 4) {}
+    DCAM_HD float begin(int64_t cell) const { return first[cell * stride]; }
+    DCAM_HD float end(int64_t cell) const { return first[cell * stride + 2]; }
+    DCAM_HD double centre(int64_t cell) const { return (static_cast<double>(begin(cell)) + end(cell)) / 2; }
+
+    // The two cells whose centres a pixel lies between, and how far along; the outermost beyond them. Always cells that
+    // there are, even of boxes that are no numbers.
+    DCAM_HD Reading read(int64_t pixel, int64_t cells) const {
+        if (cells == 1) return {0, 0};
+        const double low = centre(0), high = centre(cells - 1), middle = static_cast<double>(pixel) + 0.5;
+        const double at = middle < low ? low : middle > high ? high : middle;
+        int64_t left = 0, most = cells - 2;
+        while (left < most) {
+            const int64_t tried = (left + most + 1) / 2;
+            if (centre(tried) <= at)
+                left = tried;
+            else
+                most = tried - 1;
+        }
+        const double from = centre(left);
+        return {static_cast<int32_t>(left), static_cast<float>((at - from) / (centre(left + 1) - from))};
+    }
+};
+
+// The first pixel whose centre lies behind an edge, and the first whose centre lies behind another: what is between.
+DCAM_HD int32_t clamped(double edge, int64_t pixels) {
+    const double most = static_cast<double>(pixels);
+    return static_cast<int32_t>(edge > 0 ? edge < most ? edge : most : 0);
+}
+DCAM_HD int32_t seen_from(float edge, int64_t pixels) {
+    return clamped(std::ceil(static_cast<double>(edge) - 0.5), pixels);
+}
+DCAM_HD int32_t seen_to(float edge, int64_t pixels) {
+    return clamped(std::floor(static_cast<double>(edge) + 0.5), pixels);
+}
 
 DCAM_HD float between(float left, float right, float share) { return (1 - share) * left + share * right; }
 

@@ -12,33 +12,35 @@ from dcam_fast import reference
 from dcam_fast.ops._faces import Op, need_float, plain
 
 
-def _fake_upsample(maps: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+def _fake_upsample(maps: Tensor, boxes: Tensor, height: int, width: int, check: bool) -> Tensor:
     dtype = torch.float64 if maps.dtype is torch.float64 else torch.float32
     return maps.new_empty((maps.shape[0], height, width), dtype=dtype)
 
 
-def _reference_upsample(maps: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
-    return reference.upsample(maps, boxes, (height, width)).contiguous()
+def _reference_upsample(maps: Tensor, boxes: Tensor, height: int, width: int, check: bool) -> Tensor:
+    return reference.upsample(maps, boxes, (height, width), check).contiguous()
 
 
-def _fake_overlay(maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float) -> Tensor:
+def _fake_overlay(maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float, check: bool) -> Tensor:
     return image.new_empty((maps.shape[0], *image.shape))
 
 
-def _reference_overlay(maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float) -> Tensor:
-    return reference.overlay(maps, image, boxes, colormap, alpha)
+def _reference_overlay(
+    maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float, check: bool
+) -> Tensor:
+    return reference.overlay(maps, image, boxes, colormap, alpha, check)
 
 
 _UPSAMPLE = Op(
     "upsample",
-    "(Tensor maps, Tensor boxes, int height, int width) -> Tensor",
+    "(Tensor maps, Tensor boxes, int height, int width, bool check) -> Tensor",
     _fake_upsample,
     _reference_upsample,
     "overlay",
 )
 _OVERLAY = Op(
     "overlay",
-    "(Tensor maps, Tensor image, Tensor boxes, Tensor colormap, float alpha) -> Tensor",
+    "(Tensor maps, Tensor image, Tensor boxes, Tensor colormap, float alpha, bool check) -> Tensor",
     _fake_overlay,
     _reference_overlay,
     "overlay",
@@ -74,7 +76,9 @@ def _check(caller: str, maps: Tensor, boxes: Tensor) -> None:
         )
 
 
-def upsample(maps: Tensor, boxes: Tensor, size: tuple[int, int], *, backend: str | None = None) -> Tensor:
+def upsample(
+    maps: Tensor, boxes: Tensor, size: tuple[int, int], *, check: bool = True, backend: str | None = None
+) -> Tensor:
     """Maps at every pixel: bilinear between the centres of the cells' pixel boxes, clamped beyond the outermost.
 
     Args:
@@ -82,6 +86,8 @@ def upsample(maps: Tensor, boxes: Tensor, size: tuple[int, int], *, backend: str
         boxes: float32 [h, w, 4], pixel box (x0, y0, x1, y1) of each cell; pixel i has its centre at i + 0.5. x must
             come from the column and y from the row, both ascending; gaps between boxes are interpolated across.
         size: (H, W) of the image in pixels.
+        check: refuse boxes that are not so (on a GPU this waits for the boxes). Otherwise pixels of such boxes can have
+            any value.
         backend: a face by name; None: the fastest that serves the tensor's device.
 
     Returns:
@@ -93,7 +99,7 @@ def upsample(maps: Tensor, boxes: Tensor, size: tuple[int, int], *, backend: str
         raise ValueError(f"upsample: size must be (H, W) of a pixel at least, got {size}")
     face = _UPSAMPLE.face(maps, backend)
     need_float("upsample", "maps", maps, face)
-    return face(plain(maps), boxes, height, width)
+    return face(plain(maps), boxes, height, width, check)
 
 
 def overlay(
@@ -103,6 +109,7 @@ def overlay(
     colormap: str | Tensor = "turbo",
     alpha: float = 0.5,
     *,
+    check: bool = True,
     backend: str | None = None,
 ) -> Tensor:
     """Each map in colour over the image.
@@ -117,6 +124,7 @@ def overlay(
         boxes: float32 [h, w, 4], pixel box (x0, y0, x1, y1) of each cell; see `upsample`.
         colormap: name of a matplotlib colormap, or uint8 [256, 3].
         alpha: weight of the colour, 0 to 1.
+        check: as in `upsample`.
         backend: a face by name; None: the fastest that serves the tensors' device.
 
     Returns:
@@ -140,4 +148,4 @@ def overlay(
         raise ValueError(f"overlay: alpha must be from 0 to 1, got {alpha}")
     face = _OVERLAY.face(maps, backend)
     need_float("overlay", "maps", maps, face)
-    return face(plain(maps), image, boxes, table, alpha)
+    return face(plain(maps), image, boxes, table, alpha, check)

@@ -83,6 +83,23 @@ def test_no_maps(emulated):
     assert run(emulated, torch.empty(0, 2, 2), grid_boxes(2, 2, 4), (8, 8)).shape == (0, 8, 8)
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -1e30])
+def test_boxes_that_are_none_read_no_cell_that_is_none(emulated, random, bad):
+    """Unchecked, their pixels are what they may be; a cell beyond the map would be infinite here, and painted white."""
+    boxes = grid_boxes(5, 6, 4.0)
+    boxes[2, 3] = bad
+    boxes[0, :, 2] = bad
+    boxes[:, 0, 1] = boxes[:, 0, 1].flip(0)
+    room = torch.full((32 + 30 + 32,), torch.inf)
+    maps = room[32:62].view(1, 5, 6)
+    maps.copy_(torch.rand(1, 5, 6, generator=random) * 0.9)
+    image = torch.randint(0, 256, (20, 24, 3), generator=random, dtype=torch.uint8)
+    table = torch.zeros(256, 3, dtype=torch.uint8)
+    table[255] = 255  # only infinite cells are so high
+    out = run(emulated, maps, boxes, (20, 24), image, table, 1.0)
+    assert ((out == 0) | (out == image)).all()
+
+
 def test_unseen_pixels_keep_the_image(emulated, random):
     image = torch.full((30, 40, 3), 200, dtype=torch.uint8)
     table = torch.zeros(256, 3, dtype=torch.uint8)

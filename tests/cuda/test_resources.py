@@ -59,7 +59,7 @@ def test_every_architecture(usage):
     archs = {f"sm_{arch}" for arch in _faces.native.cuda_archs.split()}
     assert {arch for arch, _ in usage} == archs
     named = ("pool_rows", "pool_product", "pool_partial_weights", "pool_normalise", "refine_map", "rank_filter_maps")
-    named += ("guide_windows", "guided_maps", "overlay_tile", "upsample_pixels")
+    named += ("guide_windows", "guided_maps", "axes_of_boxes", "overlay_tile", "upsample_pixels")
     for arch in archs:
         kernels = [kernel for at, kernel in usage if at == arch]
         assert len(kernels) == len(usage) / len(archs)
@@ -124,7 +124,7 @@ LAUNCHES = {
     "refine": (refine_launches, ("refine_map",), True),
     "rank_filter": (rank_filter_launches, ("rank_filter_maps",), False),
     "guided_filter": (guided_launches, ("guide_windows", "guided_maps"), True),
-    "overlay": (overlay_launches, ("overlay_tile", "upsample_pixels"), False),
+    "overlay": (overlay_launches, ("axes_of_boxes", "overlay_tile", "upsample_pixels"), False),
 }
 
 

@@ -109,6 +109,37 @@ def test_cached_graph_of_refinements(config):
         torch.testing.assert_close(cache.refine(maps, config, **options), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_capture_of_pixels(backend):
+    """overlay and upsample, boxes included: a replay reads what they hold then."""
+    if _faces.FACES[backend].unusable() is not None:
+        pytest.skip(f"the face is unusable: {_faces.FACES[backend].unusable()}")
+    random = torch.Generator().manual_seed(10)
+    maps = torch.rand(2, 27, 27, generator=random).cuda()
+    image = torch.randint(0, 256, (300, 400, 3), generator=random, dtype=torch.uint8).cuda()
+    axis = torch.arange(27.0)
+    corners = torch.stack(torch.meshgrid(axis * 14, axis * 11, indexing="xy"), -1)
+    boxes = torch.cat((corners, corners + torch.tensor([14.0, 11.0])), -1).cuda()
+
+    def run():
+        options = {"check": False, "backend": backend}
+        return ops.overlay(maps, image, boxes, **options), ops.upsample(maps, boxes, (300, 400), **options)
+
+    side_stream = torch.cuda.Stream()
+    side_stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side_stream):
+        run()
+    torch.cuda.current_stream().wait_stream(side_stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    for shift in (0.0, 5.5):
+        boxes.add_(shift)
+        maps.copy_(maps.flip(2))
+        graph.replay()
+        assert all(map(torch.equal, captured, run()))
+
+
 def test_two_threads_capture_and_compute():
     """Each with a cache of its own, while the other allocates and launches."""
     random = torch.Generator().manual_seed(9)

@@ -163,11 +163,10 @@ def test_boxes(op):
     boxes = grid_boxes(3, 4, 5)
     maps, image = torch.rand(1, 3, 4), torch.zeros(15, 20, 3, dtype=torch.uint8)
 
-    def run(changed, backend):
+    def run(changed, backend, **options):
         if op == "upsample":
-            ops.upsample(maps, changed, (15, 20), backend=backend)
-        else:
-            ops.overlay(maps, image, changed, backend=backend)
+            return ops.upsample(maps, changed, (15, 20), backend=backend, **options)
+        return ops.overlay(maps, image, changed, backend=backend, **options)
 
     sheared, flipped, flat, unknown = (boxes.clone() for _ in range(4))
     sheared[1, 2, 0] += 1
@@ -181,3 +180,5 @@ def test_boxes(op):
             with pytest.raises(ValueError, match="boxes must be") as error:
                 run(changed, backend)
             assert str(error.value) == f"{op}: boxes must be {need}, got others"
+            assert run(changed, backend, check=False).shape[:3] == (1, 15, 20)
+        assert torch.equal(run(boxes, backend, check=False), run(boxes, backend))

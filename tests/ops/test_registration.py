@@ -34,8 +34,8 @@ def operands(name: str) -> list[tuple]:
         ],
         "guided_filter": [(maps, torch.rand(3, 4, 5), 2, 1e-3)],
         "rank_filter": [(maps, 5), (maps.bfloat16(), 3)],
-        "upsample": [(maps, boxes, 6, 7)],
-        "overlay": [(maps, image, boxes, table, 0.5)],
+        "upsample": [(maps, boxes, 6, 7, True)],
+        "overlay": [(maps, image, boxes, table, 0.5, True)],
     }[name]
 
 

@@ -110,15 +110,15 @@ def compile_all() -> None:
     table = torch.zeros(256, 3, dtype=torch.uint8)
     for dtype in DTYPES:
         case = str(dtype)
-        overlay.overlay(torch.zeros(3, 27, 27, dtype=dtype), image, boxes, table, 0.5)
-        overlay.upsample(torch.zeros(3, 27, 27, dtype=dtype), boxes, 768, 1024)
+        overlay.overlay(torch.zeros(3, 27, 27, dtype=dtype), image, boxes, table, 0.5, True)
+        overlay.upsample(torch.zeros(3, 27, 27, dtype=dtype), boxes, 768, 1024, True)
     case = "one cell, one pixel"
-    overlay.overlay(torch.zeros(1, 1, 1), image[:1, :1], boxes[:1, :1], table, 1.0)
-    overlay.upsample(torch.zeros(1, 1, 1), boxes[:1, :1], 1, 1)
+    overlay.overlay(torch.zeros(1, 1, 1), image[:1, :1], boxes[:1, :1], table, 1.0, True)
+    overlay.upsample(torch.zeros(1, 1, 1), boxes[:1, :1], 1, 1, True)
     overlay._axes = axes
     for cells, pixels in ((27, 768), (1, 1)):
         with contextlib.suppress(ValueError):
-            overlay.upsample(torch.zeros(1, cells, cells), boxes[:cells, :cells], pixels, pixels)
+            overlay.upsample(torch.zeros(1, cells, cells), boxes[:cells, :cells], pixels, pixels, True)
 
 
 def needs(kernel: triton.compiler.CompiledKernel, folder: Path) -> dict[str, int]:

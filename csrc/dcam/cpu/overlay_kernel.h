@@ -44,10 +44,10 @@ static void overlay(const OverlayParams& p, int64_t begin, int64_t end) {
         const uint8_t* image = p.image + y * width * 3;
         uint8_t* out = p.out + row * width * 3;
         std::memcpy(out, image, width * 3);
-        if (y < p.rows.seen_begin || y >= p.rows.seen_end) continue;
+        if (y < p.rows.seen[0] || y >= p.rows.seen[1]) continue;
         const float* map = p.maps + row / p.rows.pixels * p.rows.cells * p.columns.cells;
         upsample_row(p, map, y, cells, values, tame);
-        for (int64_t x = p.columns.seen_begin; x < p.columns.seen_end; ++x) {
+        for (int64_t x = p.columns.seen[0]; x < p.columns.seen[1]; ++x) {
             const float* colour = colours + 4 * level_of(values[x]);
             for (int c = 0; c < 3; ++c) out[3 * x + c] = blended(keep, image[3 * x + c], colour[c]);
         }

@@ -12,6 +12,7 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kGroup = 4;  // pixels that a thread blends together: three words, and no two threads in a bank
 constexpr int kTile = 2048;
+constexpr int kWarp = 32;
 constexpr unsigned kMostMaps = 65535;  // of one grid; a block takes one map after the other
 
 struct alignas(16) Bytes16 {
@@ -45,14 +46,42 @@ __device__ __forceinline__ void copy(const uint8_t* from, uint8_t* to, int bytes
     for (int i = threadIdx.x; i < bytes / static_cast<int>(sizeof(Word)); i += kThreads) target[i] = source[i];
 }
 
+// Block y: 0 the rows, 1 the columns.
+__global__ void __launch_bounds__(kThreads) axes_of_boxes(const __grid_constant__ OverlayParams p, const float* boxes) {
+    const bool columns = blockIdx.y == 1;
+    const AxisParams& axis = columns ? p.columns : p.rows;
+    const Edges edges(boxes, p.columns.cells, columns);
+    const int64_t pixel = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+    if (pixel < axis.pixels) {
+        const Reading reading = edges.read(pixel, axis.cells);
+        axis.left[pixel] = reading.left;
+        axis.share[pixel] = reading.share;
+    }
+    if (blockIdx.x > 0 || threadIdx.x >= kWarp) return;
+    float first = edges.begin(0), last = edges.end(0);
+    for (int64_t i = threadIdx.x; i < axis.cells; i += kWarp) {
+        first = fminf(first, edges.begin(i));
+        last = fmaxf(last, edges.end(i));
+    }
+    for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+        first = fminf(first, __shfl_xor_sync(0xffffffff, first, distance));
+        last = fmaxf(last, __shfl_xor_sync(0xffffffff, last, distance));
+    }
+    if (threadIdx.x > 0) return;
+    axis.seen[0] = seen_from(first, axis.pixels);
+    axis.seen[1] = seen_to(last, axis.pixels);
+}
+
 // Word: the largest that every tile of the image and of the result is aligned to.
 template <class Word>
 __global__ void __launch_bounds__(kThreads) overlay_tile(const __grid_constant__ OverlayParams p) {
     __shared__ float colours[256][4];
+    __shared__ int32_t seen[4];  // rows, then columns
     alignas(16) __shared__ uint8_t tile[kTile * 3];
     const int width = static_cast<int>(p.columns.pixels), pixels = static_cast<int>(p.rows.pixels) * width;
     const int first = static_cast<int>(blockIdx.x) * kTile, count = min(kTile, pixels - first);
     const float keep = 1 - p.alpha;
+    if (threadIdx.x < 4) seen[threadIdx.x] = (threadIdx.x < 2 ? p.rows : p.columns).seen[threadIdx.x % 2];
     for (int i = threadIdx.x; i < 256 * 3; i += kThreads) colours[i / 3][i % 3] = weighted_colour(p.alpha, p.table[i]);
     for (int64_t t = blockIdx.y; t < p.count; t += gridDim.y) {
         const float* map = p.maps + t * p.rows.cells * p.columns.cells;
@@ -67,9 +96,7 @@ __global__ void __launch_bounds__(kThreads) overlay_tile(const __grid_constant__
                     x = 0;
                     row = Row(p, map, ++y);
                 }
-                if (y < p.rows.seen_begin || y >= p.rows.seen_end || x < p.columns.seen_begin ||
-                    x >= p.columns.seen_end)
-                    continue;
+                if (y < seen[0] || y >= seen[1] || x < seen[2] || x >= seen[3]) continue;
                 const float* colour = colours[level_of(row.at(p.columns, x, [](float cell) { return tame(cell); }))];
                 for (int c = 0; c < 3; ++c) tile[3 * i + c] = blended(keep, tile[3 * i + c], colour[c]);
             }
@@ -101,6 +128,13 @@ cudaError_t launch_tiles(Kernel kernel, const OverlayParams& p, int tile, cudaSt
 }
 
 }  // namespace
+
+cudaError_t fill_axes(const OverlayParams& p, const float* boxes, cudaStream_t stream) {
+    const int64_t pixels = std::max(p.rows.pixels, p.columns.pixels);
+    if (pixels > int64_t{1} << 30) return cudaErrorInvalidValue;
+    const auto blocks = static_cast<unsigned>((pixels + kThreads - 1) / kThreads);
+    return launch(axes_of_boxes, dim3(blocks, 2), dim3(kThreads), 0, stream, p, boxes);
+}
 
 cudaError_t overlay(const OverlayParams& p, cudaStream_t stream) {
     const auto ends = reinterpret_cast<uintptr_t>(p.image) | reinterpret_cast<uintptr_t>(p.out);

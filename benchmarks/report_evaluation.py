@@ -45,7 +45,7 @@ def randomisation(name: str, data: dict[str, Any]) -> str:
     curves: dict[str, list[float]] = data["randomisation"]
     depth = len(next(iter(curves.values())))
     lines = [f"{data['randomised']} scenes; from `benchmarks/results/{name}`.", ""]
-    lines += ["| method | " + " | ".join(f"{count} blocks" for count in range(1, depth + 1)) + " |"]
+    lines += ["| method | " + " | ".join(f"{count} block{'s' * (count > 1)}" for count in range(1, depth + 1)) + " |"]
     lines += ["| --- |" + " ---: |" * depth]
     lines += [
         f"| {method} | " + " | ".join(f"{value:.2f}" for value in curve) + " |" for method, curve in curves.items()
@@ -100,7 +100,7 @@ def _figures(entry: dict[str, float], *names: str) -> str:
 def _sentence(name: str, data: dict[str, Any]) -> str:
     profile = f", all maps refined by the profile `{data['profile']}`" if data["profile"] else ""
     return (
-        f"{data['words']} words of {data['named']} right captions of {data['samples']} held-out {data['data']} (seed "
+        f"{data['words']} words of {data['named']} right captions of {data['samples']} held-out {data['data'].replace('-', ' ')} (seed "
         f"{data['seed']}){profile}; {data['seconds'] / 60:.0f} minutes of computing; from "
         f"`benchmarks/results/{name}`."
     )

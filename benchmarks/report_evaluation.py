@@ -99,8 +99,9 @@ def _figures(entry: dict[str, float], *names: str) -> str:
 
 def _sentence(name: str, data: dict[str, Any]) -> str:
     profile = f", all maps refined by the profile `{data['profile']}`" if data["profile"] else ""
+    scenes = data["data"].replace("-", " ")
     return (
-        f"{data['words']} words of {data['named']} right captions of {data['samples']} held-out {data['data'].replace('-', ' ')} (seed "
+        f"{data['words']} words of {data['named']} right captions of {data['samples']} held-out {scenes} (seed "
         f"{data['seed']}){profile}; {data['seconds'] / 60:.0f} minutes of computing; from "
         f"`benchmarks/results/{name}`."
     )

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import gc
-import json
-import shutil
-import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import transformers
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dcam_fast import Explainer, models
+from dcam_fast import Explainer
 from dcam_fast.attribution.diffusion_cam import Method, build_targets
 from dcam_fast.attribution.engine import capture, log_probabilities
 from dcam_fast.attribution.states import canvases
@@ -372,99 +366,3 @@ def test_two_streams_at_once(adapter: DiffusionGemmaAdapter) -> None:
     alone = [adapter.generate(one, STEPS).tokens for one in inputs]
     pairs = list(zip(*(adapter.denoise(one, STEPS) for one in inputs), strict=True))
     assert [trajectory.tokens.tolist() for trajectory in pairs[-1]] == [tokens.tolist() for tokens in alone]
-
-
-# ------------------------------------------------------------------------------------------------------------ loading
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sound")
-    gemma.save(path, max_shard_size="100KB")
-    return path
-
-
-@pytest.fixture
-def damaged(checkpoint: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
-
-
-def shards(path: Path) -> list[Path]:
-    return sorted(path.glob("*.safetensors"))
-
-
-def test_loads_from_a_folder(checkpoint: Path, adapter: DiffusionGemmaAdapter) -> None:
-    assert len(shards(checkpoint)) > 1
-    loaded = models.load(str(checkpoint))
-    inputs = adapter.encode(picture(), PROMPT)
-    trajectory = loaded.generate(loaded.encode(picture(), PROMPT), 3)
-    assert trajectory.tokens.equal(adapter.generate(inputs, 3).tokens)
-    assert not any(parameter.requires_grad for parameter in loaded.block_module(0).parameters())
-    with pytest.raises(AdapterError, match="attention must be the model's own"):
-        models.load(str(checkpoint), attention="joint")
-
-
-def test_missing_shard(damaged: Path) -> None:
-    shards(damaged)[1].unlink()
-    with pytest.raises(AdapterError, match=r"weights must be in .*00002.*got none there"):
-        models.load(str(damaged))
-
-
-@pytest.mark.parametrize("keep", [0, 5, 0.5, -1])
-def test_truncated_shard(damaged: Path, keep: float) -> None:
-    file = shards(damaged)[0]
-    whole = file.read_bytes()
-    file.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
-    with pytest.raises(AdapterError, match=f"{file.name} must be a whole safetensors file"):
-        models.load(str(damaged))
-
-
-def change(path: Path, key: str, to: Tensor | None) -> None:
-    for file in shards(path):
-        weights = load_file(file)
-        if key in weights:
-            del weights[key]
-            save_file(weights | ({} if to is None else {key: to}), file, metadata={"format": "pt"})
-            return
-    raise AssertionError(f"no {key}")
-
-
-def some_key(path: Path) -> str:
-    index = json.loads((path / "model.safetensors.index.json").read_text())["weight_map"]
-    return next(key for key in sorted(index) if key.endswith("q_proj.weight") and "vision" not in key)
-
-
-def test_wrong_shape(damaged: Path) -> None:
-    key = some_key(damaged)
-    change(damaged, key, torch.zeros(3, 5))
-    with pytest.raises(AdapterError, match=r"must be of the configuration's shape, got mismatched .*q_proj"):
-        models.load(str(damaged))
-
-
-def test_missing_weight(damaged: Path) -> None:
-    change(damaged, some_key(damaged), None)
-    with pytest.raises(AdapterError, match=r"must be in the checkpoint, got missing .*q_proj"):
-        models.load(str(damaged))
-
-
-def test_pickled_weights_are_refused(damaged: Path) -> None:
-    for file in shards(damaged):
-        file.unlink()
-    (damaged / "model.safetensors.index.json").unlink()
-    torch.save({}, damaged / "pytorch_model.bin")
-    with pytest.raises(AdapterError, match="safetensors file, got none there"):
-        models.load(str(damaged))
-
-
-def test_missing_tokenizer(damaged: Path) -> None:
-    for file in damaged.glob("tokenizer*"):
-        file.unlink()
-    with pytest.raises(AdapterError, match=r"must have a tokenizer\.json or"):
-        models.load(str(damaged))
-
-
-def test_older_transformers_is_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transformers.models.gemma4.image_processing_pil_gemma4", None)
-    monkeypatch.setattr(transformers, "__version__", "4.57.6")
-    with pytest.raises(AdapterError, match=r"transformers must be 5\.11\.0 or newer, got 4\.57\.6"):
-        models.load(str(checkpoint))

@@ -1,0 +1,132 @@
+"""The report of a run: tables, curves and cases, in Markdown and on a page."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dcam_fast import ops
+from dcam_fast.evaluation import report, runner
+from dcam_fast.evaluation.aggregate import Estimate
+from dcam_fast.evaluation.cases import mask_maps, prepare
+from dcam_fast.evaluation.datasets import Scenes
+from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
+from dcam_fast.evaluation.runner import Settings, Summary, run, summarise
+from dcam_fast.models.tiny.adapter import TinyAdapter
+
+SETTINGS = Settings("tiny", "scenes", ("random", "true_mask"), SELECTION_SEED, shares=(0.1,))
+
+
+@pytest.fixture(scope="module")
+def adapter() -> TinyAdapter:
+    return TinyAdapter()
+
+
+@pytest.fixture(scope="module")
+def finished(adapter: TinyAdapter, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run(adapter, Scenes(4, SELECTION_SEED), SETTINGS, folder, 4)
+
+
+def estimates(**values: float) -> dict[str, Estimate]:
+    return {name: Estimate(value, value - 0.1, value + 0.1, 7) for name, value in values.items()}
+
+
+SUMMARY = Summary(
+    samples=5,
+    named=3,
+    words=7,
+    shares=(0.0, 0.1, 1.0),
+    table={
+        "tam": estimates(hit=0.5, wrong=0.2, func_iou=0.9, contrast=40, deletion_area=0.3, **{"deletion_10%": 0.7}),
+        "random": estimates(hit=0.25, wrong=0.1, func_iou=0.5, contrast=1, deletion_area=0.3, **{"deletion_10%": 0.8}),
+        "true_mask": estimates(hit=1, wrong=0, func_iou=0.8, contrast=70, deletion_area=0.1, **{"deletion_10%": 0.1}),
+    },
+    curves={name: {"deletion": [1, 0.5, 0], "insertion": [0, 0.5, 1]} for name in ("tam", "random", "true_mask")},
+    randomisation={"tam": [0.5, 0.25]},
+    seconds=1.0,
+)
+
+
+def test_winners_are_the_best_methods_and_no_true_mask() -> None:
+    assert report.winners(SUMMARY, "hit", True) == {"tam"}
+    assert report.winners(SUMMARY, "wrong", False) == {"random"}
+    assert report.winners(SUMMARY, "deletion_area", False) == {"tam", "random"}
+    assert report.winners(SUMMARY, "func_iou", None) == set()
+
+
+def test_markdown_and_page_say_the_same() -> None:
+    settings = replace(SETTINGS, methods=("tam", "random", "true_mask"))
+    picture = np.zeros((4, 4, 3), np.uint8)
+    shown = [report.Shown("Best 1: “<b>” in “x”", "best-1", ("the mask", "tam"), (picture, picture))]
+    markdown = report.to_markdown(SUMMARY, settings, shown)
+    assert "7 words of 3 answers that name something annotated, of 5 samples of scenes, answered by tiny." in markdown
+    assert "| tam | **0.500** (0.400 to 0.600) | 0.200 (0.100 to 0.300) |" in markdown
+    assert "| random | 0.250 (0.150 to 0.350) | **0.100** (0.000 to 0.200) |" in markdown
+    assert "| pointing ↑ | on another object ↓ | Func-IoU | contrast (median) ↑ |" in markdown
+    assert "| deletion, area ↓ | deletion at 10% ↓ |" in markdown
+    assert "| tam | 0.50 | 0.25 |" in markdown
+    assert "![best-1](pictures/best-1.png)" in markdown
+    page = report.to_html(SUMMARY, settings, shown, report.draw_curves(SUMMARY))
+    assert '<td class="best">0.500<small>0.400 to 0.600</small>' in page
+    assert "“&lt;b&gt;”" in page
+    assert "<b>” in" not in page
+    assert page.count('<img src="data:image/') == 3
+    assert "{{" not in page
+    assert not re.search(r"""(?:src|href)=["']?https?:""", page)
+
+
+def test_a_profile_for_all_is_said() -> None:
+    assert "refined by the profile released" in report.to_markdown(SUMMARY, replace(SETTINGS, profile="released"), [])
+    assert "refined by" not in report.to_markdown(SUMMARY, SETTINGS, [])
+
+
+def test_extremes() -> None:
+    records = [
+        {"index": index, "words": ["x"] * len(values), "methods": {"tam": {"metrics": {"f3": values}}}}
+        for index, values in enumerate(([0.9, 0.8], [0.1], [], [0.5, 0.7], [0.3], [0.2], [0.4], [0.6]))
+    ]
+    chosen = report.extremes(records, "tam")
+    assert [(label, index, word) for label, index, word, _ in chosen] == [
+        ("best", 0, 0),
+        ("best", 3, 1),
+        ("best", 7, 0),
+        ("worst", 1, 0),
+        ("worst", 5, 0),
+        ("worst", 4, 0),
+    ]
+
+
+def test_report_of_a_run(adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    records = finished[1]
+    summary = summarise(records, SETTINGS)
+    values = [value for record in records for value in record["methods"]["random"]["metrics"]["f3"]]
+    assert summary.table["random"]["f3"].value == pytest.approx(np.mean(values))
+    assert summary.words == len(values)
+    report.write_report(adapter, Scenes(4, SELECTION_SEED), SETTINGS, records, summary, tmp_path)
+    names = sorted(path.name for path in (tmp_path / report.PICTURES).iterdir())
+    assert names == ["best-1.png", "best-2.png", "best-3.png", "curves.png", "worst-1.png"]
+    strip = np.asarray(Image.open(tmp_path / report.PICTURES / "best-1.png"))
+    assert strip.shape == (160, 3 * 160 + 2 * 6, 3)
+    _, index, word, value = report.extremes(records, "random")[0]
+    assert f"F3 of random {value:.2f}" in (tmp_path / report.MARKDOWN).read_text()
+    _, case = prepare(adapter, Scenes(4, SELECTION_SEED)[index])
+    assert case is not None
+    truth = mask_maps(case)[word : word + 1]
+    image = torch.from_numpy(report.resized(case.sample.image, 160, 160))
+    expected = ops.overlay(truth, image, case.inputs.views[0].boxes * (160 / 128))[0]
+    assert np.array_equal(strip[:, -160:], expected.numpy()), "the last picture is the true mask's"
+
+
+def test_an_empty_run_has_a_report(adapter: TinyAdapter, tmp_path: Path) -> None:
+    summary = summarise([], SETTINGS)
+    runner.write_summary(summary, SETTINGS, tmp_path)
+    report.write_report(adapter, Scenes(0, 0), SETTINGS, [], summary, tmp_path)
+    assert "0 words of 0 answers" in (tmp_path / report.PAGE).read_text()

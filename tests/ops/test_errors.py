@@ -237,6 +237,6 @@ def test_raw_operators():
     with pytest.raises(ValueError, match="k must be"):
         native.rank_filter(MAPS, 4)
     with pytest.raises(ValueError, match="boxes must be"):
-        native.upsample(MAPS, BOXES[:2], 4, 4)
+        native.upsample(MAPS, BOXES[:2], 4, 4, False)
     with pytest.raises(ValueError, match="out must be"):
         native.refine_out(MAPS[0], MAPS, settings, None, 0.0, None, 0.0, True)

@@ -104,7 +104,7 @@ def test_workers_write_the_same_records(finished: tuple[Path, list[dict[str, Any
     """In whatever order; the adapter of this process is not asked."""
     _, records = finished
     shared = run(None, Scenes(4, SELECTION_SEED), SETTINGS, tmp_path, 4, workers=2)  # type: ignore[arg-type]
-    for ours, theirs in zip(shared, json_of(records), strict=True):
+    for ours, theirs in zip(json_of(shared), json_of(records), strict=True):
         assert [ours[key] for key in ("id", "answer", "words")] == [theirs[key] for key in ("id", "answer", "words")]
         for name, measured in ours["methods"].items():
             for metric, values in measured["metrics"].items():  # threads round sums differently

@@ -1,11 +1,14 @@
-"""Builds dcam_fast._C: CPU kernels always; CUDA kernels wherever nvcc is, also beside a CPU-only torch.
+"""Builds dcam_fast._C: CPU kernels where a C++ compiler is, CUDA kernels where nvcc is, also beside a CPU-only torch.
+
+Only compiling needs torch: metadata, an sdist and an install without the extension do without it.
 
 Environment: DCAM_EXTENSION=0 (none is built: reference only), DCAM_CUDA=1/0 (force CUDA kernels on or off),
-DCAM_ARCHS="80;90a;100a", DCAM_SANITIZE="address,undefined", MAX_JOBS, CUDA_HOME.
+DCAM_ARCHS="80;90a;100a", DCAM_SANITIZE="address,undefined", MAX_JOBS, CUDA_HOME, CXX.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -21,11 +24,12 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
-HOW = "install it first, then: pip install --no-build-isolation -e . (./run does all of this)"
 ARCHS = os.environ.get("DCAM_ARCHS", "80;90a;100a").split(";")
 SANITIZE = os.environ.get("DCAM_SANITIZE", "")
+OLDEST_TORCH = (2, 11)
 # One copy of the CPU kernels per instruction set; the best that the machine has is chosen at run time.
 ISA_FLAGS = {
     "isa_base.cpp": [],
@@ -34,16 +38,42 @@ ISA_FLAGS = {
 }
 
 
-def folder_of(package: str) -> Path:
+def unavailable_reason() -> str | None:
+    """Why no C++ can be compiled here, and what to type; None where it can."""
+    compiler = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
+    if not shutil.which(compiler[0]):
+        return f"no C++ compiler {compiler[0]} (apt-get install g++)"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return f"no Python.h in {sysconfig.get_path('include')} (apt-get install python3-dev)"
+    return None
+
+
+@functools.cache
+def folder_of(package: str, requirement: str) -> Path:
     """Where an installed package lies. pip's isolated build cannot import torch, but shares its site-packages path."""
     spec = importlib.util.find_spec(package)
     found = [Path(spec.origin).parent] if spec and spec.origin else []
     for folder in [*found, *(Path(sysconfig.get_path(key)) / package for key in ("platlib", "purelib"))]:
         if (folder / "__init__.py").exists():
             return folder
-    sys.exit(f"dcam_fast: the build needs {package} (torch>=2.11, pybind11>=2.13), and it is not installed; {HOW}")
+    sys.exit(
+        f"dcam_fast: the build needs {requirement}, and finds none in {sysconfig.get_path('purelib')}; type: "
+        "pip install 'setuptools>=77' 'pybind11>=2.13' 'torch>=2.11', then the same command again with "
+        "--no-build-isolation (--no-isolation for python -m build)"
+    )
 
 
+@functools.cache
+def torch_folder() -> Path:
+    """Where the torch lies that the extension is linked to."""
+    folder = folder_of("torch", "torch>=2.11")
+    version = re.search(r"__version__ = '((\d+)\.(\d+)[^']*)'", (folder / "version.py").read_text())
+    if version and (int(version[2]), int(version[3])) < OLDEST_TORCH:
+        sys.exit(f"dcam_fast: torch must be 2.11 or later, got {version[1]}; type: pip install 'torch>=2.11'")
+    return folder
+
+
+@functools.cache
 def find_nvcc() -> str | None:
     """The CUDA compiler, or None where CUDA kernels are not to be built."""
     wanted = os.environ.get("DCAM_CUDA")
@@ -53,7 +83,7 @@ def find_nvcc() -> str | None:
     nvcc = shutil.which("nvcc", path=os.pathsep.join([*map(str, homes), os.environ.get("PATH", "")]))
     if nvcc is None:
         # NVIDIA's compiler packages (the extra "nvcc"), beside torch or in the environment that is built in
-        folders = dict.fromkeys([TORCH.parent, Path(sysconfig.get_path("purelib"))])
+        folders = dict.fromkeys([torch_folder().parent, Path(sysconfig.get_path("purelib"))])
         packaged = sorted(nvcc for folder in folders for nvcc in (folder / "nvidia").glob("*/bin/nvcc"))
         nvcc = str(packaged[-1]) if packaged else None
     if wanted == "1" and nvcc is None:
@@ -63,15 +93,9 @@ def find_nvcc() -> str | None:
     return nvcc
 
 
-TORCH = folder_of("torch")
-NVCC = find_nvcc()
-CUDA_SOURCES = sorted((ROOT / "csrc").glob("**/*.cu")) if NVCC else []
-
-
-def cuda_home() -> Path:
+def cuda_home(nvcc: str) -> Path:
     """The toolkit whose runtime is linked in."""
-    assert NVCC
-    beside = Path(NVCC).resolve().parent.parent
+    beside = Path(nvcc).resolve().parent.parent
     return beside if (beside / "include/cuda_runtime_api.h").exists() else Path("/usr/local/cuda")
 
 
@@ -79,7 +103,8 @@ def sources() -> list[Path]:
     """All translation units; the *_cuda.cpp ones and *.cu only where there is something to launch."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     plain = [p for p in (ROOT / "csrc").glob("**/*.cpp") if x86 or p.name not in ISA_FLAGS or p.name == "isa_base.cpp"]
-    return sorted(p for p in plain if CUDA_SOURCES or not p.stem.endswith("_cuda")) + CUDA_SOURCES
+    cuda = sorted((ROOT / "csrc").glob("**/*.cu")) if find_nvcc() else []
+    return sorted(p for p in plain if cuda or not p.stem.endswith("_cuda")) + cuda
 
 
 def is_current(target: Path, command: list[str]) -> bool:
@@ -106,16 +131,18 @@ class Build(build_ext):
         includes = [f"-I{ROOT / 'csrc'}", *theirs, *(f"-I{folder}" for folder in self.compiler.include_dirs)]
         output = ["-MMD", "-MF", str(target.with_suffix(".d")), "-c", str(ROOT / source), "-o", str(target)]
         if source.suffix == ".cu":
-            assert NVCC
+            nvcc = find_nvcc()
+            assert nvcc
             targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHS]
             targets.append("-gencode=arch=compute_80,code=compute_80")
             host = ["-O3", "-std=c++17", "-Xcompiler", "-fPIC,-fvisibility=hidden", "--threads", "2"]
-            return [NVCC, *host, *targets, f"-I{ROOT / 'csrc'}", *output]
+            return [nvcc, *host, *targets, f"-I{ROOT / 'csrc'}", *output]
         flags = [*extension.extra_compile_args, *ISA_FLAGS.get(source.name, [])]
-        return [*self.compiler.compiler_so, *flags, *includes, *output]
+        return [*self.compiler.compiler_so_cxx, *flags, *includes, *output]
 
     def build_extension(self, ext: Extension) -> None:
-        key = hashlib.sha256(f"{SANITIZE} {ARCHS} {bool(CUDA_SOURCES)}".encode()).hexdigest()[:8]
+        configure(ext)
+        key = hashlib.sha256(f"{SANITIZE} {ARCHS} {bool(find_nvcc())}".encode()).hexdigest()[:8]
         folder = Path(self.build_temp) / key
         folder.mkdir(parents=True, exist_ok=True)
         jobs = []
@@ -127,7 +154,11 @@ class Build(build_ext):
             target, command = job
             if not is_current(target, command):
                 print(shlex.join(command), flush=True)
-                subprocess.run(command, check=True, cwd=ROOT)
+                if subprocess.run(command, check=False, cwd=ROOT).returncode:
+                    raise CompileError(
+                        f"dcam_fast: {command[0]} could not compile {target.stem}; see above "
+                        "(DCAM_EXTENSION=0 installs without the extension)"
+                    )
                 target.with_suffix(".command").write_text(shlex.join(command))
 
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
@@ -146,15 +177,11 @@ class Build(build_ext):
         )
 
 
-def extension() -> Extension:
-    """The one binary: stable-ABI torch operators and the pybind11 module."""
+def configure(extension: Extension) -> None:
+    """Fills in the one binary, stable-ABI torch operators and the pybind11 module, with what needs torch."""
     optimise = ["-O3", "-g0"]
     if SANITIZE:
         optimise = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", "-O1", "-g"]
-    # pybind11 first: the copy inside torch refuses TORCH_TARGET_VERSION
-    includes = [str(folder_of("pybind11") / "include"), str(TORCH / "include")]
-    libraries, folders = ["torch", "torch_cpu", "c10"], [str(TORCH / "lib")]
-    # torch 2.11: the oldest that is served
     flags = [
         "-std=c++20",
         "-fvisibility=hidden",
@@ -163,29 +190,40 @@ def extension() -> Extension:
         "-Wextra",
         "-Wno-psabi",
         "-Wno-maybe-uninitialized",
+        f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02X}{OLDEST_TORCH[1]:02X}000000000000ULL",
     ]
-    flags.append("-DTORCH_TARGET_VERSION=0x020B000000000000ULL")
-    if CUDA_SOURCES:
-        home = cuda_home()
-        includes.append(str(home / "include"))
-        folders += [str(home / "lib64"), str(home / "lib")]  # a toolkit's, a package's
+    torch = torch_folder()
+    # pybind11 first: the copy inside torch refuses TORCH_TARGET_VERSION
+    includes = [folder_of("pybind11", "pybind11>=2.13") / "include", torch / "include"]
+    libraries, folders = ["torch", "torch_cpu", "c10"], [torch / "lib"]
+    if nvcc := find_nvcc():
+        home = cuda_home(nvcc)
+        includes.append(home / "include")
+        folders += [home / "lib64", home / "lib"]  # a toolkit's, a package's
         libraries += ["cudart_static", "rt", "dl", "pthread"]
         flags.append(f'-DDCAM_CUDA_ARCHS="{" ".join(ARCHS)}"')
-    return Extension(
-        "dcam_fast._C",
-        [str(path.relative_to(ROOT)) for path in sources()],
-        include_dirs=includes,
-        library_dirs=folders,
-        libraries=libraries,
-        language="c++",
-        extra_compile_args=[*flags, *optimise],
-        extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else ["-s"],
+    extension.sources = [str(path.relative_to(ROOT)) for path in sources()]
+    extension.include_dirs = list(map(str, includes))
+    extension.library_dirs = list(map(str, folders))
+    extension.libraries = libraries
+    extension.extra_compile_args = [*flags, *optimise]
+    extension.extra_link_args = [f"-fsanitize={SANITIZE}"] if SANITIZE else ["-s"]
+
+
+def extensions() -> list[Extension]:
+    """The extension, not yet configured; none where it is not wanted or cannot be compiled, which is said."""
+    if os.environ.get("DCAM_EXTENSION") == "0":
+        return []
+    reason = unavailable_reason()
+    if reason:
+        print(f"dcam_fast: {reason}: no extension, the ops run in plain PyTorch, which is slower", file=sys.stderr)
+    return [] if reason else [Extension("dcam_fast._C", [], language="c++")]
+
+
+if __name__ == "__main__":
+    setup(
+        # listed here, for no search finds the folder that `package-dir` puts elsewhere
+        packages=[*find_packages(include=["dcam_fast*"]), "dcam_fast.kernels", "dcam_fast.benchmarks"],
+        ext_modules=extensions(),
+        cmdclass={"build_ext": Build},
     )
-
-
-setup(
-    # listed here, for no search finds the folder that `package-dir` puts elsewhere
-    packages=[*find_packages(include=["dcam_fast*"]), "dcam_fast.kernels", "dcam_fast.benchmarks"],
-    ext_modules=[] if os.environ.get("DCAM_EXTENSION") == "0" else [extension()],
-    cmdclass={"build_ext": Build},
-)

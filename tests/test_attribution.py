@@ -199,7 +199,8 @@ def test_committed_state_is_the_state_of_the_generation(
         hidden = adapter.block(index, hidden, inputs)
     logits = adapter.logits(hidden, targets.positions[:, None], inputs)[:, 0]
     logits[:, MASK] = -torch.inf
-    assert logits.argmax(-1).tolist() == trajectory.tokens.tolist()
+    written = logits.gather(-1, trajectory.tokens[:, None])[:, 0]
+    assert (logits.amax(-1) - written).max() <= 1e-3  # rounding may turn nearly equal guesses round
     probabilities = log_probabilities(adapter, inputs, targets)
     assert probabilities.shape == (len(targets),)
     assert bool((probabilities <= 0).all())

@@ -104,7 +104,7 @@ def test_errors(explainer: Explainer, scene: scenes.Scene, arguments: dict[str, 
 def test_repeatable(explainer: Explainer, scene: scenes.Scene, explanation: Explanation) -> None:
     again = explainer.explain(scene.image)
     assert again.answer == explanation.answer
-    assert torch.equal(again.maps, explanation.maps)
+    torch.testing.assert_close(again.maps, explanation.maps, rtol=0, atol=1e-4)  # threads may divide sums otherwise
 
 
 def test_every_method_and_profile_runs(explainer: Explainer, scene: scenes.Scene) -> None:

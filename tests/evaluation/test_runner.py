@@ -51,6 +51,15 @@ def json_of(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+def nearly(value: Any) -> Any:
+    """What equals `value` up to rounding: another process or number of threads sums in another order."""
+    if isinstance(value, dict):
+        return {name: nearly(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [nearly(item) for item in value]
+    return pytest.approx(value, abs=1e-4) if isinstance(value, float) else value
+
+
 def read(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / RECORDS).read_text().splitlines()]
 
@@ -93,7 +102,7 @@ def test_a_killed_process_goes_on_where_it_stopped(finished: tuple[Path, list[di
         file.write(b'{"index": 2, "id": "sce')
     finish = CliRunner().invoke(cli.app, command[3:])
     assert finish.exit_code == 0, finish.output
-    assert without_seconds(read(tmp_path)) == without_seconds(finished[1])
+    assert without_seconds(read(tmp_path)) == nearly(without_seconds(finished[1]))
     before = path.read_bytes()
     again = CliRunner().invoke(cli.app, command[3:])
     assert again.exit_code == 0
@@ -104,11 +113,7 @@ def test_workers_write_the_same_records(finished: tuple[Path, list[dict[str, Any
     """In whatever order; the adapter of this process is not asked."""
     _, records = finished
     shared = run(None, Scenes(4, SELECTION_SEED), SETTINGS, tmp_path, 4, workers=2)  # type: ignore[arg-type]
-    for ours, theirs in zip(json_of(shared), json_of(records), strict=True):
-        assert [ours[key] for key in ("id", "answer", "words")] == [theirs[key] for key in ("id", "answer", "words")]
-        for name, measured in ours["methods"].items():
-            for metric, values in measured["metrics"].items():  # threads round sums differently
-                assert values == pytest.approx(theirs["methods"][name]["metrics"][metric], abs=1e-4)
+    assert without_seconds(shared) == nearly(without_seconds(records))
     assert sorted(record["index"] for record in read(tmp_path)) == [0, 1, 2, 3]
 
 
@@ -125,7 +130,7 @@ def test_a_longer_run_goes_on_and_a_shorter_one_reads(
     run(adapter, dataset, SETTINGS, tmp_path, 2)
     longer = run(adapter, dataset, SETTINGS, tmp_path, 3, lambda done, total: seen.append((done, total)))
     assert seen == [(2, 3), (3, 3)]
-    assert without_seconds(longer) == without_seconds(finished[1][:3])
+    assert without_seconds(longer) == nearly(without_seconds(finished[1][:3]))
     assert len(run(adapter, dataset, SETTINGS, tmp_path, 1)) == 1
     assert len(read(tmp_path)) == 3
 
@@ -259,7 +264,8 @@ def test_a_case_of_a_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
     maps = case_maps(adapter, case, {"default": METHODS["default"]})["default"]
     per_token = case_maps(adapter, case, {"default": METHODS["default"]}, adapter.words(case.trajectory))["default"]
     assert maps.shape == (2, 12, 16)
-    assert torch.equal(maps[0], per_token[case.words[0].positions[0]])
+    # two rows in a pass are rounded otherwise than all
+    torch.testing.assert_close(maps[0], per_token[case.words[0].positions[0]], rtol=0, atol=1e-4)
     assert prepare(adapter, dataset[1]) == (answer, None)
     records = run(adapter, dataset, replace(SETTINGS, data="folder", randomised=1), tmp_path / "out", 9)
     assert [len(record["words"]) for record in records] == [2, 0]

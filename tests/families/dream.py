@@ -85,11 +85,14 @@ class DreamSubject:
         count = tokens.shape[1]
         return Generated(out.sequences[0, count:], [canvas[0, count:] for canvas in out.history], logits)
 
-    def halfway(self, image: NDArray[np.uint8]) -> float:
-        """A probability that half of the first guesses are above, however unsure a model of random weights is."""
+    def threshold(self, image: NDArray[np.uint8]) -> float:
+        """A probability that some of the first guesses are clearly above and others clearly below, however unsure a
+        model of random weights is: the middle of the widest gap between them."""
         masked = torch.full((self.adapter.answer_length,), self.adapter.mask_token)
         logits = self.adapter.reader(self.adapter.encode(image, PROMPT))(masked)
-        return float(logits.softmax(-1).max(-1).values.median())
+        probabilities = logits.softmax(-1).amax(-1).sort().values
+        widest = int(probabilities.diff().argmax())
+        return float(probabilities[widest : widest + 2].mean())
 
     def full(self, inputs: DreamInputs, canvas: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits ``[L, V]`` by the model's own forward, and the image stream behind every block, all with a graph."""

@@ -109,7 +109,7 @@ def test_generation_at_its_own_length(family: str, loaded: dict[str, Any]) -> No
 def test_confident_guesses_are_written_together(loaded: dict[str, Any], attention: str) -> None:
     image = checks.picture(200, 300)
     slow = with_options(loaded["dimple"], attention=attention)
-    confident = slow.halfway(image)
+    confident = slow.threshold(image)
     quick = with_options(loaded["dimple"], attention=attention, confident=confident)
     for steps in (2, 8, 20):
         checks.check_generation(quick, image, steps, LENGTH)

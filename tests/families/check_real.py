@@ -3,7 +3,8 @@
     python tests/families/check_real.py --family lavida|llada-v|dimple|dream-vl --repo PATH
 
 It runs in whatever environment it is started in, which needs torch, Pillow, einops and a transformers of the range
-that the family works with, and dcam_fast on PYTHONPATH.
+that the family works with, and dcam_fast (pip install --no-build-isolation --no-deps PATH, with DCAM_EXTENSION=0 where
+there is no compiler).
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ is compiled is what a machine with such a GPU would compile. Run by test_compile
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import itertools
 import json
 import re
@@ -22,14 +21,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-import dcam_fast
 from dcam_fast import reference
 from dcam_fast.config import PAPER, RELEASED, UNGUIDED, RefineConfig
-
-if importlib.util.find_spec("dcam_fast.kernels") is None:
-    # a checkout that is on the path and not installed: the folder `kernels` lies beside the package
-    dcam_fast.__path__.append(str(Path(__file__).parents[2]))
-
 from dcam_fast.kernels import guided, overlay, pool, refine
 
 TARGETS = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import reprlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -42,7 +42,7 @@ class Entry:
             raise self.error(f"an object with {key!r}")
         return self._part(self.value[key], f".{key}")
 
-    def object(self) -> dict[str, Entry]:
+    def fields(self) -> dict[str, Entry]:
         """The values of an object."""
         if not isinstance(self.value, dict):
             raise self.error("an object")
@@ -74,7 +74,9 @@ class Entry:
 
     def number(self) -> float:
         """A finite number."""
-        if not isinstance(self.value, int | float) or isinstance(self.value, bool) or not math.isfinite(self.value):
+        # an integer can be too large to be converted
+        sound = isinstance(self.value, int | float) and not isinstance(self.value, bool)
+        if not sound or not abs(self.value) <= sys.float_info.max:
             raise self.error("a finite number")
         return float(self.value)
 

@@ -99,7 +99,7 @@ def _read(folder: Path) -> Explanation:
         answer=record.field("answer").text(),
         tokens=tokens,
         targets=targets,
-        provenance={name: entry.value for name, entry in record.field("provenance").object().items()},
+        provenance={name: entry.value for name, entry in record.field("provenance").fields().items()},
         **arrays,
     )
 

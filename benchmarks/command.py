@@ -8,6 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from dcam_fast.folders import replacing, write_text
+
 from .plots import write_plots
 from .results import Results
 from .suite import Plan, quick_plan, run
@@ -16,10 +18,11 @@ from .tables import compare, markdown, terminal
 
 def write(results: Results, folder: Path, stem: str) -> list[Path]:
     """JSON, Markdown and pictures; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.json").write_text(results.to_json())
-    (folder / f"{stem}.md").write_text(f"# Benchmarks\n\n{markdown(results, level=2)}\n")
-    return [folder / f"{stem}.json", folder / f"{stem}.md", *write_plots(results, folder, stem)]
+    with replacing(folder, "bench") as draft:
+        write_text(draft / f"{stem}.json", results.to_json())
+        write_text(draft / f"{stem}.md", f"# Benchmarks\n\n{markdown(results, level=2)}\n")
+        plots = write_plots(results, draft, stem)
+    return [folder / name for name in (f"{stem}.json", f"{stem}.md", *(plot.name for plot in plots))]
 
 
 def bench(device: str, quick: bool, only: str, faces: tuple[str, ...], out: Path | None, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -95,10 +96,11 @@ def demo(
     """Explain what the embedded model answers about some scenes."""
     with out_console.status("loading"):
         from dcam_fast import demo as demonstration
+        from dcam_fast.folders import check_replaceable
         from dcam_fast.rendering import groundedness_color
-        from dcam_fast.storage import SHEET, check_replaceable
+        from dcam_fast.storage import SHEET
 
-        check_replaceable(out.resolve(), demonstration.RECORD, "demo")
+        check_replaceable(out, demonstration.RECORD, "demo")
         plan = demonstration.rounds(scenes, seed, hard)
     explainer = _load_explainer()
 
@@ -195,7 +197,7 @@ def _folder_names(images: list[Path]) -> list[str]:
     """A different folder name for each image: its own without the ending, numbered where that is taken."""
     names: list[str] = []
     for image in images:
-        stem = image.stem or "image"
+        stem = image.stem if image.stem.strip(".") else "image"  # "...png" would name the folder above
         same = [stem, *(f"{stem}-{number}" for number in range(2, len(images) + 1))]
         names.append(next(name for name in same if name not in names))
     return names
@@ -280,4 +282,11 @@ def main() -> None:
     warnings.showwarning = lambda message, *_, **__: error_console.print(
         Text("note: ", "bold yellow") + Text(" ".join(str(message).split()))
     )
+    signal.signal(signal.SIGTERM, _end)
     app()
+
+
+def _end(number: int, frame: object) -> None:
+    """Ends the process by an exception, so that drafts are removed; the next signal ends it at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise SystemExit(128 + number)

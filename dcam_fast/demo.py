@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import escape
@@ -13,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from dcam_fast.explanation import Explanation
+from dcam_fast.folders import files_of, replacing, write_json, write_text
 from dcam_fast.models.tiny import scenes
 from dcam_fast.page import css_color, fill
 from dcam_fast.rendering import contact_sheet, groundedness_color
-from dcam_fast.storage import IMAGE, PAGE, SHEET, check_replaceable, replacing
+from dcam_fast.storage import IMAGE, PAGE, SHEET
 
 if TYPE_CHECKING:
     from dcam_fast.explainer import Explainer
@@ -76,9 +76,7 @@ def run(explainer: Explainer, plan: list[Round], out: Path, report: Callable[[Ro
     Raises:
         FileExistsError: ``out`` holds anything but an earlier demo.
     """
-    out = out.resolve()
-    check_replaceable(out, RECORD, "demo")
-    with replacing(out) as draft:
+    with replacing(out, "demo", RECORD) as draft:
         done = []
         for one in plan:
             explanation = explainer.explain(one.scene.image, one.prompt)
@@ -87,17 +85,16 @@ def run(explainer: Explainer, plan: list[Round], out: Path, report: Callable[[Ro
             report(one, explanation)
         captions = [explanation for one, explanation in done if one.folder.endswith("/caption")]
         contact_sheet(captions).save(draft / SHEET)
-        (draft / INDEX).write_text(_index(done), "utf-8")
-        folders = sorted({one.folder.partition("/")[0] for one in plan})
+        write_text(draft / INDEX, _index(done))
         record = {
             "schema": SCHEMA,
             "rounds": [
                 {"folder": one.folder, "prompt": one.prompt, "answer": explanation.answer, "expected": one.expected}
                 for one, explanation in done
             ],
-            "files": [RECORD, INDEX, SHEET, *folders],
+            "files": [RECORD, *files_of(draft)],
         }
-        (draft / RECORD).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        write_json(draft / RECORD, record)
 
 
 def _words(explanation: Explanation) -> str:
@@ -137,15 +134,12 @@ def write_scenes(out: Path, count: int, seed: int, hard: bool) -> None:
 
     Raises FileExistsError where ``out`` holds anything but an earlier lot of scenes.
     """
-    out = out.resolve()
-    check_replaceable(out, SCENES_RECORD, "scenes")
     rng = np.random.default_rng(seed)
-    with replacing(out) as draft:
-        facts, files = [], [SCENES_RECORD]
+    with replacing(out, "scenes", SCENES_RECORD) as draft:
+        facts = []
 
         def write(name: str, pixels: np.ndarray) -> str:
             Image.fromarray(pixels).save(draft / name)
-            files.append(name)
             return name
 
         for number in range(1, count + 1):
@@ -172,5 +166,5 @@ def write_scenes(out: Path, count: int, seed: int, hard: bool) -> None:
                     "dialogues": [{"prompt": one.prompt, "answer": " ".join(one.answer)} for one in dialogues],
                 }
             )
-        record = {"schema": SCHEMA, "seed": seed, "hard": hard, "scenes": facts, "files": files}
-        (draft / SCENES_RECORD).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        record = {"schema": SCHEMA, "seed": seed, "hard": hard, "scenes": facts}
+        write_json(draft / SCENES_RECORD, record | {"files": [SCENES_RECORD, *files_of(draft)]})

@@ -198,20 +198,36 @@ class Explanation:
         """Writes all of it into a folder, whole or not at all; an earlier save there is replaced.
 
         The folder gets explanation.html, contact_sheet.png, one `<nn>-<word>.png` per target, image.png,
-        explanation.json ("schema": 1) and maps.npz (maps, raw_maps, boxes). Returns its path.
+        explanation.json ("schema": 1) and maps.npz (maps, raw_maps, boxes). A folder that exists stays, with its mode
+        and owner; the files take their places one by one, explanation.json last. Returns the path.
 
-        Raises FileExistsError where the path is a file, or a folder with anything else in it.
+        Raises:
+            TypeError: `folder` is no path.
+            FileExistsError: it is a file, or a folder with anything else in it.
+            OSError: of the kind that occurred, naming the folder, where it cannot be written to.
         """
         from dcam_fast.storage import save
 
-        return save(self, Path(folder))
+        return save(self, _path(folder, "save"))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Explanation:
-        """What `save` wrote, on the CPU. Raises FileNotFoundError or ValueError where the folder does not hold it."""
+        """What `save` wrote, on the CPU.
+
+        Raises:
+            TypeError: `folder` is no path.
+            FileNotFoundError: it holds no save.
+            ValueError: naming what is damaged.
+        """
         from dcam_fast.storage import load
 
-        return load(Path(folder))
+        return load(_path(folder, "load"))
+
+
+def _path(folder: object, caller: str) -> Path:
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(f"Explanation.{caller}: folder must be a path, got {type(folder).__name__}")
+    return Path(folder)
 
 
 def _fold(text: str) -> str:

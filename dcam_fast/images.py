@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Final
@@ -9,11 +10,22 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 MAX_PIXELS: Final = 100_000_000
 CHANNELS: Final = (1, 3, 4)
+ORIENTATION: Final = 0x0112  # the tag in EXIF data
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 ImageSource = str | os.PathLike[str] | Image.Image | NDArray | Tensor
 
@@ -29,8 +41,8 @@ def _error(need: str, got: object) -> ImageError:
 def load_image(source: ImageSource) -> NDArray[np.uint8]:
     """A picture as a new, contiguous uint8 [H, W, 3] array in RGB.
 
-    Transparency is laid over white, an EXIF rotation is applied, of an animation the first frame is taken. The size is
-    checked before a file is decoded.
+    Transparency is laid over white, an EXIF rotation is applied, of an animation the first frame is taken. Metadata
+    that are broken are ignored. The size is checked before a file is decoded.
 
     Args:
         source: one of
@@ -88,7 +100,25 @@ def _check_size(height: int, width: int) -> None:
         raise _error(f"at most {MAX_PIXELS:,} pixels", f"{height} x {width} (height x width)")
 
 
+def exif_orientation(path: Path) -> int:
+    """How the EXIF data of a picture's file says that it is to be turned: 1 (not at all, also where there is none that
+    can be read) to 8. Raises as `load_image` does."""
+    with _open(path) as image:
+        return _orientation(image)
+
+
+def open_image(path: Path) -> Image.Image:
+    """A file as a decoded PIL image of its own mode, upright. Raises as `load_image` does."""
+    with _open(path) as image:
+        return _decoded(image, f"'{path}'", owned=True)
+
+
 def _from_file(path: Path) -> NDArray[np.uint8]:
+    with _open(path) as image:
+        return _from_pil(image, f"'{path}'", owned=True)
+
+
+def _open(path: Path) -> Image.Image:
     if not path.exists():
         raise FileNotFoundError(f"load_image: image must be a file that exists, got '{path}'")
     if not path.is_file():
@@ -99,37 +129,105 @@ def _from_file(path: Path) -> NDArray[np.uint8]:
     # PostScript is a program: to open one is to run it.
     formats = [name for name in Image.OPEN if name != "EPS"]
     try:
-        image = Image.open(path, formats=formats)
+        try:
+            return Image.open(path, formats=formats)
+        except UnidentifiedImageError:
+            return Image.open(io.BytesIO(_without_metadata(path.read_bytes())), formats=["PNG"])
     except Image.DecompressionBombError as error:
         raise _error(f"at most {MAX_PIXELS:,} pixels", f"'{path}': {error}") from error
     except PermissionError as error:
         raise PermissionError(f"load_image: image must be a file that may be read, got '{path}'") from error
     except Exception as error:  # damaged headers make Pillow's readers raise nearly anything
         raise _error("a picture in a format that Pillow reads", f"'{path}'") from error
-    with image:
-        return _from_pil(image, f"'{path}'")
 
 
-def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    _check_size(image.height, image.width)
+def _without_metadata(content: bytes) -> bytes:
+    """A PNG file with those chunks alone that its pixels need; Pillow refuses all of it where another is broken."""
+    kept, start = content[:8], 8
+    while start < len(content):
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        if content[start + 4 : start + 8] in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            kept += content[start:end]
+        start = end
+    return kept
+
+
+def _orientation(image: Image.Image) -> int:
     try:
-        image = ImageOps.exif_transpose(image)
+        values = image.tag_v2 if isinstance(image, TiffImageFile) else image.getexif()
+        found = values.get(ORIENTATION)
+    except Exception:  # damaged metadata make Pillow's readers raise nearly anything: the pixels do without
+        return 1
+    return found if found in _TURNS else 1
+
+
+def _decoded(image: Image.Image, name: str, *, owned: bool) -> Image.Image:
+    """The image with its pixels decoded, and upright.
+
+    Args:
+        image: as opened, or the caller's.
+        name: what errors call it.
+        owned: nobody else uses it.
+    """
+    _check_size(image.height, image.width)
+    orientation = None
+    if owned and isinstance(image, TiffImageFile):
+        # Pillow turns these itself, after reading all other metadata, and fails where those are broken
+        orientation = _orientation(image)
+        image.getexif = Image.Exif  # type: ignore[method-assign]
+    try:
         image.load()
     except Exception as error:  # damaged data makes Pillow's decoders raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise _error("whole", f"{name}, which does not decode: {reason}") from error
+    if orientation is None:
+        orientation = _orientation(image)
+    return image if orientation == 1 else image.transpose(_TURNS[orientation])
+
+
+def _from_pil(image: Image.Image, name: str, *, owned: bool = False) -> NDArray[np.uint8]:
+    rawmode = _rawmode(image)
+    image = _decoded(image, name, owned=owned)
     if image.mode == "F":
         return _from_array(np.asarray(image))
     if image.mode.startswith("I"):  # 16 bits, also where Pillow keeps them in 32
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise _error("of integers from 0 to 65535", f"{name} with {values.min()} to {values.max()}")
-        return _from_array(values.astype(np.uint16))
+        return _over_key(_from_array(values.astype(np.uint16)), image, rawmode)
+    if image.mode in ("1", "L", "RGB"):
+        return _over_key(np.array(image.convert("RGB")), image, rawmode)
     if image.mode == "La":  # Pillow converts it to nothing else
         image = image.convert("LA")
     if image.has_transparency_data:
         return _over_white(np.asarray(image.convert("RGBA")))
     return np.array(image.convert("RGB"))
+
+
+def _rawmode(image: Image.Image) -> str:
+    """How the pixels are stored in the file, which Pillow knows until it decodes them; empty where it does not."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def _over_key(pixels: NDArray[np.uint8], image: Image.Image, rawmode: str) -> NDArray[np.uint8]:
+    """Pixels with white where the image has its key colour, which is transparent. Pillow gives it with the file's
+    bits, and the pixels with 8 (grey of 16 bits excepted)."""
+    key = image.info.get("transparency")
+    channels = len(image.getbands())
+    colors = key if isinstance(key, tuple) else (key,)
+    if len(colors) != channels or not all(isinstance(color, int) for color in colors):
+        return pixels
+    if image.mode == "1":
+        colors = (colors[0] != 0,)
+    elif rawmode in ("L;2", "L;4"):
+        colors = (colors[0] * (85 if rawmode == "L;2" else 17),)
+    elif channels == 3 and (rawmode.startswith("RGB;16") or max(colors) > 255):
+        colors = tuple(color >> 8 for color in colors)
+    values = np.asarray(image).reshape(*pixels.shape[:2], channels)
+    pixels[(values == np.array(colors)).all(2)] = 255
+    return pixels
 
 
 def _from_array(values: NDArray, shape: list[int] | None = None) -> NDArray[np.uint8]:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import math
 import unicodedata
-import uuid
 import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Final
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
+from dcam_fast.entries import Entry, read_json
 from dcam_fast.explanation import Explanation, Target, Token
+from dcam_fast.folders import locked, replacing, write_json, write_text
 from dcam_fast.images import load_image
 
 SCHEMA: Final = 1
@@ -27,6 +26,8 @@ PAGE: Final = "explanation.html"
 SHEET: Final = "contact_sheet.png"
 IMAGE: Final = "image.png"
 ARRAYS: Final = "maps.npz"
+ARRAY_NAMES: Final = ("maps", "raw_maps", "boxes")
+LOAD: Final = "Explanation.load"
 LONGEST_NAME: Final = 40  # characters of a word in a file's name
 
 
@@ -41,59 +42,9 @@ def file_names(texts: Sequence[str]) -> list[str]:
     return names
 
 
-def _files_of(folder: Path, record: str) -> set[str]:
-    """Names of what an earlier save wrote into a folder, by its own record."""
-    try:
-        facts = json.loads((folder / record).read_text("utf-8"))
-    except (OSError, ValueError):
-        return set()
-    return set(facts["files"]) if isinstance(facts, dict) and "schema" in facts and "files" in facts else set()
-
-
-def check_replaceable(folder: Path, record: str, caller: str) -> None:
-    """Raises FileExistsError unless ``folder`` is not there, is empty, or holds an earlier save and nothing else.
-
-    Args:
-        folder: where something is to be written.
-        record: name of the JSON file in which a save lists its "files".
-        caller: what the error names.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise FileExistsError(f"{caller}: folder must be a folder or not exist, got the file '{folder}'")
-    others = sorted({path.name for path in folder.iterdir()} - _files_of(folder, record))
-    if others:
-        need = "new, empty or hold nothing but an earlier save"
-        raise FileExistsError(f"{caller}: folder must be {need}, got '{folder}' with '{others[0]}' in it")
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder``, which takes its place at the end, or is gone if anything fails on the way."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    tag = uuid.uuid4().hex[:8]
-    draft, former = (folder.with_name(f".{folder.name}.{tag}.{kind}") for kind in ("new", "old"))
-    draft.mkdir()
-    try:
-        yield draft
-        if folder.exists():
-            folder.rename(former)
-        draft.rename(folder)
-    except BaseException:
-        if former.exists() and not folder.exists():
-            former.rename(folder)
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    shutil.rmtree(former, ignore_errors=True)
-
-
 def save(explanation: Explanation, folder: Path) -> Path:
     """See `Explanation.save`."""
-    target_folder = folder.resolve()  # a link stays a link
-    check_replaceable(target_folder, RECORD, "Explanation.save")
     pictures = file_names([target.text for target in explanation.targets])
-    files = [RECORD, PAGE, SHEET, IMAGE, ARRAYS, *pictures]
     record = {
         "schema": SCHEMA,
         "prompt": explanation.prompt,
@@ -105,16 +56,16 @@ def save(explanation: Explanation, folder: Path) -> Path:
         "image": {"height": explanation.image.shape[0], "width": explanation.image.shape[1], "file": IMAGE},
         "grid": {"rows": explanation.maps.shape[1], "columns": explanation.maps.shape[2], "file": ARRAYS},
         "provenance": dict(explanation.provenance),
-        "files": files,
+        "files": [RECORD, PAGE, SHEET, IMAGE, ARRAYS, *pictures],
     }
-    with replacing(target_folder) as draft:
-        (draft / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
-        (draft / PAGE).write_text(explanation.to_html(), "utf-8")
+    with replacing(folder, "Explanation.save", RECORD) as draft:
+        write_json(draft / RECORD, record)
+        write_text(draft / PAGE, explanation.to_html())
         explanation.contact_sheet().save(draft / SHEET)
         Image.fromarray(explanation.image).save(draft / IMAGE)
         for index, name in enumerate(pictures):
             explanation.overlay(index).save(draft / name)
-        arrays = {name: getattr(explanation, name).cpu().numpy() for name in ("maps", "raw_maps", "boxes")}
+        arrays = {name: getattr(explanation, name).cpu().numpy() for name in ARRAY_NAMES}
         np.savez_compressed(draft / ARRAYS, **arrays)
     return folder
 
@@ -122,32 +73,77 @@ def save(explanation: Explanation, folder: Path) -> Path:
 def load(folder: Path) -> Explanation:
     """See `Explanation.load`."""
     if not (folder / RECORD).is_file():
-        raise FileNotFoundError(f"Explanation.load: folder must hold {RECORD}, got '{folder}'")
-    try:
+        raise FileNotFoundError(f"{LOAD}: folder must hold {RECORD}, got '{folder}'")
+    with locked(folder, shared=True):
         return _read(folder)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        got = f"'{folder}' with {type(error).__name__}: {error}"
-        raise ValueError(f"Explanation.load: folder must be one that Explanation.save wrote, got {got}") from error
 
 
 def _read(folder: Path) -> Explanation:
-    record: dict[str, Any] = json.loads((folder / RECORD).read_text("utf-8"))
-    if record["schema"] != SCHEMA:
-        raise ValueError(f"schema {record['schema']}, where this version reads {SCHEMA}")
-    with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
-        maps, raw_maps, boxes = (torch.from_numpy(arrays[name]) for name in ("maps", "raw_maps", "boxes"))
-    scores = ("text", "peak", "spread", "groundedness")
+    record = read_json(folder / RECORD, LOAD, RECORD)
+    schema = record.field("schema")
+    if schema.value != SCHEMA:
+        raise schema.error(f"{SCHEMA}, which this version reads")
+    tokens = tuple(_token(entry) for entry in record.field("tokens").list())
+    positions = {token.position for token in tokens}
+    targets = tuple(_target(entry, positions) for entry in record.field("targets").list())
+    grid = record.field("grid")
+    shape = (len(targets), *(grid.field(side).integer(1) for side in ("rows", "columns")))
+    image = load_image(folder / IMAGE)
+    size = tuple(record.field("image").field(side).integer(1) for side in ("height", "width"))
+    if image.shape[:2] != size:
+        raise record.field("image").error(f"the size of {IMAGE}, {list(image.shape[:2])}", list(size))
+    arrays = _read_arrays(folder / ARRAYS, {"maps": shape, "raw_maps": shape, "boxes": (*shape[1:], 4)})
     return Explanation(
-        image=load_image(folder / IMAGE),
-        prompt=record["prompt"],
-        answer=record["answer"],
-        tokens=tuple(Token(**token) for token in record["tokens"]),
-        targets=tuple(
-            Target(positions=tuple(target["positions"]), **{name: target[name] for name in scores})
-            for target in record["targets"]
-        ),
-        maps=maps,
-        raw_maps=raw_maps,
-        boxes=boxes,
-        provenance=record["provenance"],
+        image=image,
+        prompt=record.field("prompt").text(),
+        answer=record.field("answer").text(),
+        tokens=tokens,
+        targets=targets,
+        provenance={name: entry.value for name, entry in record.field("provenance").fields().items()},
+        **arrays,
     )
+
+
+def _token(entry: Entry) -> Token:
+    position, step = entry.field("position"), entry.field("step")
+    return Token(entry.field("text").text(), entry.field("id").integer(), position.integer(0), step.integer())
+
+
+def _target(entry: Entry, positions: set[int]) -> Target:
+    places = entry.field("positions")
+    own = tuple(place.integer(0) for place in places.list())
+    if not own or not positions.issuperset(own):
+        raise places.error("positions of tokens")
+    scores = (entry.field(name).number() for name in ("peak", "spread", "groundedness"))
+    return Target(entry.field("text").text(), own, *scores)
+
+
+def _read_arrays(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The finite float32 arrays of a file, which have these shapes."""
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name, shape in shapes.items():
+                with archive.open(f"{name}.npy") as file:
+                    arrays[name] = _read_array(file, name, shape)
+    except Exception as error:  # a damaged archive makes its reader raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{LOAD}: {ARRAYS} must hold {', '.join(shapes)}, got '{path}': {reason}") from error
+    return arrays
+
+
+def _read_array(file: IO[bytes], name: str, shape: tuple[int, ...]) -> Tensor:
+    """An array in NumPy's format, of which no more is read than its shape needs."""
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError(f"{name} of another version of NumPy's format")
+    stored, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    if stored != shape or by_columns or dtype != np.dtype("<f4"):
+        raise ValueError(f"{name} of {dtype} {list(stored)}, not float32 {list(shape)}")
+    size = 4 * math.prod(shape)
+    content = file.read(size + 1)
+    if len(content) != size:
+        raise ValueError(f"{name} of {len(content)} bytes, not {size}")
+    values = np.frombuffer(content, "<f4").reshape(shape).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} with NaN or Inf in it")
+    return torch.from_numpy(values)

@@ -83,6 +83,9 @@ def evaluate(
         summary = runner.summarise(records, settings)
         runner.write_summary(summary, settings, out)
         report.write_report(adapter, dataset, settings, records, summary, out)
+    if not summary.words:
+        need = "data must be such that the answers name what is annotated"
+        raise ValueError(f"evaluate: {need}, got 0 words of {summary.samples} samples; see '{out / report.PAGE}'")
     for name, row in summary.table.items():
         shown = ("hit", "iou", "f3", "deletion_area", "specificity")
         figures = "  ".join(f"{metric} {row[metric].value:.3f}" for metric in shown if metric in row)

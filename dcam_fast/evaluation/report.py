@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,6 +20,7 @@ from dcam_fast.evaluation.aggregate import LEVEL, Estimate
 from dcam_fast.evaluation.cases import prepare
 from dcam_fast.evaluation.datasets import Dataset
 from dcam_fast.evaluation.runner import TRUE_MASK, Record, Settings, Summary, all_maps
+from dcam_fast.folders import replacing, write_text
 from dcam_fast.models.adapter import Adapter
 from dcam_fast.page import data_url, fill
 from dcam_fast.rendering import fit, resized
@@ -54,6 +56,7 @@ DEPENDENCE: Final[tuple[Column, ...]] = (
     ("insertion_area", "insertion, area", True),
     ("specificity", "correlation between words", False),
 )
+_MARKS: Final = re.compile(r"[\\`*_\[\]|]")  # of Markdown, within a line
 FIRST: Final = 3  # best and worst cases each
 
 
@@ -119,9 +122,16 @@ _NOTE = (
 )
 
 
+def _plain(text: str) -> str:
+    """A text of somebody else on one line of Markdown, whose characters mean nothing there."""
+    line = "".join(character if character.isprintable() else " " for character in text)
+    return _MARKS.sub(r"\\\g<0>", escape(" ".join(line.split()), quote=False))
+
+
 def to_markdown(summary: Summary, settings: Settings, shown: Sequence[Shown]) -> str:
     """The report as Markdown; pictures are those of `write_report`."""
-    lines = [f"# Evaluation of {settings.model} on {settings.data}", "", _sentence(summary, settings), "", _NOTE]
+    title = _plain(f"Evaluation of {settings.model} on {settings.data}")
+    lines = [f"# {title}", "", _plain(_sentence(summary, settings)), "", _NOTE]
     for title, columns in tables_of(summary).items():
         best = {metric: winners(summary, metric, more) for metric, _, more in columns}
         lines += ["", f"## {title}", ""]
@@ -146,7 +156,7 @@ def to_markdown(summary: Summary, settings: Settings, shown: Sequence[Shown]) ->
     if shown:
         lines += ["", "## Best and worst cases"]
         for one in shown:
-            lines += ["", f"{one.title}", "", f"From left to right: {', '.join(one.headings)}.", ""]
+            lines += ["", _plain(one.title), "", f"From left to right: {', '.join(one.headings)}.", ""]
             lines += [f"![{one.name}]({PICTURES}/{one.name}.png)"]
     return "\n".join(lines) + "\n"
 
@@ -306,13 +316,17 @@ def write_report(
     folder: Path,
 ) -> None:
     """Writes `MARKDOWN`, `PAGE` and `PICTURES` into the run's folder."""
-    pictures = folder / PICTURES
-    pictures.mkdir(exist_ok=True)
     shown = show_cases(adapter, dataset, settings, records)
     curves = draw_curves(summary) if summary.words else None
-    if curves is not None:
-        Image.fromarray(curves).save(pictures / "curves.png")
-    for one in shown:
-        _strip(one.pictures).save(pictures / f"{one.name}.png")
-    (folder / MARKDOWN).write_text(to_markdown(summary, settings, shown), "utf-8")
-    (folder / PAGE).write_text(to_html(summary, settings, shown, curves), "utf-8")
+    with replacing(folder, "evaluate") as draft:
+        pictures = draft / PICTURES
+        pictures.mkdir()
+        if curves is not None:
+            Image.fromarray(curves).save(pictures / "curves.png")
+        for one in shown:
+            _strip(one.pictures).save(pictures / f"{one.name}.png")
+        write_text(draft / MARKDOWN, to_markdown(summary, settings, shown))
+        write_text(draft / PAGE, to_html(summary, settings, shown, curves))
+    former = {f"{label}-{number}" for label in ("best", "worst") for number in range(1, FIRST + 1)}
+    for name in former - {one.name for one in shown}:  # of an earlier report on more samples
+        (folder / PICTURES / f"{name}.png").unlink(missing_ok=True)

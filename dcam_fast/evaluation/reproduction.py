@@ -7,7 +7,6 @@ Measured as the paper measures: the map of a word against everything annotated i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from dcam_fast.config import DEFAULT, PAPER, RAW, Mode, RefineConfig
 from dcam_fast.evaluation.aggregate import Aggregate, Estimate
 from dcam_fast.evaluation.cases import case_maps, measure, prepare
 from dcam_fast.evaluation.datasets import Dataset
+from dcam_fast.folders import replacing, write_json, write_text
 from dcam_fast.models.adapter import Adapter
 
 METRICS: Final = {
@@ -156,6 +156,8 @@ def reproduce(
 
     Args:
         progress: called with how many samples are done and how many there are, at first and after each.
+
+    Raises ValueError where no answer names anything that is annotated.
     """
     methods = {row.name: row.method for row in study.rows}
     aggregates = {name: Aggregate() for name in methods}
@@ -169,6 +171,8 @@ def reproduce(
                 measured = measure(case, maps)
                 aggregates[name].update({metric: measured[metric] for metric in (*METRICS, OWN)})
         progress(index + 1, total)
+    if not words:
+        raise ValueError(f"reproduce: data must be such that answers name what is annotated, got 0 words of {total}")
     return Reproduction(named, words, {name: aggregate.compute() for name, aggregate in aggregates.items()})
 
 
@@ -201,9 +205,8 @@ def _figures(figures: Figures | None) -> str:
 
 def write(study: Study, result: Reproduction, name: str, facts: dict[str, object], folder: Path) -> tuple[Path, Path]:
     """Writes ``NAME.md`` and ``NAME.json`` into a folder; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    markdown, record = folder / f"{name}.md", folder / f"{name}.json"
-    markdown.write_text(to_markdown(study, result, str(facts["model"]), str(facts["data"])), "utf-8")
     head = {"study": name, "dcam_fast": dcam_fast.__version__, "torch": torch.__version__, **facts}
-    record.write_text(json.dumps(head | asdict(result), indent=1, ensure_ascii=False) + "\n", "utf-8")
-    return markdown, record
+    with replacing(folder, "reproduce") as draft:
+        write_text(draft / f"{name}.md", to_markdown(study, result, str(facts["model"]), str(facts["data"])))
+        write_json(draft / f"{name}.json", head | asdict(result))
+    return folder / f"{name}.md", folder / f"{name}.json"

@@ -29,6 +29,7 @@ from dcam_fast.evaluation.cases import Case, case_maps, curve_metrics, mask_maps
 from dcam_fast.evaluation.datasets import Dataset
 from dcam_fast.evaluation.perturbation import SHARES, Perturbation
 from dcam_fast.evaluation.randomisation import randomisation_test
+from dcam_fast.folders import replacing, write_json
 from dcam_fast.models.adapter import Adapter
 
 SCHEMA: Final = 1
@@ -240,7 +241,8 @@ def _work(index: int) -> Record:
 @contextmanager
 def _open_records(folder: Path, settings: Settings) -> Iterator[tuple[IO[str], list[Record]]]:
     """The file of records, open at its end and locked, and the whole records that it holds."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder, "evaluate"):  # which makes it, or says why it cannot be written to
+        pass
     path = folder / RECORDS
     with path.open("a+", encoding="ascii") as file:  # so a killed run cuts no character in two
         try:
@@ -276,7 +278,8 @@ def _check_settings(folder: Path, settings: Settings, begun: bool) -> None:
     }
     path = folder / RUN
     if not begun:
-        path.write_text(json.dumps(facts | {"torch": torch.__version__}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        with replacing(folder, "evaluate") as draft:
+            write_json(draft / RUN, facts | {"torch": torch.__version__})
         return
     try:
         former = json.loads(path.read_text("utf-8"))
@@ -324,4 +327,5 @@ def write_summary(summary: Summary, settings: Settings, folder: Path) -> None:
     """Writes `SUMMARY` into the run's folder."""
     versions = {"dcam_fast": dcam_fast.__version__, "torch": torch.__version__}
     facts: Mapping[str, object] = versions | asdict(settings) | asdict(summary)
-    (folder / SUMMARY).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    with replacing(folder, "evaluate") as draft:
+        write_json(draft / SUMMARY, facts)

@@ -85,8 +85,26 @@ def test_decode_all_three_formats() -> None:
         {"size": [7, 9], "counts": [70, -7]},
         {"counts": [63]},
         {"size": [7, 9], "counts": 5},
+        {"size": [7, 9], "counts": None},
+        {"size": [7, 9], "counts": ["63"]},
+        {"size": [7, 9], "counts": [63.0]},
+        {"size": [7, 9], "counts": [True] * 63},
+        {"size": [7, 9], "counts": ""},
+        {"size": [7, 9], "counts": "no run \u00e9"},
+        {"size": [7, 9], "counts": "\udce9"},
+        {"size": [7, 9], "counts": b"\xff\x00"},
+        {"size": [7, 9], "counts": "o" * 1000},
+        {"size": [7, 9], "counts": "o"},
+        {"size": [7, 9], "counts": "_1" * 3},
+        {"size": [7, 9], "counts": "O1"},
+        {"size": ["7", 9], "counts": [63]},
+        {"size": None, "counts": [63]},
+        {"size": [9, 7], "counts": [63]},
+        {"size": [7, 9]},
+        {},
         "polygon",
         7,
+        None,
     ],
 )
 def test_broken_segmentations_are_refused(segmentation: Any) -> None:
@@ -94,11 +112,51 @@ def test_broken_segmentations_are_refused(segmentation: Any) -> None:
         decode(segmentation, (7, 9))
 
 
+@pytest.mark.parametrize(
+    ("polygon", "message"),
+    [
+        ([0, 0, 5, 0, 5], r"segmentation\[0\] must be .*: x, y, x, y, ..., got 5 numbers"),
+        ([0, 0, 2e8, 0, 5, 5], r"segmentation\[0\] must be .*: x from 0 to 9, got x = 2e\+08"),
+        ([0, -2.5, 5, 0, 5, 5], r"segmentation\[0\] must be .*: y from 0 to 7, got y = -2.5"),
+        ([0, 0, 5, 0, 5, float("nan")], r"segmentation\[0\]\[5\] must be a finite number, got nan"),
+        ([0, 0, float("inf"), 0, 5, 5], r"segmentation\[0\]\[2\] must be a finite number, got inf"),
+        ([0, 0, 10**400, 0, 5, 5], r"segmentation\[0\]\[2\] must be a finite number, got 1000"),
+        ([0, 0, "5", 0, 5, 5], r"segmentation\[0\]\[2\] must be a finite number, got '5'"),
+        ([0, 0, True, 0, 5, 5], r"segmentation\[0\]\[2\] must be a finite number, got True"),
+        ([[0, 0, 5, 0, 5, 5]], r"segmentation\[0\]\[0\] must be a finite number, got \[0, 0"),
+        ({"x": 1}, r"segmentation\[0\] must be a list, got"),
+        (None, r"segmentation\[0\] must be a list, got None"),
+        (3.5, r"segmentation\[0\] must be a list, got 3.5"),
+    ],
+)
+def test_broken_polygons_are_refused(polygon: Any, message: str) -> None:
+    """Before pycocotools sees them, and so without it."""
+    with pytest.raises(ValueError, match=f"^datasets: {message}"):
+        decode([polygon], (7, 9))
+
+
+@needs_extra
+def test_polygons_may_reach_the_border() -> None:
+    assert decode([[-0.5, 0, 9.5, 0, 9.5, 7.5, -0.5, 7.5]], (7, 9)).all()
+
+
+@needs_extra
+def test_run_lengths_are_read_as_pycocotools_reads_them() -> None:
+    from pycocotools import mask as coco_masks
+
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        mask = rng.random(rng.integers(1, 40, 2)) < rng.random()
+        encoded = coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))
+        assert np.array_equal(decode(encoded, mask.shape), mask)
+        assert np.array_equal(decode({"size": list(mask.shape), "counts": run_lengths(mask)}, mask.shape), mask)
+
+
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools", None)
-    for kind in ("coco", "grandf"):
-        with pytest.raises(ImportError, match=r"pycocotools must be installed .* pip install 'dcam_fast\[eval\]'"):
-            open_dataset(f"{kind}:{tmp_path}", limit=1, seed=0)
+    with pytest.raises(ImportError, match=r"pycocotools must be installed .* pip install 'dcam_fast\[eval\]'"):
+        open_dataset(f"coco:{tmp_path}", limit=1, seed=0)
+    assert decode({"size": [1, 1], "counts": [0, 1]}, (1, 1)).all(), "run lengths need it not"
 
 
 # ------------------------------------------------------------------------------------------------------------ scenes
@@ -236,20 +294,90 @@ def test_coco_broken_files_are_named(tmp_path: Path) -> None:
     captions, instances = coco_files()
     with pytest.raises(ValueError, match=r"coco: annotations must be JSON, got '.*captions_val2017.json'"):
         CocoCaptions(write_coco(tmp_path / "a", '{"annotations": [', instances))
-    with pytest.raises(ValueError, match=r"must be in COCO's format, got '.*captions_val2017.json': KeyError"):
+    with pytest.raises(
+        ValueError, match=r"^coco: content must be an object with 'annotations', got {} in '.*captions_"
+    ):
         CocoCaptions(write_coco(tmp_path / "b", {}, instances))
-    with pytest.raises(ValueError, match=r"must be in COCO's format, got '.*instances_val2017.json'"):
+    with pytest.raises(
+        ValueError, match=r"^coco: content must be an object with 'categories', got .*instances_val2017"
+    ):
         CocoCaptions(write_coco(tmp_path / "c", captions, {"annotations": 3}))
+    with pytest.raises(ValueError, match=r"^coco: annotations must be JSON, got '.*captions_val2017.json'"):
+        CocoCaptions(write_coco(tmp_path / "g", "[" * 100_000, instances))
     folder = write_coco(tmp_path / "d", captions, instances)
     (folder / "val2017" / "000000000007.jpg").write_bytes(b"\xff\xd8\xff no picture")
     with pytest.raises(ImageError, match=r"000000000007\.jpg"):
         CocoCaptions(folder)[0]
     instances["annotations"][1]["segmentation"]["counts"] = [3]
-    with pytest.raises(ValueError, match=r"coco: instances of image 7 must be sound, .* run lengths of 3 pixels"):
+    with pytest.raises(ValueError, match=r"^coco: annotations\[1\].segmentation must be .* run lengths of 3 pixels"):
         CocoCaptions(write_coco(tmp_path / "e", captions, instances))[0]
-    instances["annotations"][0]["category_id"] = 555
-    with pytest.raises(ValueError, match=r"coco: instances of image 7 must be sound, .*555"):
-        CocoCaptions(write_coco(tmp_path / "f", captions, instances))[0]
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    ("kind", "place", "value", "message"),
+    [
+        ("captions", ("annotations", 0, "caption"), 3, r"annotations\[0\].caption must be text, got 3"),
+        ("captions", ("annotations", 0, "image_id"), None, r"annotations\[0\].image_id must be an integer, got None"),
+        ("captions", ("annotations", 0), None, r"annotations\[0\] must be an object with 'caption', got None"),
+        ("instances", ("annotations", 0, "category_id"), 555, r"annotations\[0\].category_id must be the id of a cat"),
+        ("instances", ("annotations", 0, "category_id"), [1], r"annotations\[0\].category_id must be an integer, got"),
+        ("instances", ("annotations", 0, "image_id"), 7.0, r"annotations\[0\].image_id must be an integer, got 7.0"),
+        ("instances", ("annotations", 0), {"image_id": 7, "category_id": 18}, r"\[0\] must be an .* 'segmentation'"),
+        ("instances", ("categories", 1, "id"), 18, r"categories\[1\].id must be the id of one entry only, got 18"),
+        ("instances", ("categories", 1, "name"), None, r"categories\[1\].name must be text, got None"),
+        ("instances", ("images", 1, "id"), 7, r"images\[1\].id must be the id of one entry only, got 7"),
+        ("instances", ("images", 1, "id"), "7", r"images\[1\].id must be the id of one entry only, got '7'"),
+        ("instances", ("images", 1, "file_name"), "../x.jpg", r"images\[1\].file_name must be the path of a file in '"),
+        ("instances", ("images", 1, "file_name"), "/etc/x", r"images\[1\].file_name must be the path of a file in '"),
+        ("instances", ("images", 1, "file_name"), "", r"images\[1\].file_name must be the path of a file in '"),
+        ("instances", ("images", 1, "file_name"), "a\0b", r"images\[1\].file_name must be the path of a file in '"),
+        ("instances", ("images", 1, "height"), "6", r"images\[1\].height must be an integer from 1, got '6'"),
+        ("instances", ("images",), [], r"images must be images of which one at least has a caption .*got none of 0"),
+        (
+            "captions",
+            ("annotations",),
+            [],
+            r"images must be images of which one at least has a caption .*got none of 4",
+        ),
+    ],
+)
+def test_coco_broken_entries_are_named(
+    tmp_path: Path, kind: str, place: tuple[Any, ...], value: Any, message: str
+) -> None:
+    files = dict(zip(("captions", "instances"), coco_files(), strict=True))
+    part: Any = files[kind]
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    file = "instances" if message.startswith("images must be") else kind
+    with pytest.raises(ValueError, match=rf"^coco: .*{message}.* in '.*{file}_val2017.json'$"):
+        CocoCaptions(write_coco(tmp_path, *files.values()))
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    ("size", "orientation", "message"),
+    [
+        ((12, 20), 1, r"an image of \(6, 10\) \(height, width\), got '.*0007.jpg' of \(12, 20\) in"),
+        ((6, 10), 6, r"got '.*0007.jpg' of \(10, 6\), turned by its EXIF orientation in"),
+        ((6, 10), 3, "an image that is stored upright, got '.*0007.jpg', turned by its EXIF orientation in"),
+        ((10, 6), 6, None),  # drawn on the picture as it is shown
+    ],
+)
+def test_images_of_another_size_or_orientation_are_named(
+    tmp_path: Path, size: tuple[int, int], orientation: int, message: str | None
+) -> None:
+    folder = write_coco(tmp_path, *coco_files())
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.zeros((*size, 3), np.uint8)).save(folder / "val2017/000000000007.jpg", exif=exif)
+    dataset = CocoCaptions(folder)
+    if message is None:
+        assert dataset[0].image.shape == (6, 10, 3)
+    else:
+        with pytest.raises(ValueError, match=rf"^coco: images\[0\] must be {message}|{message}"):
+            dataset[0]
 
 
 # ------------------------------------------------------------------------------------------------------------ GranDf
@@ -300,15 +428,17 @@ def test_grandf_broken_and_missing_files_are_named(tmp_path: Path) -> None:
         GranDf(tmp_path)
     with pytest.raises(ValueError, match=r"grandf: annotations must be JSON, got '.*GranDf_HA_GCG_train.json'"):
         GranDf(write_grandf(tmp_path / "a", "[{]"))
-    with pytest.raises(ValueError, match="grandf: annotations must be a list of entries with caption, file_name, gro"):
+    with pytest.raises(
+        ValueError, match=r"^grandf: \[0\] must be an object with 'file_name', got .* in '.*train.json'"
+    ):
         GranDf(write_grandf(tmp_path / "b", [{"caption": ""}]))
     entries = grandf_entries()
     entries[0]["groundings"]["old trees"]["token_positives"] = [20, 90]
-    with pytest.raises(ValueError, match=r"groundings of sa_1.jpg must be sound, .*token_positives \[20, 90\]"):
-        GranDf(write_grandf(tmp_path / "c", entries))[0]
+    with pytest.raises(ValueError, match=r"\[0\].groundings.old trees.token_positives must be .* got \[20, 90\]"):
+        GranDf(write_grandf(tmp_path / "c", entries))
     entries = grandf_entries()
     entries[0]["groundings"]["old trees"]["rle_masks"] = [compressed(square(7, 9))]
-    with pytest.raises(ValueError, match=r"sa_1.jpg must be sound, .*size \[7, 9\] for an image of \[6, 10\]"):
+    with pytest.raises(ValueError, match=r"old trees.rle_masks\[0\] must be .*size \[7, 9\] for an image of \[6, 10\]"):
         GranDf(write_grandf(tmp_path / "d", entries))[0]
     entries[1]["file_name"] = "sa_3.jpg"
     with pytest.raises(FileNotFoundError, match=r"sa_3\.jpg"):
@@ -367,7 +497,7 @@ def test_folder_broken_and_missing_files_are_named(tmp_path: Path) -> None:
         ImageFolder(folder)[0]
     folder = write_folder(tmp_path / "e")
     save_image(folder / "photo.v2.jpg", 5, 5)
-    with pytest.raises(ValueError, match=r"mask of 'dog' in photo.v2 must be \[5, 5\] like the image, got \[6, 10\]"):
+    with pytest.raises(ValueError, match=r"'photo.v2.jpg' must be an image of \(6, 10\) .*, got .* of \(5, 5\)"):
         ImageFolder(folder)[0]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +13,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
-from dcam_fast import ops
+from dcam_fast import cli, ops
 from dcam_fast.evaluation import report, runner
 from dcam_fast.evaluation.aggregate import Estimate
 from dcam_fast.evaluation.cases import mask_maps, prepare
 from dcam_fast.evaluation.datasets import Scenes
 from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
 from dcam_fast.evaluation.runner import Settings, Summary, run, summarise
+from dcam_fast.models.tiny import scenes
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
 SETTINGS = Settings("tiny", "scenes", ("random", "true_mask"), SELECTION_SEED, shares=(0.1,))
@@ -130,3 +134,48 @@ def test_an_empty_run_has_a_report(adapter: TinyAdapter, tmp_path: Path) -> None
     runner.write_summary(summary, SETTINGS, tmp_path)
     report.write_report(adapter, Scenes(0, 0), SETTINGS, [], summary, tmp_path)
     assert "0 words of 0 answers" in (tmp_path / report.PAGE).read_text()
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"a\x1b[31m\nb", "環 <b>|*x*".encode()])
+def test_a_finished_evaluation_is_reported_whatever_its_files_are_called(tmp_path: Path, name: bytes) -> None:
+    """Latin-1 and control characters are lawful in names."""
+    scene = scenes.sample_scene(np.random.default_rng(3), objects=2)
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    folder.mkdir()
+    stem = os.fsdecode(name)
+    Image.fromarray(scene.image).save(folder / f"{stem}.png")
+    labels = sum(item.mask.astype(np.uint8) * number for number, item in enumerate(scene.objects, 1)).clip(max=2)
+    Image.fromarray(labels).save(folder / f"{stem}.mask.png")
+    (folder / f"{stem}.txt").write_text("\n".join(f"{item.color} {item.shape}, {item.shape}" for item in scene.objects))
+    command = [
+        "evaluate",
+        "--data",
+        f"folder:{folder}",
+        "--method",
+        "random",
+        "--share",
+        "0.1",
+        "--out",
+        tmp_path / "out",
+    ]
+    for _ in range(2):  # the second goes on with what the first wrote
+        result = CliRunner().invoke(cli.app, list(map(str, command)))
+        assert result.exit_code == 0, result.output
+    for file in ("report.md", "report.html", "summary.json", "run.json"):
+        assert (tmp_path / "out" / file).read_bytes().decode("utf-8")
+    assert json.loads((tmp_path / "out/summary.json").read_text("utf-8"))["data"] == f"folder:{folder}"
+    lines = (tmp_path / "out/report.md").read_text("utf-8").splitlines()
+    assert sum(line.startswith("# ") for line in lines) == 1
+    assert not any("<b>" in line or "\x1b" in line for line in lines)
+
+
+@pytest.mark.parametrize("command", [["evaluate", "--method", "random", "--share", "0.1"], ["reproduce", "table1"]])
+def test_nothing_to_evaluate_is_an_error(tmp_path: Path, command: list[str]) -> None:
+    scene = scenes.sample_scene(np.random.default_rng(3), objects=2)
+    Image.fromarray(scene.image).save(tmp_path / "a.png")
+    Image.fromarray(scene.objects[0].mask.astype(np.uint8)).save(tmp_path / "a.mask.png")
+    (tmp_path / "a.txt").write_text("zebra\n")
+    result = CliRunner().invoke(cli.app, [*command, "--data", f"folder:{tmp_path}", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert f"error: {command[0]}: data must be such that" in result.stderr
+    assert "got 0 words of 1" in result.stderr

@@ -30,6 +30,8 @@ def open_dataset(name: str, *, limit: int, seed: int) -> Dataset:
     """
     kind, _, folder = name.partition(":")
     if name in ("scenes", "hard-scenes"):
+        if limit < 1:
+            raise ValueError(f"evaluate: limit must be from 1, got {limit}")
         return Scenes(limit, seed, hard=name == "hard-scenes")
     if kind not in _FOLDERS or not folder:
         known = ", ".join(f"{kind}:FOLDER" for kind in _FOLDERS)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
+from dcam_fast.entries import Entry, read_json
 from dcam_fast.evaluation.datasets import masks
-from dcam_fast.evaluation.datasets.sample import Region, Sample, find_folder, read_json
+from dcam_fast.evaluation.datasets.sample import Region, Sample, find_folder, load_annotated
 from dcam_fast.evaluation.datasets.terms import COCO_SYNONYMS
 from dcam_fast.evaluation.matching import find_terms, plural, split_words
-from dcam_fast.images import load_image
 
 
 class CocoCaptions(Sequence[Sample]):
@@ -28,29 +28,40 @@ class CocoCaptions(Sequence[Sample]):
                 ``SPLIT/`` or ``images/SPLIT/``.
             split: ``"val2017"``, ``"train2017"``, ...
 
-        Raises FileNotFoundError or ValueError naming the file that is missing or unfit, ImportError the extra.
+        Raises FileNotFoundError or ValueError naming the file and the entry that is missing or unfit, ImportError the
+        extra. The segmentations of an image, and its size, are checked when it is asked for.
         """
         masks.need_tools()
-        paths = [folder / "annotations" / f"{kind}_{split}.json" for kind in ("captions", "instances")]
-        captions, instances = (read_json(path, "coco") for path in paths)
+        captions, instances = (
+            read_json(folder / "annotations" / f"{kind}_{split}.json", "coco", "annotations")
+            for kind in ("captions", "instances")
+        )
         self._images = find_folder(folder, (split, f"images/{split}"), "coco")
-        self._captions: dict[int, str] = {}
-        self._instances: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        self._path = paths[0]
-        try:
-            for entry in captions["annotations"]:
-                self._captions.setdefault(entry["image_id"], " ".join(entry["caption"].split()))
-            self._path = paths[1]
-            self._names = {entry["id"]: str(entry["name"]) for entry in instances["categories"]}
-            for entry in instances["annotations"]:
-                self._instances[entry["image_id"]].append(entry)
-            self._entries = [
-                entry for entry in instances["images"] if entry["id"] in self._captions and self._instances[entry["id"]]
-            ]
-            every = (term for name in self._names.values() for term in category_terms(name))
-            self._compounds = tuple(term for term in every if " " in term)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"coco: annotations must be in COCO's format, got '{self._path}': {error!r}") from error
+        self._captions: dict[int | str, str] = {}
+        for entry in captions.field("annotations").list():
+            caption = " ".join(entry.field("caption").text().split())
+            self._captions.setdefault(entry.field("image_id").key(), caption)
+        categories = _by_id(instances.field("categories"))
+        self._names = {key: entry.field("name").text() for key, entry in categories.items()}
+        self._instances: dict[int | str, list[Entry]] = defaultdict(list)
+        for entry in instances.field("annotations").list():
+            category = entry.field("category_id")
+            if category.key() not in self._names:
+                raise category.error("the id of a category")
+            entry.field("segmentation")
+            self._instances[entry.field("image_id").key()].append(entry)
+        images = instances.field("images")
+        self._entries = []
+        for key, entry in _by_id(images).items():
+            entry.field("file_name").file_in(self._images)
+            _size(entry)
+            if key in self._captions and key in self._instances:
+                self._entries.append(entry)
+        if not self._entries:
+            got = f"none of {len(images.list())}; are the image_id of '{captions.path}' ids of these images?"
+            raise images.error("images of which one at least has a caption and an instance", got)
+        every = (term for name in self._names.values() for term in category_terms(name))
+        self._compounds = tuple(term for term in every if " " in term)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -63,18 +74,14 @@ class CocoCaptions(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         entry = self._entries[index]
-        image = load_image(self._images / entry["file_name"])
-        by_category: dict[str, list[Any]] = defaultdict(list)
-        try:
-            for instance in self._instances[entry["id"]]:
-                by_category[self._names[instance["category_id"]]].append(instance["segmentation"])
-            size = image.shape[:2]
-            found = {name: masks.union(parts, size) for name, parts in by_category.items()}
-        except (KeyError, ValueError) as error:
-            raise ValueError(
-                f"coco: instances of image {entry['id']} must be sound, got '{self._path}': {error}"
-            ) from error
-        caption = self._captions[entry["id"]]
+        key, size = entry.field("id").key(), _size(entry)
+        image = load_annotated(entry.field("file_name").file_in(self._images), size, entry)
+        by_category: dict[str, list[Entry]] = defaultdict(list)
+        for instance in self._instances[key]:
+            name = self._names[instance.field("category_id").key()]
+            by_category[name].append(instance.field("segmentation"))
+        found = {name: masks.union(parts, size) for name, parts in by_category.items()}
+        caption = self._captions[key]
         words, offsets = split_words(caption)
         terms = {name: category_terms(name) for name, mask in found.items() if mask.any()}
         spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -82,7 +89,24 @@ class CocoCaptions(Sequence[Sample]):
             if owner < len(terms):
                 spans[list(terms)[owner]].append((offsets[first][0], offsets[last - 1][1]))
         regions = (Region(name, found[name], tuple(spans[name]), of) for name, of in terms.items())
-        return Sample(str(entry["id"]), image, None, caption, tuple(regions), self._compounds)
+        return Sample(str(key), image, None, caption, tuple(regions), self._compounds)
+
+
+def _by_id(entries: Entry) -> dict[int | str, Entry]:
+    """The entries of a list by their ids, of which no two read the same."""
+    found: dict[int | str, Entry] = {}
+    texts = set()
+    for entry in entries.list():
+        key = entry.field("id")
+        if str(key.key()) in texts:
+            raise key.error("the id of one entry only")
+        texts.add(str(key.key()))
+        found[key.key()] = entry
+    return found
+
+
+def _size(entry: Entry) -> tuple[int, int]:
+    return entry.field("height").integer(1), entry.field("width").integer(1)
 
 
 def category_terms(name: str) -> tuple[str, ...]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from dcam_fast.evaluation.datasets.sample import Region, Sample
+from dcam_fast.entries import Entry
+from dcam_fast.evaluation.datasets.sample import Region, Sample, load_annotated
 from dcam_fast.evaluation.matching import split_words
-from dcam_fast.images import load_image
+from dcam_fast.images import ImageError, open_image
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -39,6 +40,9 @@ class ImageFolder(Sequence[Sample]):
                     raise FileNotFoundError(
                         f"folder: '{path.name}' must have a file '{path.with_suffix(ending).name}' beside it, got none"
                     )
+        for former, path in pairwise(self._images):
+            if former.stem == path.stem:
+                raise ValueError(f"folder: '{path.name}' must have a name of its own, got '{former.name}' beside it")
 
     def __len__(self) -> int:
         return len(self._images)
@@ -54,26 +58,28 @@ class ImageFolder(Sequence[Sample]):
         labels = _read_labels(path.with_suffix(".mask.png"))
         text = path.with_suffix(".txt")
         try:
-            lines = text.read_text("utf-8").splitlines()
+            lines = text.read_text("utf-8-sig").removesuffix("\n").split("\n")
         except UnicodeDecodeError as error:
             raise ValueError(f"folder: text must be UTF-8, got '{text}'") from error
         if labels.max() > len(lines):
             raise ValueError(f"folder: '{text.name}' must have a line for label {labels.max()}, got {len(lines)} lines")
         regions = []
         for label, line in enumerate(lines, 1):
-            terms = tuple(" ".join(split_words(term)[0]) for term in line.split(",") if term.strip())
+            terms = tuple(filter(None, (" ".join(split_words(term)[0]) for term in line.split(","))))
             mask = labels == label
             if terms and mask.any():
                 regions.append(Region(terms[0], mask, terms=terms))
-        return Sample(path.stem, load_image(path), None, "", tuple(regions))
+        image = load_annotated(path, labels.shape, Entry(path.name, "folder", f"'{path.name}'"))
+        return Sample(path.stem, image, None, "", tuple(regions))
 
 
 def _read_labels(path: Path) -> NDArray[np.int64]:
     try:
-        with Image.open(path) as image:
-            labels = np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"folder: mask must be a picture, got '{path}'") from error
+        labels = np.asarray(open_image(path))
+    except ImageError as error:
+        raise ValueError(f"folder: mask must be a picture, got '{path}': {error}") from error
     if labels.ndim != 2:
         raise ValueError(f"folder: mask must have one channel, got '{path}' with {labels.shape[2]}")
+    if labels.dtype.kind not in "bui" or labels.min() < 0:
+        raise ValueError(f"folder: mask must hold labels from 0, got '{path}' of {labels.dtype} from {labels.min()}")
     return labels.astype(np.int64)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
+from dcam_fast.entries import Entry, read_json
 from dcam_fast.evaluation.datasets import masks
-from dcam_fast.evaluation.datasets.sample import Region, Sample, find_folder, read_json
+from dcam_fast.evaluation.datasets.sample import Region, Sample, find_folder, load_annotated
 from dcam_fast.evaluation.matching import head_of, plural, split_words
-from dcam_fast.images import load_image
 
 _ANNOTATIONS = "annotations/train/GranDf_HA_GCG_train.json"
 _IMAGES = "GranDf_HA_images/train"
@@ -24,17 +24,20 @@ class GranDf(Sequence[Sample]):
         Args:
             folder: ``GranDf``, with ``annotations/train/GranDf_HA_GCG_train.json`` and ``GranDf_HA_images/train/``.
 
-        Raises FileNotFoundError or ValueError naming the file that is missing or unfit, ImportError the extra.
+        Raises FileNotFoundError or ValueError naming the file and the entry that is missing or unfit. The masks of an
+        image are checked when it is asked for.
         """
-        masks.need_tools()
-        self._path = folder / _ANNOTATIONS
-        self._entries = read_json(self._path, "grandf")
+        content = read_json(folder / _ANNOTATIONS, "grandf", "annotations")
+        self._entries = content.list()
         self._images = find_folder(folder, (_IMAGES,), "grandf")
-        keys = {"file_name", "caption", "groundings"}
-        if not isinstance(self._entries, list) or not all(keys <= set(entry) for entry in self._entries):
-            raise ValueError(
-                f"grandf: annotations must be a list of entries with {', '.join(sorted(keys))}, got '{self._path}'"
-            )
+        if not self._entries:
+            raise content.error("entries, one at least")
+        for entry in self._entries:
+            entry.field("file_name").file_in(self._images)
+            caption = _caption(entry)
+            for grounding in entry.field("groundings").fields().values():
+                _span(grounding, caption)
+                grounding.field("rle_masks").list()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -47,23 +50,28 @@ class GranDf(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         entry = self._entries[index]
-        image = load_image(self._images / entry["file_name"])
-        caption = entry["caption"].strip('"').strip()
-        try:
-            regions = [
-                self._region(caption, phrase, grounding, image.shape[:2])
-                for phrase, grounding in entry["groundings"].items()
-            ]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"grandf: groundings of {entry['file_name']} must be sound, got '{self._path}': {error}"
-            ) from error
-        return Sample(Path(entry["file_name"]).stem, image, None, caption, tuple(r for r in regions if r.mask.any()))
+        path = entry.field("file_name").file_in(self._images)
+        image = load_annotated(path, None, entry)
+        groundings = entry.field("groundings").fields()
+        regions = [_region(_caption(entry), *grounding, image.shape[:2]) for grounding in groundings.items()]
+        return Sample(path.stem, image, None, _caption(entry), tuple(r for r in regions if r.mask.any()))
 
-    def _region(self, caption: str, phrase: str, grounding: dict[str, Any], size: tuple[int, int]) -> Region:
-        start, end = grounding["token_positives"]
-        if not 0 <= start < end <= len(caption):
-            raise ValueError(f"token_positives {[start, end]} of {phrase!r} in a caption of {len(caption)} characters")
-        head = head_of(phrase)
-        terms = tuple(dict.fromkeys((" ".join(split_words(phrase)[0]), head, plural(head))))
-        return Region(phrase, masks.union(grounding["rle_masks"], size), ((start, end),), terms)
+
+def _caption(entry: Entry) -> str:
+    return entry.field("caption").text().strip('"').strip()
+
+
+def _span(grounding: Entry, caption: str) -> tuple[int, int]:
+    """The characters of a caption that a grounding is of."""
+    positions = grounding.field("token_positives")
+    numbers = [position.integer() for position in positions.list()]
+    if len(numbers) != 2 or not 0 <= numbers[0] < numbers[1] <= len(caption):
+        raise positions.error(f"start and end in a caption of {len(caption)} characters")
+    return numbers[0], numbers[1]
+
+
+def _region(caption: str, phrase: str, grounding: Entry, size: tuple[int, int]) -> Region:
+    head = head_of(phrase)
+    terms = tuple(dict.fromkeys((" ".join(split_words(phrase)[0]), head, plural(head))))
+    mask = masks.union(grounding.field("rle_masks").list(), size)
+    return Region(phrase, mask, (_span(grounding, caption),), terms)

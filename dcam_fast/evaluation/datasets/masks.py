@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dcam_fast.entries import Entry
+
+BEYOND: Final = 1.0  # pixels by which a corner may lie outside of the image: tools round
+_NEED: Final = "polygons or run lengths of the image"
+_LONGEST: Final = 13  # characters of a compressed run length, which hold 64 bits
 
 
 def need_tools() -> Any:
@@ -15,37 +21,30 @@ def need_tools() -> Any:
         from pycocotools import mask
     except ImportError as error:
         raise ImportError(
-            "datasets: pycocotools must be installed to read masks in COCO's formats: pip install 'dcam_fast[eval]'"
+            "datasets: pycocotools must be installed to read COCO's polygons: pip install 'dcam_fast[eval]'"
         ) from error
     return mask
 
 
 def decode(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     """A segmentation as bool ``[H, W]`` of ``size``: a list of polygons ``[x, y, x, y, ...]``, or a dict of run lengths
-    with ``size`` and ``counts`` (a list, or COCO's string). Polygons of fewer than three corners enclose nothing.
+    with ``size`` and ``counts`` (a list, or COCO's string). Polygons of fewer than three corners enclose nothing. All
+    is checked here before native code sees it.
 
-    Raises ValueError for anything else, and ImportError naming the extra without pycocotools.
+    Args:
+        segmentation: as JSON has it, or an `Entry`, which errors then name.
+        size: height and width.
+
+    Raises:
+        ValueError: for anything else.
+        ImportError: naming the extra, for polygons without pycocotools.
     """
-    tools = need_tools()
-    height, width = size
-    try:
-        if isinstance(segmentation, dict):
-            if list(segmentation["size"]) != [height, width]:
-                raise ValueError(f"size {list(segmentation['size'])} for an image of {[height, width]}")
-            counts = segmentation["counts"]
-            if isinstance(counts, list) and (sum(counts) != height * width or min(counts, default=0) < 0):
-                raise ValueError(f"run lengths of {sum(counts)} pixels for an image of {height * width}")
-            runs = tools.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
-            return np.asarray(tools.decode(runs), dtype=bool)
-        if not isinstance(segmentation, list):
-            raise ValueError(f"{type(segmentation).__name__} {segmentation!r}")
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-        if not polygons:
-            return np.zeros(size, bool)
-        return np.asarray(tools.decode(tools.merge(tools.frPyObjects(polygons, height, width))), dtype=bool)
-    except Exception as error:  # what pycocotools raises for damaged input is anything
-        got = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"datasets: segmentation must be polygons or run lengths of the image, got {got}") from error
+    entry = segmentation if isinstance(segmentation, Entry) else Entry(segmentation, "datasets", "segmentation")
+    if isinstance(entry.value, dict):
+        return _from_runs(entry, size)
+    if isinstance(entry.value, list):
+        return _from_polygons(entry, size)
+    raise entry.error(_NEED)
 
 
 def union(segmentations: Sequence[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -54,3 +53,66 @@ def union(segmentations: Sequence[Any], size: tuple[int, int]) -> NDArray[np.boo
     for segmentation in segmentations:
         mask |= decode(segmentation, size)
     return mask
+
+
+def _from_polygons(entry: Entry, size: tuple[int, int]) -> NDArray[np.bool_]:
+    height, width = size
+    polygons = [_polygon(polygon, size) for polygon in entry.list()]
+    shapes = [polygon for polygon in polygons if len(polygon) >= 6]
+    if not shapes:
+        return np.zeros(size, bool)
+    tools = need_tools()
+    return np.asarray(tools.decode(tools.merge(tools.frPyObjects(shapes, height, width))), dtype=bool)
+
+
+def _polygon(entry: Entry, size: tuple[int, int]) -> list[float]:
+    """x, y, x, y, ... of a polygon, all in the image."""
+    coordinates = [coordinate.number() for coordinate in entry.list()]
+    if len(coordinates) % 2:
+        raise entry.error(f"{_NEED}: x, y, x, y, ...", f"{len(coordinates)} numbers")
+    height, width = size
+    for index, coordinate in enumerate(coordinates):
+        limit = height if index % 2 else width
+        if not -BEYOND <= coordinate <= limit + BEYOND:
+            axis = "y" if index % 2 else "x"
+            raise entry.error(f"{_NEED}: {axis} from 0 to {limit}", f"{axis} = {coordinate:g}")
+    return coordinates
+
+
+def _from_runs(entry: Entry, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Runs go down the columns, and the first is of zeros."""
+    height, width = size
+    if not {"size", "counts"} <= set(entry.value):
+        raise entry.error(_NEED)
+    stored, counts = entry.value["size"], entry.value["counts"]
+    if stored != [height, width] and stored != (height, width):
+        raise entry.error(_NEED, f"size {stored} for an image of {[height, width]}")
+    lengths = _uncompressed(entry) if isinstance(counts, str | bytes) else counts
+    if not isinstance(lengths, list) or not all(type(length) is int and length >= 0 for length in lengths):
+        raise entry.error(_NEED)
+    if sum(lengths) != height * width:
+        raise entry.error(_NEED, f"run lengths of {sum(lengths)} pixels for an image of {height * width}")
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, height).T.copy()
+
+
+def _uncompressed(entry: Entry) -> list[int]:
+    """The run lengths of COCO's string: numbers of 5 bits a character from the lowest on, each from the fourth on less
+    the one two before it. In a character 32 says that another follows, and 16 in the last that the number is negative.
+    """
+    counts = entry.value["counts"]
+    text = counts.encode("utf-8", "replace") if isinstance(counts, str) else counts
+    lengths: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = character - 48
+        if not 0 <= bits < 64 or shift >= 5 * _LONGEST:
+            raise entry.error(_NEED, f"a string with {chr(character)!r} in it or a number too large")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << (shift - 4)
+            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise entry.error(_NEED, "a string that ends within a number")
+    return lengths

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dcam_fast.entries import Entry
+from dcam_fast.images import exif_orientation, load_image
 
 Dataset = Sequence["Sample"]  # a sample is read when it is asked for, and nobody keeps it
 
@@ -60,14 +61,25 @@ class Sample:
                 )
 
 
-def read_json(path: Path, caller: str) -> Any:
-    """The content of a JSON file. FileNotFoundError or ValueError, naming it, where there is none."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{caller}: annotations must be a file that exists, got '{path}'")
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{caller}: annotations must be JSON, got '{path}': {error}") from error
+def load_annotated(path: Path, size: tuple[int, int] | None, entry: Entry) -> NDArray[np.uint8]:
+    """The image that an annotation is about.
+
+    Args:
+        path: its file.
+        size: height and width by the annotation; None where it does not say.
+        entry: the annotation, which errors name.
+
+    Raises ValueError where the image has another size, and where its EXIF orientation turns it but not its size, so
+    that nobody knows whether its masks were drawn before or after.
+    """
+    image, orientation = load_image(path), exif_orientation(path)
+    height, width = image.shape[:2]
+    if size not in (None, (height, width)):
+        turned = "" if orientation == 1 else ", turned by its EXIF orientation"
+        raise entry.error(f"an image of {size} (height, width)", f"'{path}' of {(height, width)}{turned}")
+    if orientation in (2, 3, 4) or (orientation != 1 and height == width):
+        raise entry.error("an image that is stored upright", f"'{path}', turned by its EXIF orientation")
+    return image
 
 
 def find_folder(root: Path, names: Sequence[str], caller: str) -> Path:

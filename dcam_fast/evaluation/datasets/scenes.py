@@ -18,6 +18,8 @@ class Scenes(Sequence[Sample]):
     colour and shape; there are no terms, for in a caption with an error nobody knows which object a word means."""
 
     def __init__(self, count: int, seed: int, hard: bool = False) -> None:
+        if count < 0 or seed < 0:
+            raise ValueError(f"Scenes: count and seed must be from 0, got {count} and {seed}")
         self.seed, self.hard = seed, hard
         self._count = count
         self._states: list[dict[str, Any]] = [dict(np.random.default_rng(seed).bit_generator.state)]

@@ -16,7 +16,6 @@ A stage is saved every ``SAVE_EVERY`` steps and goes on from there when started 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dcam_fast.folders import replacing
 from dcam_fast.models.tiny import scenes
 from dcam_fast.models.tiny.modeling import CELL, TinyConfig, TinyForMaskedDiffusion, VisionTower
 from dcam_fast.models.tiny.processing import (
@@ -325,9 +325,9 @@ def _finish(run: Run, stage: Stage, folder: Path, scale: float) -> None:
         bar.set_postfix(shown)
         bar.update()
         if run.step % SAVE_EVERY == 0 or run.step == len(plan):
-            torch.save(run.state(), folder / "run.pt.part")
-            os.replace(folder / "run.pt.part", saved)
-            export(run, folder / "model")
+            with replacing(folder, "train") as draft:
+                torch.save(run.state(), draft / saved.name)
+                export(run, draft / "model")
 
 
 def train(folder: Path, *, scale: float = 1.0, compile: bool = False) -> Path:
@@ -340,12 +340,15 @@ def train(folder: Path, *, scale: float = 1.0, compile: bool = False) -> Path:
     """
     if not 0 < scale <= 1:
         raise ValueError(f"train: scale must be above 0 and at most 1, got {scale}")
-    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder, "train"):  # which makes it, or says why it cannot be written to
+        pass
     torch.manual_seed(0)
     config = TinyConfig(vocab_size=len(VOCABULARY), mask_token_id=MASK)
     model = TinyForMaskedDiffusion(config)
     if not (folder / "tower.pt").exists():
-        torch.save(train_tower(config, scale), folder / "tower.pt")
+        tower = train_tower(config, scale)
+        with replacing(folder, "train") as draft:
+            torch.save(tower, draft / "tower.pt")
     model.vision.load_state_dict(torch.load(folder / "tower.pt"))
     if compile:
         for block in model.blocks:

@@ -1,0 +1,233 @@
+"""Folders of results: files are written into a draft first and then take their places one by one.
+
+The draft lies in the folder itself, so that a mount point, a folder in one that is not writable and the current folder
+can be written to, and keep their mode and owner. Locks are `flock` on folders: the system releases them with the
+process, so that a draft without a lock is one that a killed process left.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+_DRAFT: Final = re.compile(r"\.dcam-[0-9a-f]{32}\.new")
+_TRIES: Final = 100  # to make a folder that others remove
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY
+# what flock says on file systems without it: files still take their places one by one, without waiting for each other
+_NO_LOCKS: Final = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8. A lone surrogate, as file names that are not UTF-8 have them, becomes ``\\udcXX``, which in JSON is
+    that surrogate again."""
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON; what it cannot hold is written as its text."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def check_replaceable(folder: Path, record: str, caller: str) -> None:
+    """Raises FileExistsError unless ``folder`` is not there, is empty, or holds an earlier save and nothing else.
+
+    Args:
+        folder: where something is to be written.
+        record: name of the JSON file in which a save lists its "files".
+        caller: what the error names.
+    """
+    with _naming(folder, caller):
+        if not folder.exists():
+            return
+        _check_is_folder(folder, caller)
+        others = sorted(_entries(folder) - _known_files(folder, record))
+    if others:
+        need = "new, empty or hold nothing but an earlier save"
+        raise FileExistsError(f"{caller}: folder must be {need}, got '{folder}' with '{others[0]}' in it")
+
+
+@contextmanager
+def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Waits until nobody writes to a folder that exists; unless ``shared``, also until nobody reads it."""
+    descriptor = os.open(folder, _FOLDER)
+    try:
+        _lock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(folder: Path, caller: str, record: str | None = None) -> Iterator[Path]:
+    """An empty draft, whose files at the end replace those of the same names in ``folder``. If anything fails before
+    that, the folder is as before, or gone where it is new.
+
+    Args:
+        folder: made with its parents where it is not there.
+        caller: what errors name.
+        record: name of the JSON file in which the draft lists all its "files", and an earlier save its own. It comes
+            last, and files of the earlier save that are not written again are removed. Without it nothing is.
+
+    Raises:
+        FileExistsError: ``folder`` is a file or, with ``record``, holds anything but an earlier save.
+        OSError: of the kind that occurred, naming the folder.
+    """
+    with _naming(folder, caller):
+        folder = folder.resolve()  # a link stays a link
+        missing = [place for place in (folder, *folder.parents) if not place.exists()]
+        draft = folder / f".dcam-{uuid.uuid4().hex}.new"
+        in_use = None
+        try:
+            with _made(folder, caller):
+                if record is not None:
+                    check_replaceable(folder, record, caller)
+                _sweep(folder)
+                draft.mkdir()
+                in_use = os.open(draft, _FOLDER)
+                _lock(in_use, fcntl.LOCK_EX)  # until the draft is gone: see `_sweep`
+            yield draft
+            with locked(folder):
+                if record is not None:
+                    check_replaceable(folder, record, caller)
+                _publish(draft, folder, record)
+                shutil.rmtree(draft, ignore_errors=True)
+        except BaseException:
+            with suppress(OSError), locked(folder):
+                shutil.rmtree(draft, ignore_errors=True)
+                for place in missing:
+                    place.rmdir()  # fails where somebody else writes there
+            raise
+        finally:
+            if in_use is not None:
+                os.close(in_use)
+
+
+@contextmanager
+def _made(folder: Path, caller: str) -> Iterator[None]:
+    """Makes a folder where it is not there, and holds it as `locked` does."""
+    descriptor = _make(folder, caller)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make(folder: Path, caller: str) -> int:
+    """Makes a folder where it is not there. Returns an open descriptor of it with the lock."""
+    for _ in range(_TRIES):
+        _check_is_folder(folder, caller)
+        with suppress(FileNotFoundError):  # a writer that failed removes the folders that it made
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, _FOLDER)
+            _lock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor
+            os.close(descriptor)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+
+
+@contextmanager
+def _naming(folder: Path, caller: str) -> Iterator[None]:
+    """Errors of the system as errors of the caller, of the same type and number, that name the folder."""
+    try:
+        yield
+    except OSError as error:
+        elsewhere = isinstance(error.filename, str) and not (
+            Path(error.filename).is_relative_to(folder) or folder.is_relative_to(error.filename)
+        )
+        if not error.strerror or elsewhere:  # it names what it is about
+            raise
+        named = type(error)(f"{caller}: folder must be writable, got '{folder}': {error.strerror}")
+        named.errno = error.errno
+        raise named from error
+
+
+def _check_is_folder(folder: Path, caller: str) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{caller}: folder must be a folder or not exist, got the file '{folder}'")
+
+
+def _lock(descriptor: int, operation: int) -> None:
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def _publish(draft: Path, folder: Path, record: str | None) -> None:
+    """Moves the files of a draft to their places. Meanwhile the record says only which files may be there, so that
+    a reader cannot take a mixture for a save, and the next save knows what a killed one left."""
+    files, former = set(files_of(draft)), set()
+    if record is not None:
+        former = _entries(folder) & _known_files(folder, record)
+        unfinished = draft / f"{record}.unfinished"
+        write_json(unfinished, {"schema": "unfinished", "files": sorted(files | former)})
+        os.replace(unfinished, folder / record)
+    for name in sorted(files, key=lambda name: name == record):
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(draft / name, place)
+    for name in former - files:
+        (folder / name).rmdir() if name.endswith("/") else (folder / name).unlink()
+        with suppress(OSError):  # not empty
+            for parent in PurePosixPath(name).parents[:-1]:
+                (folder / parent).rmdir()
+
+
+def files_of(folder: Path) -> list[str]:
+    """Relative paths of all files in a folder and in its folders, in order."""
+    return sorted(name for name in _entries(folder) if not name.endswith("/"))
+
+
+def _entries(folder: Path) -> set[str]:
+    """Relative paths of the files and links in a folder and in its folders, and, with a "/" behind it, of each folder
+    that is empty. Drafts are left out, and links are not followed."""
+    names: set[str] = set()
+    for place, folders, files in os.walk(folder, onerror=_raise):
+        here = Path(place).relative_to(folder)
+        folders[:] = [name for name in folders if not _DRAFT.fullmatch(name)]
+        links = [name for name in folders if Path(place, name).is_symlink()]
+        names.update(str(here / name) for name in (*files, *links))
+        if place != str(folder) and not folders and not files:
+            names.add(f"{here}/")
+    return names
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _known_files(folder: Path, record: str) -> set[str]:
+    """What an earlier save may have left in a folder: its files, by its own record, and the folders of these. None
+    where there is no sound record."""
+    try:
+        facts = json.loads((folder / record).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return set()
+    files = facts.get("files") if isinstance(facts, dict) and "schema" in facts else None
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        return set()
+    return {*files, *(f"{parent}/" for name in files for parent in PurePosixPath(name).parents)}
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the drafts of killed processes."""
+    for draft in folder.iterdir():
+        if _DRAFT.fullmatch(draft.name) and draft.is_dir() and not draft.is_symlink():
+            with suppress(OSError):  # in use, or somebody else's
+                descriptor = os.open(draft, _FOLDER)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(draft)
+                finally:
+                    os.close(descriptor)

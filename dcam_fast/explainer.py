@@ -128,7 +128,7 @@ class Explainer:
             raise ValueError(f"stream: method must be of Diffusion-CAM's kind, a Method, got {method!r}")
         with using(self.resources):
             request = self._request(image, prompt, method, replace(settings, state="committed"), profile)
-        return Stream(request, self.adapter.denoise(request.inputs, steps, block_length))
+            return Stream(request, self.adapter.denoise(request.inputs, steps, block_length))
 
     def _request(
         self,

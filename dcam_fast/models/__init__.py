@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 
 from dcam_fast.models.adapter import Adapter, AdapterError
+from dcam_fast.modes import own_modes
 
 __all__ = ["DTYPES", "FAMILIES", "Adapter", "AdapterError", "load"]
 
@@ -27,6 +28,7 @@ FAMILIES: Final[dict[str, str]] = {
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+@own_modes()
 def load(
     name: str,
     *,

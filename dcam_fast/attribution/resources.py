@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from dcam_fast.checks import check_count, check_switch
 from dcam_fast.modes import ProcessWide, own_modes
 
 P = ParamSpec("P")
@@ -37,8 +38,9 @@ class Resources:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_memory is not None and self.max_memory <= 0:
-            raise ValueError(f"Resources: max_memory must be a positive number of bytes, got {self.max_memory}")
+        check_count("Resources", "max_memory", self.max_memory)
+        check_switch("Resources", "compile", self.compile)
+        check_switch("Resources", "deterministic", self.deterministic)
 
 
 _current: ContextVar[Resources | None] = ContextVar("resources", default=None)

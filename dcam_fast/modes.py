@@ -1,8 +1,8 @@
 """torch's modes while this package computes: its own, whatever the caller has set.
 
-torch keeps modes that change what an operation computes: inference mode, autograd, autocast and a default device of each
-thread, and a default dtype and deterministic algorithms of the whole process. Models and passes are written for the
-modes that a fresh process has. `own_modes` gives them those, and the caller finds his own again.
+torch keeps modes that change what an operation computes. Inference mode, autograd, autocast and the default device
+belong to a thread, the default dtype and deterministic algorithms to the whole process. Models and passes are written
+for the modes of a fresh process: `own_modes` sets those, and restores the caller's.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def own_modes() -> Iterator[None]:
     """The modes of a fresh process: autograd, float32 by default, on the CPU by default, neither inference mode nor
     autocast.
 
-    Also a decorator, for functions that are not generators: whoever takes the steps of one has modes of his own between
-    them. May be nested. Modes that only watch (profilers, counters of operations) and choices of speed (threads, matmul
+    Also a decorator, for functions that are not generators: between the steps of a generator the modes are the caller's.
+    May be nested. Modes that only watch (profilers, counters of operations) and choices of speed (threads, matmul
     precision, deterministic algorithms) stay the caller's.
     """
     with contextlib.ExitStack() as stack:

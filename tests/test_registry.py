@@ -75,7 +75,7 @@ def test_command_line_hands_on_model_and_trust(tmp_path: Path, monkeypatch: pyte
     assert calls == [(str(tmp_path), False, None), (str(tmp_path), True, "bfloat16")]
 
 
-# ------------------------------------------------------------------------------------------- the embedded model's family
+# ------------------------------------------------------------------------------------------ the embedded model's family
 
 
 @pytest.fixture
@@ -116,7 +116,11 @@ def test_loading_leaves_the_random_numbers_alone(trained: Path) -> None:
         ("config.json", lambda content: b"\xff\xfe", "must be JSON that can be read, got"),
         ("config.json", lambda content: content.replace(b"grid", b"grit"), "must hold the model's sizes, got"),
         ("config.json", lambda content: content.replace(b"128", b"-1"), "must hold the model's sizes, got"),
-        ("config.json", lambda content: content.replace(b"352", b"353"), "must hold the weights that config.json describes, got"),
+        (
+            "config.json",
+            lambda content: content.replace(b"352", b"353"),
+            "must hold the weights .* describes, got",
+        ),
         ("config.json", lambda content: content.replace(b'"dcam_tiny"', b"[1]"), "must be one of .*, got"),
     ],
 )
@@ -156,7 +160,7 @@ def test_the_embedded_model_starts_without_heavy_imports() -> None:
     assert not run.stderr
 
 
-# --------------------------------------------------------------------------------------------------------- what is asked
+# -------------------------------------------------------------------------------------------------------- what is asked
 
 
 @pytest.mark.parametrize(

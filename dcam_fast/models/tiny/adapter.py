@@ -19,6 +19,7 @@ from dcam_fast.models.tiny.modeling import CELL, Attention, TinyForMaskedDiffusi
 from dcam_fast.models.tiny.processing import EOS, MASK, PAD, SPECIAL, TOKENIZER, UNKNOWN, VOCABULARY, TinyImageProcessor
 from dcam_fast.models.tiny.scenes import CAPTION_PROMPT
 
+
 @dataclass(frozen=True)
 class TinyInputs(Inputs):
     """``pixels``: ``[1, 3, H, W]``, of the weights' dtype. ``embedded``: ``[1, N, D]``, what the tower makes of them.

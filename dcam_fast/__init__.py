@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ __all__ = [
     "env",
     "profile",
 ]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet unless the application asks
 
 # Loaded on first use: `import dcam_fast` itself needs neither torch nor transformers.
 _HOME = {

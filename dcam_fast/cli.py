@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from dcam_fast.streaming import Step
 
 HARD = "Hard scenes: up to six objects that overlap and look alike, on richer backgrounds."
+STREAMED = (
+    "note: with --stream every token is explained at the step that wrote it (state committed); "
+    "the maps that are saved differ from those without --stream"
+)
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -148,7 +152,11 @@ def explain(
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. Without it: as the family has it.")] = None,
     stream: Annotated[
         bool,
-        typer.Option("--stream", help="Show every word as it is written; for Diffusion-CAM's kind of method."),
+        typer.Option(
+            "--stream",
+            help="Show every word as it is written, and save the maps of those steps (state committed), which are not "
+            "those without --stream. For Diffusion-CAM's kind of method.",
+        ),
     ] = False,
 ) -> None:
     """Explain what a model answers about images."""
@@ -164,6 +172,8 @@ def explain(
     if targets == ["all"]:
         targets = "all"
     explainer = _load_explainer(model, device, trust_remote_code, dtype)
+    if stream:
+        out_console.print(STREAMED, style="dim")
 
     failures = []
     with progress_bar() as progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from dcam_fast.attribution import Attribution, Resources
 from dcam_fast.attribution.diffusion_cam import Method
 from dcam_fast.attribution.methods import METHODS, method_named
 from dcam_fast.attribution.resources import using
+from dcam_fast.checks import check_count, check_text
 from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
 from dcam_fast.explanation import Explanation
@@ -43,9 +45,9 @@ class Explainer:
     @classmethod
     def from_pretrained(
         cls,
-        model: str = "tiny",
+        model: str | os.PathLike[str] = "tiny",
         *,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         attention: str | None = None,
         trust_remote_code: bool = False,
         dtype: torch.dtype | str | None = None,
@@ -55,6 +57,7 @@ class Explainer:
     ) -> Explainer:
         """An explainer of a model by name or folder; see `dcam_fast.models.load` for the first arguments and errors,
         and `dcam_fast.attribution.Resources` for the others."""
+        Resources(max_memory, compile, deterministic)  # whatever is wrong with them, before a model is loaded
         adapter = models.load(
             model, device=device, attention=attention, trust_remote_code=trust_remote_code, dtype=dtype
         )
@@ -88,10 +91,13 @@ class Explainer:
         Raises:
             ValueError: for an image, prompt, target or option that cannot be used, before anything is computed where
                 that can be told, else as soon as it can.
+            TypeError: for an argument of the wrong kind, before anything is computed.
         """
         check_targets(targets)
+        settings = method_named(method)
+        steps, block_length = _check_options("explain", prompt, profile, steps, block_length)
         with using(self.resources):
-            request = self._request(image, prompt, method, method_named(method), profile)
+            request = self._request(image, prompt, _name_of(method), settings, profile)
             started = time.perf_counter()
             trajectory = self.adapter.generate(request.inputs, steps, block_length)
             generated = time.perf_counter()
@@ -121,20 +127,22 @@ class Explainer:
                 there is while the answer is being written.
 
         Raises:
-            ValueError: as in `explain`, and where the model or the method cannot be stepped.
+            ValueError, TypeError: as in `explain`, and where the model or the method cannot be stepped.
         """
         settings = method_named(method)
+        steps, block_length = _check_options("stream", prompt, profile, steps, block_length)
         if not isinstance(settings, Method):
             raise ValueError(f"stream: method must be of Diffusion-CAM's kind, a Method, got {method!r}")
+        committed = replace(settings, state="committed")
         with using(self.resources):
-            request = self._request(image, prompt, method, replace(settings, state="committed"), profile)
-        return Stream(request, self.adapter.denoise(request.inputs, steps, block_length))
+            request = self._request(image, prompt, f"{_name_of(method)}, streamed", committed, profile)
+            return Stream(request, self.adapter.denoise(request.inputs, steps, block_length))
 
     def _request(
         self,
         image: ImageSource,
         prompt: str | None,
-        method: str | Attribution,
+        method_name: str,
         settings: Attribution,
         profile: str | RefineConfig | None,
     ) -> Request:
@@ -145,12 +153,28 @@ class Explainer:
             adapter=self.adapter,
             inputs=inputs,
             method=settings,
-            method_name=_name_of(method),
+            method_name=method_name,
             config=config,
             profile_name=profile if isinstance(profile, str) else repr(config),
             resources=self.resources,
             graphs=self._graphs,
         )
+
+
+def _check_options(
+    caller: str,
+    prompt: str | None,
+    profile: str | RefineConfig | None,
+    steps: int | None,
+    block_length: int | None,
+) -> tuple[int | None, int | None]:
+    """``steps`` and ``block_length`` as ints. Raises TypeError or ValueError for an option of the wrong kind."""
+    check_text(caller, "prompt", prompt)
+    if isinstance(profile, str):
+        profile_named(profile)
+    elif profile is not None and not isinstance(profile, RefineConfig):
+        raise TypeError(f"{caller}: profile must be a name, a RefineConfig or None, got {profile!r}")
+    return check_count(caller, "steps", steps), check_count(caller, "block_length", block_length)
 
 
 def _name_of(method: str | Attribution) -> str:

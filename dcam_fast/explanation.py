@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dcam_fast.modes import own_modes
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -162,6 +164,7 @@ class Explanation:
         positions = self.targets[index].positions
         return tuple(sorted({token.step for token in self.tokens if token.position in positions}))
 
+    @own_modes()
     def overlay(self, target: str | SupportsIndex, *, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
         """The map of a target in colour over the image, at the image's size; see `dcam_fast.ops.overlay`."""
         from dcam_fast.rendering import overlays
@@ -169,12 +172,14 @@ class Explanation:
         index = self.find(target)
         return overlays(self, self.image, [index], colormap=colormap, alpha=alpha)[0]
 
+    @own_modes()
     def contact_sheet(self, *, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
         """The answer, the image and one overlay per target with its groundedness, in one picture."""
         from dcam_fast.rendering import contact_sheet
 
         return contact_sheet([self], colormap=colormap, alpha=alpha)
 
+    @own_modes()
     def to_html(self) -> str:
         """A page on its own, needing nothing from elsewhere, on which a word that is pointed at shows its map."""
         from dcam_fast.page import to_html
@@ -194,6 +199,7 @@ class Explanation:
             raise RuntimeError("Explanation.show: needs IPython, as notebooks have it; elsewhere use save()") from error
         display(HTML(self._repr_html_()))
 
+    @own_modes()
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes all of it into a folder, whole or not at all; an earlier save there is replaced.
 
@@ -211,6 +217,7 @@ class Explanation:
         return save(self, _path(folder, "save"))
 
     @classmethod
+    @own_modes()
     def load(cls, folder: str | os.PathLike[str]) -> Explanation:
         """What `save` wrote, on the CPU.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from dcam_fast.explanation import Explanation, Target, Token
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
 from dcam_fast.ops.graphs import GraphCache
 from dcam_fast.words import find_phrase, is_content
+
+log = logging.getLogger(__name__)
 
 Targets = str | Sequence[str | int]
 
@@ -70,6 +73,11 @@ class Request:
         maps = self.refined(raw, answer)
         measures = self._measures(trajectory, chosen, maps)
         explaining = seconds.get("explain", 0.0) + time.perf_counter() - started
+        log.info(
+            "%s: method %s, %d tokens, %d maps of %s; generation %.3f s, explanation %.3f s",
+            *(adapter.name, self.method_name, trajectory.length, len(maps), "x".join(map(str, maps.shape[1:]))),
+            *(seconds["generate"], explaining),
+        )
         return Explanation(
             image=self.inputs.image,
             prompt=self.inputs.prompt,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from dcam_fast.attribution.words import mean_by_word, positions_of
 from dcam_fast.explanation import Explanation, Token
 from dcam_fast.models.adapter import OPEN, Trajectory, Word
 from dcam_fast.request import Request, Targets, check_targets, choose
+
+log = logging.getLogger(__name__)
 
 BLANK = "_"
 
@@ -108,6 +111,7 @@ class Stream(Iterator[Step]):
         seconds = {"generate": generating, "explain": time.perf_counter() - started}
         for name, value in seconds.items():
             self._seconds[name] += value
+        log.debug("step %d: %d new tokens, %s", index, len(fresh), seconds)
         return Step(
             index=index,
             text=self._text(trajectory, steps),

@@ -14,6 +14,7 @@ from torch import Tensor
 from dcam_fast.attribution.diffusion_cam import build_targets
 from dcam_fast.attribution.engine import Targets, capture
 from dcam_fast.models.adapter import NO_MASK, OPEN, Adapter, AdapterError, Hidden, Inputs, Trajectory
+from dcam_fast.modes import own_modes
 
 TOLERANCE = 1e-5  # relative, of gradients in float32: rounding, far below what a wrong graph makes
 
@@ -39,6 +40,7 @@ class _Case:
     trajectory: Trajectory
 
 
+@own_modes()
 def check_adapter(adapter: Adapter[Any], image: NDArray[np.uint8] | None = None, prompt: str | None = None) -> None:
     """Checks every promise of the adapter interface that can be seen from outside.
 

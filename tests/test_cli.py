@@ -127,6 +127,7 @@ def test_explain_while_it_is_written(run: Callable[..., Any], tmp_path: Path) ->
     Image.fromarray(scene.image).save(path)
     result = run("explain", path, "--stream", "--dtype", "float32", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
+    assert "note: with --stream every token is explained at the step that wrote it (state committed)" in result.output
     answer = " ".join(scenes.caption(scene).answer)
     steps = re.findall(r"^ +(\d+)  (.+)$", result.output, re.MULTILINE)
     assert [int(index) for index, _ in steps] == list(range(len(steps)))
@@ -134,7 +135,10 @@ def test_explain_while_it_is_written(run: Callable[..., Any], tmp_path: Path) ->
     assert "_" in steps[0][1]
     assert steps[-1][1].startswith(answer)
     assert re.search(rf"{scene.objects[0].shape} \(\d+, \d+\)", result.output)
-    assert json.loads((tmp_path / "out/scene/explanation.json").read_text())["answer"] == answer
+    saved = Explanation.load(tmp_path / "out/scene")
+    assert saved.answer == answer
+    assert saved.provenance["method"] == "default, streamed"
+    assert saved.provenance["state"] == "committed"
 
 
 def test_dtype_is_checked(run: Callable[..., Any], tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_batches_shrink_to_the_memory(asked: Asked) -> None:
         ),
     ):
         raw_maps(adapter, inputs, targets, Method(), inputs.views[0])
-    with pytest.raises(ValueError, match="Resources: max_memory must be a positive number of bytes, got 0"):
+    with pytest.raises(ValueError, match="Resources: max_memory must be a positive whole number or None, got 0"):
         Resources(max_memory=0)
 
 

@@ -93,7 +93,7 @@ def test_targets_by_word_phrase_and_position(explainer: Explainer, scene: scenes
         ({"method": "best"}, f"explain: method must be one of {', '.join(METHODS)} or a Method, got 'best'"),
         ({"profile": "best"}, "profile: name must be one of released, paper, default, unguided, got 'best'"),
         ({"prompt": "what is the zebra ?"}, "tiny: prompt must be made of the words"),
-        ({"steps": 0}, "generate: steps must be"),
+        ({"steps": 0}, "explain: steps must be a positive whole number or None, got 0"),
     ],
 )
 def test_errors(explainer: Explainer, scene: scenes.Scene, arguments: dict[str, object], message: str) -> None:

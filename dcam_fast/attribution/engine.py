@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from torch import Tensor
 from dcam_fast.attribution.objectives import Objective, Scores, evaluate
 from dcam_fast.attribution.resources import AllowanceError, Meter, allowance, compiled
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, Inputs
+
+log = logging.getLogger(__name__)
 
 ROWS = 4096  # of hidden states that run at once: more is no faster (benchmarks/passes.py) and takes more memory
 CHUNK = 16  # canvases that are embedded at once
@@ -267,6 +270,7 @@ def _whole(
                 if size == 1:
                     raise _too_small(limit) from None
                 size //= 2
+                log.info("a pass would keep more than %d bytes: going on with %d canvases at once", limit, size)
                 continue
             back(_Pass(group[part], top, kept, last=True))
             del top, kept  # before the next batch needs the room

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -38,12 +38,15 @@ METHODS: dict[str, Attribution] = {
 
 
 def method_named(method: str | Attribution) -> Attribution:
-    """The method itself, or the one of that name; ValueError for a name there is none of."""
-    if not isinstance(method, str):
-        return method
-    if method not in METHODS:
-        raise ValueError(f"explain: method must be one of {', '.join(METHODS)} or a Method, got {method!r}")
-    return METHODS[method]
+    """The method itself, or the one of that name; ValueError for a name there is none of, TypeError for no method."""
+    need = f"explain: method must be one of {', '.join(METHODS)} or a Method"
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise ValueError(f"{need}, got {method!r}")
+        return METHODS[method]
+    if isinstance(method, type) or not is_dataclass(method) or not hasattr(method, "raw_maps"):
+        raise TypeError(f"{need}, got {method!r}")
+    return method
 
 
 def describe(method: Attribution) -> dict[str, object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -13,6 +12,9 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+from dcam_fast.checks import check_count, check_switch
+from dcam_fast.modes import ProcessWide, own_modes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,8 +38,9 @@ class Resources:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_memory is not None and self.max_memory <= 0:
-            raise ValueError(f"Resources: max_memory must be a positive number of bytes, got {self.max_memory}")
+        check_count("Resources", "max_memory", self.max_memory)
+        check_switch("Resources", "compile", self.compile)
+        check_switch("Resources", "deterministic", self.deterministic)
 
 
 _current: ContextVar[Resources | None] = ContextVar("resources", default=None)
@@ -50,36 +53,24 @@ def current() -> Resources:
 
 @contextlib.contextmanager
 def using(resources: Resources) -> Iterator[None]:
-    """Passes inside run with ``resources``; other threads are not touched."""
+    """Passes inside run with ``resources`` and `own_modes`; other threads are not touched."""
     token = _current.set(resources)
     try:
-        with _deterministic() if resources.deterministic else contextlib.nullcontext():
+        with own_modes(), _deterministic((True, False)) if resources.deterministic else contextlib.nullcontext():
             yield
     finally:
         _current.reset(token)
 
 
-_lock = threading.Lock()
-_users, _before = 0, (False, False)
+def _deterministic_before() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
-@contextlib.contextmanager
-def _deterministic() -> Iterator[None]:
-    """torch's switch is one for the whole process: the first to come throws it, the last to go puts it back."""
-    global _users, _before
-    with _lock:
-        if _users == 0:
-            warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-            _before = torch.are_deterministic_algorithms_enabled(), warn_only
-            torch.use_deterministic_algorithms(True)
-        _users += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                torch.use_deterministic_algorithms(_before[0], warn_only=_before[1])
+def _set_deterministic(value: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(value[0], warn_only=value[1])
+
+
+_deterministic = ProcessWide(_deterministic_before, _set_deterministic)
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:

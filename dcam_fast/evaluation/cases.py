@@ -20,6 +20,7 @@ from dcam_fast.evaluation.matching import named_words
 from dcam_fast.evaluation.metrics import overlap, points_at, word_specificity
 from dcam_fast.evaluation.perturbation import Curves
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
+from dcam_fast.modes import own_modes
 
 Metrics = dict[str, list[float]]
 
@@ -56,6 +57,7 @@ class Case:
         return positions_of(self.words).to(self.masks.device)
 
 
+@own_modes()
 def prepare(
     adapter: Adapter[Any], sample: Sample, steps: int | None = None, block_length: int | None = None
 ) -> tuple[str, Case | None]:
@@ -81,6 +83,7 @@ def prepare(
     )
 
 
+@own_modes()
 def case_maps(
     adapter: Adapter[Any], case: Case, methods: Mapping[str, Attribution], words: Sequence[Word] | None = None
 ) -> dict[str, Tensor]:
@@ -91,6 +94,7 @@ def case_maps(
     return {name: refined(maps, methods[name].profile, case.inputs, case.answer) for name, maps in raw.items()}
 
 
+@own_modes()
 def mask_maps(case: Case) -> Tensor:
     """The true masks as maps ``[T, h, w]``: the share of each cell that they cover. The upper end of every scale."""
     boxes = case.inputs.views[0].boxes
@@ -102,6 +106,7 @@ def mask_maps(case: Case) -> Tensor:
     return covered / ((y1 - y0) * (x1 - x0)).clamp(min=1)
 
 
+@own_modes()
 def measure(case: Case, maps: Tensor) -> Metrics:
     """How well maps ``[T, h, w]`` of a case's words fit what they name: a value a word, but ``specificity``, which is
     one for all of them, or none where all words name the same. Those named ``any_`` are the paper's: against all that

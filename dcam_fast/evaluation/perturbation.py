@@ -16,6 +16,7 @@ from dcam_fast.attribution.diffusion_cam import build_targets
 from dcam_fast.attribution.engine import Targets, log_probabilities
 from dcam_fast.attribution.words import mean_by_word, owners_of, positions_of
 from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
+from dcam_fast.modes import own_modes
 
 SHARES = (1 / 64, 1 / 8)  # of the cells: 4 and 32 of a grid of 16 x 16
 BATCH = 16  # images in one forward pass
@@ -59,6 +60,7 @@ class Perturbation:
     """The perturbations of one image and some words of one answer. A word's probability is the geometric mean of those
     of its tokens, each at the state that it was committed at."""
 
+    @own_modes()
     def __init__(
         self,
         adapter: Adapter[Any],
@@ -88,6 +90,7 @@ class Perturbation:
         blank = adapter.encode(np.broadcast_to(self.paint, inputs.image.shape).copy(), inputs.prompt)
         self.blank = self._probability(log_probabilities(adapter, blank, self.targets))
 
+    @own_modes()
     def curves(self, maps: Tensor) -> Curves:
         """Deletion and insertion by maps ``[T, h, w]``, one for each word."""
         order = by_strength(maps).cpu()

@@ -15,6 +15,7 @@ from dcam_fast.attribution.methods import all_raw_maps
 from dcam_fast.attribution.refined import refined
 from dcam_fast.evaluation.metrics import correlation
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
+from dcam_fast.modes import own_modes
 
 
 def reinitialise(module: nn.Module, generator: torch.Generator) -> None:
@@ -36,6 +37,7 @@ def randomised_from_top(adapter: Adapter[Any], seed: int = 0) -> Iterator[tuple[
         yield index, copied
 
 
+@own_modes()
 def randomisation_test(
     adapter: Adapter[Any],
     inputs: Inputs,

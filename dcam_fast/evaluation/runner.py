@@ -31,6 +31,7 @@ from dcam_fast.evaluation.perturbation import SHARES, Perturbation
 from dcam_fast.evaluation.randomisation import randomisation_test
 from dcam_fast.folders import replacing, write_json
 from dcam_fast.models.adapter import Adapter
+from dcam_fast.modes import own_modes
 
 SCHEMA: Final = 1
 TRUE_MASK: Final = "true_mask"  # not a method, for it knows the answer: the upper end of the scale
@@ -134,6 +135,7 @@ def all_maps(adapter: Adapter[Any], case: Case, settings: Settings) -> dict[str,
     return {name: maps[name] for name in settings.methods}
 
 
+@own_modes()
 def evaluate_sample(adapter: Adapter[Any], dataset: Dataset, index: int, settings: Settings) -> Record:
     """The record of one sample: its answer, the words that name something, and what was measured of their maps."""
     started = time.perf_counter()

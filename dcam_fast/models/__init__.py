@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
+import os
+import time
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
+from dcam_fast.checks import check_switch, check_text
 from dcam_fast.models.adapter import Adapter, AdapterError
+from dcam_fast.models.tiny import WEIGHTS
+from dcam_fast.modes import own_modes
 
-__all__ = ["DTYPES", "FAMILIES", "Adapter", "AdapterError", "load"]
+__all__ = ["DTYPES", "FAMILIES", "Adapter", "AdapterError", "check_device", "load"]
 
 # model_type in config.json -> the module whose ``load_adapter(path, device=, attention=, trust_remote_code=, dtype=)``
 # makes the adapter. Imported when asked for, so that a family costs nothing and needs nothing until then.
 FAMILIES: Final[dict[str, str]] = {
+    "dcam_tiny": "dcam_fast.models.tiny.adapter",
     "diffusion_gemma": "dcam_fast.models.diffusion_gemma",
     "dimple": "dcam_fast.models.dimple",
     "dream-vl": "dcam_fast.models.dream_vl",
     "llava_llada": "dcam_fast.models.llava_llada",
 }
 
+log = logging.getLogger(__name__)
 
 # No float16: the gradient of a token that is nearly certain is smaller than any of its numbers.
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+@own_modes()
 def load(
-    name: str,
+    name: str | os.PathLike[str],
     *,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     attention: str | None = None,
     trust_remote_code: bool = False,
     dtype: torch.dtype | str | None = None,
@@ -39,46 +48,60 @@ def load(
 
     Args:
         name: the model's name or folder.
-        device: a torch device.
+        device: a torch device that this machine has.
         attention: attention topology of the generation, where the family has several (None: the model's own).
         trust_remote_code: whether code that comes with the checkpoint may run.
         dtype: of the weights and of what is computed with them, one of `DTYPES` or its name (None: the family's choice,
             for ``"tiny"`` float32). Objectives, pooling and maps are float32 whatever it is.
 
     Raises:
-        AdapterError: for a name, folder or family that there is no adapter for, or one that cannot be loaded.
+        AdapterError: for a name, folder or family that there is no adapter for, or one that cannot be loaded; for a
+            device that is not available.
+        TypeError: for an argument of the wrong kind.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(f"load: model must be 'tiny' or a folder, got {name!r}")
+    check_text("load", "attention", attention)
+    check_switch("load", "trust_remote_code", trust_remote_code)
     wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if dtype is not None and wanted not in DTYPES.values():
         raise AdapterError(f"load: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    if name == "tiny":
-        from dcam_fast.models.tiny.adapter import TinyAdapter
-
-        return TinyAdapter(
-            device=device,
-            attention=attention or "prefix",  # type: ignore[arg-type]
-            dtype=wanted or torch.float32,
-        )
-    path = Path(name)
+    check_device(device)
+    path = WEIGHTS if name == "tiny" else Path(name)
     model_type = _model_type(path)
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise AdapterError(f"load: model_type in {path / 'config.json'} must be one of {known}, got {model_type!r}")
+    started = time.perf_counter()
     family = importlib.import_module(FAMILIES[model_type])
     adapter: Adapter[Any] = family.load_adapter(
-        path, device=device, attention=attention, trust_remote_code=trust_remote_code, dtype=wanted
+        path, device=str(device), attention=attention, trust_remote_code=trust_remote_code, dtype=wanted
     )
+    log.info("loaded %s (%s) on %s in %.2f s", path, model_type, device, time.perf_counter() - started)
     return adapter
 
 
-def _model_type(path: Path) -> str | None:
+def check_device(device: object) -> None:
+    """Raises AdapterError, with the devices that there are, for one that is not available."""
+    try:
+        if not isinstance(device, str | torch.device) or torch.device(device).type == "meta":
+            raise TypeError
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # as the backend has it
+        known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise AdapterError(
+            f"load: device must be one that is available ({', '.join(known)}), got {str(device)!r}"
+        ) from error
+
+
+def _model_type(path: Path) -> object:
     file = path / "config.json"
     if not file.is_file():
         raise AdapterError(
             f"load: model must be 'tiny', the embedded one, or a folder with a config.json, got {str(path)!r}"
         )
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise AdapterError(f"load: {file} must be JSON that can be read, got {error}") from error
     if not isinstance(config, dict):

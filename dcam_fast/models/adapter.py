@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dcam_fast.images import cell_colors
+from dcam_fast.modes import own_modes
 
 NO_MASK: Final = -1  # the mask token of a family that has none and denoises uniform noise
 OPEN: Final = torch.iinfo(torch.int64).max  # the step of a token that is not committed yet: later than any
@@ -130,6 +131,13 @@ class Adapter(ABC, Generic[I]):
     default_prompt: str
     has_two_streams = False  # whether `prefix_block` and `canvas_block` are there, and so the prefix can run just once
     causal: bool = False  # whether answer tokens see only earlier ones
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """What users call themselves does not depend on their torch modes."""
+        super().__init_subclass__(**kwargs)
+        for name in ("__init__", "encode", "generate"):
+            if name in vars(cls):
+                setattr(cls, name, own_modes()(vars(cls)[name]))
 
     @abstractmethod
     def encode(self, image: NDArray[np.uint8], prompt: str) -> I:

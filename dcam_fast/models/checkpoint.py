@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from dcam_fast.models.adapter import AdapterError
@@ -22,6 +20,8 @@ SINGLE = "model.safetensors"
 def check_transformers(family: str, oldest: str, beyond: str) -> None:
     """Raises AdapterError unless the installed transformers is ``oldest`` or newer and older than ``beyond``, versions
     such as ``"4.50"``."""
+
+    import transformers  # takes seconds: only for families that need it
 
     def number(version: str) -> tuple[int, ...]:
         return tuple(int(part) for part in version.split(".")[:2])
@@ -62,6 +62,8 @@ def load_model(model_class: Any, path: Path, device: str, **options: Any) -> Any
     Raises:
         AdapterError: for a file that is missing or damaged, or weights that are not those of the configuration.
     """
+    from huggingface_hub.errors import StrictDataclassError  # with transformers, which the family has imported
+
     check_files(path)
     try:
         model, report = model_class.from_pretrained(

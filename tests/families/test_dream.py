@@ -382,3 +382,9 @@ def test_missing_chat_template(damaged: Path) -> None:
     adapter = models.load(str(damaged), trust_remote_code=True)
     with pytest.raises(AdapterError, match="processor must have a chat template, got none"):
         adapter.encode(checks.picture(60, 90), "what")
+
+
+@pytest.mark.parametrize(("family", "attention"), CASES)
+def test_the_callers_modes(checkpoints: dict[str, Path], family: str, attention: str, check_modes: Any) -> None:
+    path = checkpoints[family]
+    check_modes(lambda: models.load(path, attention=attention, trust_remote_code=True), checks.PROMPT)

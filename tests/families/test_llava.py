@@ -134,6 +134,11 @@ def test_maps(subject: Any) -> None:
     assert bool((explanation.raw_maps.amax((1, 2)) > explanation.raw_maps.amin((1, 2))).all())
 
 
+@every_topology
+def test_the_callers_modes(subject: Any, check_modes: Any) -> None:
+    check_modes(lambda: subject.adapter, checks.PROMPT)
+
+
 @pytest.mark.parametrize("view", ["grid", "base"])
 def test_views(family: str, model: Any, view: str) -> None:
     subject = LladavSubject(model, view) if family == "lladav" else LavidaSubject(model, "joint", view)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,10 @@ def test_loads_from_a_folder(checkpoint: Path, adapter: DiffusionGemmaAdapter) -
     assert not any(parameter.requires_grad for parameter in loaded.block_module(0).parameters())
     with pytest.raises(AdapterError, match="attention must be the model's own"):
         models.load(str(checkpoint), attention="joint")
+
+
+def test_the_callers_modes(checkpoint: Path, check_modes: Callable[..., None]) -> None:
+    check_modes(lambda: models.load(checkpoint), "what is this")
 
 
 def test_missing_shard(damaged: Path) -> None:

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 import typer
 
-from dcam_fast.models.tiny import scenes
-from dcam_fast.models.tiny.adapter import WEIGHTS
+from dcam_fast.models.tiny import WEIGHTS, scenes
 from dcam_fast.models.tiny.modeling import Attention, TinyForMaskedDiffusion
 from dcam_fast.models.tiny.processing import EOS, PAD, encode_words, to_pixel_values
 

@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
-from transformers.utils import logging
 
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.tiny import WEIGHTS
 from dcam_fast.models.tiny.modeling import CELL, Attention, TinyForMaskedDiffusion, attend
-from dcam_fast.models.tiny.processing import EOS, MASK, PAD, SPECIAL, UNKNOWN, VOCABULARY, TinyImageProcessor
+from dcam_fast.models.tiny.processing import EOS, MASK, PAD, SPECIAL, TOKENIZER, UNKNOWN, VOCABULARY, TinyImageProcessor
 from dcam_fast.models.tiny.scenes import CAPTION_PROMPT
-
-WEIGHTS = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)
@@ -35,23 +33,27 @@ class TinyInputs(Inputs):
     rotary_joint: tuple[Tensor, Tensor]
 
 
-def _load(path: Path, dtype: torch.dtype) -> TinyForMaskedDiffusion:
-    """The model, without the progress bar that transformers shows for a file of a few megabytes."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+def load_adapter(
+    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+) -> TinyAdapter:
+    """See `dcam_fast.models.load`. The folder is one that `dcam-fast train-tiny` wrote; it holds no code."""
+    topology = "prefix" if attention is None else attention
+    return TinyAdapter(path, device, topology, dtype or torch.float32)  # type: ignore[arg-type]
+
+
+def _read_tokenizer(file: Path) -> Tokenizer:
+    if not file.is_file():
+        raise AdapterError(f"load: tokenizer must be in {file}, got none there")
     try:
-        model: TinyForMaskedDiffusion = TinyForMaskedDiffusion.from_pretrained(path).to(dtype)  # type: ignore[arg-type]
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-    model.eval()
-    return model
+        tokenizer: Tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise AdapterError(f"load: {file} must be a tokenizer that can be read, got {error}") from error
+    return tokenizer
 
 
 class TinyAdapter(Adapter[TinyInputs]):
     """The embedded model with joint or prefix attention."""
 
-    name = "tiny"
     default_blocks = (2,)
     mask_token = MASK
     default_prompt = CAPTION_PROMPT
@@ -65,19 +67,19 @@ class TinyAdapter(Adapter[TinyInputs]):
     ) -> None:
         if attention not in ("prefix", "joint"):
             raise AdapterError(f"tiny: attention must be 'prefix' or 'joint', got {attention!r}")
+        self.name = "tiny" if path == WEIGHTS else path.resolve().name
         self.device = torch.device(device)
         self.attention = attention
         self.has_two_streams = attention == "prefix"
         self.dtype = dtype
-        self.model = _load(path, dtype)
-        self.model.to(device=self.device)  # type: ignore[call-arg]
-        self.model.requires_grad_(False)
-        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
-        self.processor = TinyImageProcessor.from_pretrained(path)
+        self.model = TinyForMaskedDiffusion.from_pretrained(path).to(self.device, dtype)
+        self.model.eval().requires_grad_(False)
+        self.tokenizer = _read_tokenizer(path / TOKENIZER)
+        self.processor = TinyImageProcessor()
         self.blocks = self.model.config.num_hidden_layers
 
     def _encode_prompt(self, prompt: str) -> Tensor:
-        tokens = self.tokenizer(prompt)["input_ids"]
+        tokens = self.tokenizer.encode(prompt).ids
         length = self.model.config.prompt_length
         if UNKNOWN in tokens or not tokens:
             known = " ".join(VOCABULARY[len(SPECIAL) :])
@@ -88,7 +90,7 @@ class TinyAdapter(Adapter[TinyInputs]):
 
     def encode(self, image: NDArray[np.uint8], prompt: str) -> TinyInputs:
         tokens = self._encode_prompt(prompt)
-        pixels = self.processor(image)["pixel_values"].to(self.device, self.dtype)
+        pixels = self.processor(image).to(self.device, self.dtype)
         h, w = (side // CELL for side in pixels.shape[2:])
         y = torch.linspace(0, image.shape[0], h + 1)
         x = torch.linspace(0, image.shape[1], w + 1)
@@ -175,7 +177,7 @@ class TinyAdapter(Adapter[TinyInputs]):
         return tuple(Word(self.decode_token(token), (position,)) for position, token in enumerate(tokens))
 
     def decode_token(self, token: int) -> str:
-        return str(self.tokenizer.convert_ids_to_tokens(token))
+        return str(self.tokenizer.id_to_token(token))
 
     def decode(self, tokens: Tensor) -> str:
-        return str(self.tokenizer.decode(tokens.tolist()))
+        return str(self.tokenizer.decode(tokens.tolist(), skip_special_tokens=False))

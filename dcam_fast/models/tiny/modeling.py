@@ -10,53 +10,56 @@ diffusion multimodal LLMs use:
 
 from __future__ import annotations
 
+import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Final, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
 
-from dcam_fast.models.adapter import OPEN
+from dcam_fast.models.adapter import OPEN, AdapterError
+from dcam_fast.models.checkpoint import SINGLE, check_files
 
 Attention = Literal["prefix", "joint"]
-CELL = 8  # pixels, the side of one grid cell
+CELL: Final = 8  # pixels, the side of one grid cell
+MODEL_TYPE: Final = "dcam_tiny"
+CONFIG: Final = "config.json"
 
 
-class TinyConfig(PretrainedConfig):
+@dataclass(frozen=True)
+class TinyConfig:
     """Sizes of the model. ``grid`` is the largest number of cells along one side of the image."""
 
-    model_type = "dcam_tiny"
+    vocab_size: int = 58
+    hidden_size: int = 128
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 4
+    intermediate_size: int = 352
+    vision_sizes: tuple[int, int] = (64, 128)
+    grid: int = 16
+    prompt_length: int = 8
+    answer_length: int = 36
+    mask_token_id: int = 1
 
-    def __init__(
-        self,
-        vocab_size: int = 58,
-        hidden_size: int = 128,
-        num_hidden_layers: int = 6,
-        num_attention_heads: int = 4,
-        intermediate_size: int = 352,
-        vision_sizes: tuple[int, int] = (64, 128),
-        grid: int = 16,
-        prompt_length: int = 8,
-        answer_length: int = 36,
-        mask_token_id: int = 1,
-        **kwargs: Any,
-    ) -> None:
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.intermediate_size = intermediate_size
-        self.vision_sizes = list(vision_sizes)
-        self.grid = grid
-        self.prompt_length = prompt_length
-        self.answer_length = answer_length
-        self.mask_token_id = mask_token_id
-        super().__init__(**kwargs)
+    @classmethod
+    def from_file(cls, file: Path) -> TinyConfig:
+        """From a config.json. Raises AdapterError where that does not hold these sizes."""
+        try:
+            found = json.loads(file.read_text("utf-8"))
+            sizes = {field.name: found[field.name] for field in fields(cls)}
+            sizes["vision_sizes"] = tuple(sizes["vision_sizes"])
+            numbers = [*sizes["vision_sizes"], *(size for name, size in sizes.items() if name != "vision_sizes")]
+            if len(sizes["vision_sizes"]) != 2 or not all(type(size) is int and size > 0 for size in numbers):
+                raise ValueError(f"a size that is no positive integer: {sizes}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AdapterError(f"load: {file} must hold the model's sizes, got {error!r}") from error
+        return cls(**sizes)
 
 
 class RMSNorm(nn.Module):
@@ -186,16 +189,16 @@ class Generation:
     steps: Tensor
 
 
-class TinyForMaskedDiffusion(PreTrainedModel):
+class TinyForMaskedDiffusion(nn.Module):
     """The whole model. ``forward`` gives the logits of every canvas position, ``generate`` an answer with its
-    trajectory."""
+    trajectory.
 
-    config_class = TinyConfig
-    base_model_prefix = ""
-    main_input_name = "pixel_values"
+    It is plain torch: importing transformers would take several times as long as explaining an image with it.
+    """
 
     def __init__(self, config: TinyConfig) -> None:
-        super().__init__(config)
+        super().__init__()
+        self.config = config
         size = config.hidden_size
         self.vision = VisionTower(config)
         widen, narrow = nn.Linear(config.vision_sizes[1], 2 * size), nn.Linear(2 * size, size)
@@ -208,7 +211,35 @@ class TinyForMaskedDiffusion(PreTrainedModel):
         residual_std = 0.02 / math.sqrt(2 * config.num_hidden_layers)
         self._initial_std = {linear: residual_std for block in blocks for linear in (block.out, block.down)}
         self._initial_std |= {layer: layer.in_features**-0.5 for layer in (widen, narrow)}
-        self.post_init()
+        self.apply(self._init_weights)
+
+    @classmethod
+    def from_pretrained(cls, path: Path) -> TinyForMaskedDiffusion:
+        """The model in a folder that `save_pretrained` wrote, with weights of the dtype that they have there.
+
+        Raises:
+            AdapterError: for a file that is missing or damaged, or weights that are not those of the configuration.
+        """
+        check_files(path)
+        # The draws are for nothing. On the meta device there were none, but that imports torch's compiler: seconds.
+        with torch.random.fork_rng(devices=[]):
+            model = cls(TinyConfig.from_file(path / CONFIG))
+        weights, needed = load_file(path / SINGLE), model.state_dict()
+        shapes, needed_shapes = ({name: tuple(one.shape) for name, one in of.items()} for of in (weights, needed))
+        wrong = sorted(name for name, _ in shapes.items() ^ needed_shapes.items())
+        if wrong:
+            raise AdapterError(
+                f"load: {path / SINGLE} must hold the weights that {CONFIG} describes, got other or no {wrong[0]}"
+            )
+        model.load_state_dict(weights, assign=True)
+        return model
+
+    def save_pretrained(self, path: Path) -> None:
+        """Writes config.json and model.safetensors into a folder, which is made."""
+        path.mkdir(parents=True, exist_ok=True)
+        facts = {"model_type": MODEL_TYPE, **asdict(self.config)}
+        (path / CONFIG).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path / SINGLE)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Embedding):

@@ -34,8 +34,8 @@ from dcam_fast.models.tiny.processing import (
     EOS,
     MASK,
     PAD,
+    TOKENIZER,
     VOCABULARY,
-    TinyImageProcessor,
     build_tokenizer,
     encode_words,
     to_pixel_values,
@@ -331,7 +331,7 @@ def _finish(run: Run, stage: Stage, folder: Path, scale: float) -> None:
 
 
 def train(folder: Path, *, scale: float = 1.0, compile: bool = False) -> Path:
-    """Trains the model in ``folder`` and writes it there in the layout of ``save_pretrained``; returns that path.
+    """Trains the model in ``folder`` and writes it there, as `dcam_fast.models.load` reads it; returns that path.
 
     Args:
         folder: checkpoints live here; a run that was stopped goes on from the last one.
@@ -361,11 +361,9 @@ def train(folder: Path, *, scale: float = 1.0, compile: bool = False) -> Path:
 
 
 def export(run: Run, path: Path) -> None:
-    """Writes the averaged weights in bfloat16, with configuration and tokenizer, in the layout of
-    ``save_pretrained``."""
-    model: nn.Module = copy.deepcopy(run.model)
+    """Writes a folder that `dcam_fast.models.load` reads: configuration, tokenizer, and averaged weights in
+    bfloat16."""
+    model = copy.deepcopy(run.model)
     model.load_state_dict(run.average)
-    model.bfloat16()
-    model.save_pretrained(path)  # type: ignore[operator]
-    build_tokenizer().save_pretrained(path)
-    TinyImageProcessor().save_pretrained(path)
+    model.bfloat16().save_pretrained(path)
+    build_tokenizer().save(str(path / TOKENIZER))

@@ -1,0 +1,42 @@
+"""What is logged: sizes and seconds, never what was asked or seen."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dcam_fast import Explainer
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+
+
+def test_an_explanation_is_logged_without_its_content(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "dcam_fast")
+    explainer = Explainer.from_pretrained("tiny")
+    explanation = explainer.explain(IMAGE, "describe the image", "all", steps=4)
+    stream = explainer.stream(IMAGE, "describe the image", steps=4)
+    assert len(list(stream)) == 4
+    stream.explanation()
+    levels = [record.levelname for record in caplog.records if record.name.startswith("dcam_fast.")]
+    assert levels == ["INFO", "INFO", *["DEBUG"] * 4, "INFO"]
+    loaded, explained = caplog.records[0].getMessage(), caplog.records[1].getMessage()
+    assert loaded.startswith("loaded ")
+    assert "dcam_tiny" in loaded
+    assert f"{len(explanation.tokens)} tokens, {len(explanation.targets)} maps of 11x16" in explained
+    for record in caplog.records:
+        message = record.getMessage()
+        assert "describe the image" not in message
+        assert explanation.answer not in message
+
+
+def test_quiet_by_default() -> None:
+    code = (
+        "import numpy; from dcam_fast import Explainer;"
+        "Explainer.from_pretrained().explain(numpy.zeros((64, 64, 3), numpy.uint8), steps=2)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("", "")

@@ -110,8 +110,30 @@ def test_pieces_of_subword_tokens() -> None:
     maps = torch.zeros(3, 3, 5)
     explanation = replace(make(), answer="A ringlet 環 ring", tokens=tokens, targets=targets, maps=maps, raw_maps=maps)
     owned = [(piece.text, piece.target) for piece in explanation.pieces() if piece.token]
-    assert owned == [("A", 1), ("ring", 0), ("let", 0), ("ring", 2)]
+    assert owned == [("A", 1), ("ring", 0), ("let", 0), ("環", None), ("ring", 2)]
     assert "".join(piece.text for piece in explanation.pieces()) == explanation.answer
+
+
+def test_pieces_of_characters_that_tokens_share() -> None:
+    """A piece has all the tokens of its characters: the target of any, and the step of the last."""
+    texts = ["\ufffd", "環", "\ufffd", "\ufffd", "红"]
+    tokens = tuple(Token(text, i, i, step) for i, (text, step) in enumerate(zip(texts, (5, 1, 0, 2, 3), strict=True)))
+    targets = (Target("红", (2, 3, 4), 1, 0, 1), Target("環", (0,), 1, 0, 1), Target("環", (1,), 1, 0, 1))
+    maps = torch.zeros(3, 3, 5)
+    explanation = replace(make(), answer="環红", tokens=tokens, targets=targets, maps=maps, raw_maps=maps)
+    assert [(p.text, p.target, p.token.step) for p in explanation.pieces() if p.token] == [("環", 1, 5), ("红", 0, 3)]
+    assert explanation.names == ("红", "環", "環 (2)")
+
+
+def test_a_phrase_is_found_by_its_words() -> None:
+    texts = ["red", ",", "blue", "ring", "red", "Blue"]
+    answer = "red, blue ring red Blue"
+    tokens = tuple(Token(text, i, i, 0) for i, text in enumerate(texts))
+    targets = (Target("red Blue", (4, 5), 1, 0, 1), Target("red, blue", (0, 1, 2), 1, 0, 1))
+    maps = torch.zeros(2, 3, 5)
+    explanation = replace(make(), answer=answer, tokens=tokens, targets=targets, maps=maps, raw_maps=maps)
+    assert explanation.names == ("red Blue#2", "red, blue")
+    assert [explanation.find(name) for name in ("RED blue#2", "red, blue", "red blue")] == [0, 1, 1]
 
 
 @pytest.mark.parametrize(

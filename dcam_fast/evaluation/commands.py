@@ -84,10 +84,11 @@ def evaluate(
         runner.write_summary(summary, settings, out)
         report.write_report(adapter, dataset, settings, records, summary, out)
     for name, row in summary.table.items():
-        shown = ("hit", "iou", "f3", "deletion_area", "specificity")
+        shown = ("pointing", "obj_iou", "f3", "deletion_area", "inter_word_correlation")
         figures = "  ".join(f"{metric} {row[metric].value:.3f}" for metric in shown if metric in row)
         out_console.print(f"{name:16} {figures}", markup=False)
     out_console.print(f"\n{summary.words} words of {summary.named} of {summary.samples} samples", markup=False)
+    out_console.print(f"{summary.missing} regions that no word of the answers names: not measured", markup=False)
     out_console.print(f"report  {out / report.PAGE}", markup=False)
 
 

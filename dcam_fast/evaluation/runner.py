@@ -31,7 +31,7 @@ from dcam_fast.evaluation.perturbation import SHARES, Perturbation
 from dcam_fast.evaluation.randomisation import randomisation_test
 from dcam_fast.models.adapter import Adapter
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 TRUE_MASK: Final = "true_mask"  # not a method, for it knows the answer: the upper end of the scale
 RUN: Final = "run.json"
 RECORDS: Final = "records.jsonl"
@@ -109,6 +109,7 @@ class Summary:
 
     Attributes:
         samples: how many were run. named: how many of them had a word that names a region. words: how many such.
+        missing: how many regions no word of the answer names; nothing is measured of them.
         table: for each method, for each metric, its mean over words with a bootstrap interval.
         curves: for each method, ``deletion`` and ``insertion``: mean probability at each share of the cells.
         randomisation: for each method, mean correlation after each further block; empty without the test.
@@ -118,6 +119,7 @@ class Summary:
     samples: int
     named: int
     words: int
+    missing: int
     shares: tuple[float, ...]
     table: dict[str, dict[str, Estimate]]
     curves: dict[str, dict[str, list[float]]]
@@ -138,7 +140,9 @@ def evaluate_sample(adapter: Adapter[Any], dataset: Dataset, index: int, setting
     started = time.perf_counter()
     sample = dataset[index]
     answer, case = prepare(adapter, sample, settings.steps, settings.block_length)
-    record: Record = {"index": index, "id": sample.id, "answer": answer, "words": [], "methods": {}}
+    found = set() if case is None else set(case.owners.tolist())
+    missing = [region.name for place, region in enumerate(sample.regions) if place not in found]
+    record: Record = {"index": index, "id": sample.id, "answer": answer, "words": [], "missing": missing, "methods": {}}
     if case is not None:
         owners = case.owners.tolist()
         record["words"] = [
@@ -308,6 +312,7 @@ def summarise(records: list[Record], settings: Settings) -> Summary:
         samples=len(records),
         named=len(named),
         words=sum(len(record["words"]) for record in named),
+        missing=sum(len(record["missing"]) for record in records),
         shares=(0.0, *settings.shares, 1.0),
         table=table,
         curves=curves,

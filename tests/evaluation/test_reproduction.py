@@ -62,7 +62,7 @@ def test_answers_that_name_nothing_count_for_nothing(adapter: TinyAdapter) -> No
 
 def test_table_by_hand() -> None:
     row = {
-        "any_iou": Estimate(0.5, 0.4, 0.6, 7),
+        "any_obj_iou": Estimate(0.5, 0.4, 0.6, 7),
         "any_contrast": Estimate(2.5, 2, 3, 7),
         "any_concentration": Estimate(0.125, 0.1, 0.2, 7),
         "any_f3": Estimate(0.25, 0.2, 0.3, 7),
@@ -71,7 +71,7 @@ def test_table_by_hand() -> None:
     lines = to_markdown(SMALL, Reproduction(3, 7, {"ours": row, "noise": {}}), "tiny", "scenes").splitlines()
     assert lines[0] == "### Small"
     assert lines[2] == "7 words of 3 answers of tiny on scenes. Two rows."
-    assert lines[4] == "|  | Obj-IoU | contrast | concentration | F3 | F3 of its own object | published, COCO Caption |"
+    assert lines[4] == "|  | obj_iou | contrast | concentration | F3 | F3 of its own object | published, COCO Caption |"
     assert lines[6] == (
         "| ours | 50.00 (40.00 to 60.00) | 2.50 (2.00 to 3.00) | 12.50 (10.00 to 20.00) | 25.00 (20.00 to 30.00) "
         "| 75.00 (70.00 to 80.00) | 1.00 / 2.00 / 3.00 / 4.00 |"

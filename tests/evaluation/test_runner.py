@@ -70,9 +70,9 @@ def test_records_hold_every_word_and_metric(finished: tuple[Path, list[dict[str,
             assert len(of["deletion"]) == len(of["insertion"]) == len(record["words"])
             assert all(len(row) == 3 for row in of["deletion"])
             for metric, values in of["metrics"].items():
-                assert len(values) == (1 if metric == "specificity" else len(record["words"]))
+                assert len(values) == (1 if metric == "inter_word_correlation" else len(record["words"]))
                 assert np.isfinite(values).all()
-    assert min(records[0]["methods"]["true_mask"]["metrics"]["iou"]) > 0.5
+    assert min(records[0]["methods"]["true_mask"]["metrics"]["obj_iou"]) > 0.5
 
 
 def test_a_killed_process_goes_on_where_it_stopped(finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_a_run_on_files_of_cocos_format(adapter: TinyAdapter, tmp_path: Path) ->
     records = run(adapter, dataset, replace(SETTINGS, data="coco"), tmp_path / "out", 9)
     assert [[word["text"].strip(",") for word in record["words"]] for record in records] == expected
     assert [[word["region"] for word in record["words"]] for record in records] == expected
-    assert all(hit == 1 for record in records for hit in record["methods"]["true_mask"]["metrics"]["hit"])
+    assert all(hit == 1 for record in records for hit in record["methods"]["true_mask"]["metrics"]["pointing"])
 
 
 def test_true_masks_as_maps_by_hand(adapter: TinyAdapter) -> None:
@@ -320,17 +320,17 @@ def test_measures_by_hand(adapter: TinyAdapter) -> None:
     assert case is not None
     maps = mask_maps(case)
     measured = measure(case, maps)
-    assert measured["hit"] == [1.0] * len(case.words)
+    assert measured["pointing"] == [1.0] * len(case.words)
     swapped = mask_maps(replace(case, masks=case.masks.roll(3, 0)))  # each word points at the next object
     astray = measure(case, swapped)
-    assert (astray["hit"], astray["wrong"]) == ([0.0] * len(case.words), [1.0] * len(case.words))
-    assert measured["any_iou"] == measured["iou"]
-    assert astray["any_iou"] == pytest.approx([measured["iou"][i - 3] for i in range(len(case.words))])
+    assert (astray["pointing"], astray["wrong"]) == ([0.0] * len(case.words), [1.0] * len(case.words))
+    assert measured["any_obj_iou"] == measured["obj_iou"]
+    assert astray["any_obj_iou"] == pytest.approx([measured["obj_iou"][i - 3] for i in range(len(case.words))])
     assert min(astray["any_concentration"]) > 0.5 > max(astray["concentration"])
     same = measure(case, maps[:1].expand(len(maps), -1, -1))
-    assert same["specificity"] == pytest.approx([1])
+    assert same["inter_word_correlation"] == pytest.approx([1])
     one_object = replace(case, owners=torch.zeros_like(case.owners))
-    assert measure(one_object, maps)["specificity"] == []
+    assert measure(one_object, maps)["inter_word_correlation"] == []
 
 
 # --------------------------------------------------------------------------------------------------------------- CLI

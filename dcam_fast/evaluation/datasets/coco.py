@@ -13,7 +13,7 @@ from typing import Any, overload
 from dcam_fast.evaluation.datasets import masks
 from dcam_fast.evaluation.datasets.sample import Region, Sample, find_folder, read_json
 from dcam_fast.evaluation.datasets.terms import COCO_SYNONYMS
-from dcam_fast.evaluation.matching import find_terms, plural, split_words
+from dcam_fast.evaluation.matching import find_terms, plural, spoken_parts
 from dcam_fast.images import load_image
 
 
@@ -75,7 +75,7 @@ class CocoCaptions(Sequence[Sample]):
                 f"coco: instances of image {entry['id']} must be sound, got '{self._path}': {error}"
             ) from error
         caption = self._captions[entry["id"]]
-        words, offsets = split_words(caption)
+        words, offsets = spoken_parts(caption)
         terms = {name: category_terms(name) for name, mask in found.items() if mask.any()}
         spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for owner, first, last in find_terms(words, [*terms.values(), self._compounds]):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from dcam_fast.evaluation.datasets.sample import Region, Sample
-from dcam_fast.evaluation.matching import split_words
+from dcam_fast.evaluation.matching import spoken_parts
 from dcam_fast.images import load_image
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -61,7 +61,7 @@ class ImageFolder(Sequence[Sample]):
             raise ValueError(f"folder: '{text.name}' must have a line for label {labels.max()}, got {len(lines)} lines")
         regions = []
         for label, line in enumerate(lines, 1):
-            terms = tuple(" ".join(split_words(term)[0]) for term in line.split(",") if term.strip())
+            terms = tuple(" ".join(spoken_parts(term)[0]) for term in line.split(",") if term.strip())
             mask = labels == label
             if terms and mask.any():
                 regions.append(Region(terms[0], mask, terms=terms))

@@ -8,7 +8,7 @@ from typing import Any, overload
 
 from dcam_fast.evaluation.datasets import masks
 from dcam_fast.evaluation.datasets.sample import Region, Sample, find_folder, read_json
-from dcam_fast.evaluation.matching import head_of, plural, split_words
+from dcam_fast.evaluation.matching import head_of, plural, spoken_parts
 from dcam_fast.images import load_image
 
 _ANNOTATIONS = "annotations/train/GranDf_HA_GCG_train.json"
@@ -65,5 +65,5 @@ class GranDf(Sequence[Sample]):
         if not 0 <= start < end <= len(caption):
             raise ValueError(f"token_positives {[start, end]} of {phrase!r} in a caption of {len(caption)} characters")
         head = head_of(phrase)
-        terms = tuple(dict.fromkeys((" ".join(split_words(phrase)[0]), head, plural(head))))
+        terms = tuple(dict.fromkeys((" ".join(spoken_parts(phrase)[0]), head, plural(head))))
         return Region(phrase, masks.union(grounding["rle_masks"], size), ((start, end),), terms)

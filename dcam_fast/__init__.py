@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dcam_fast.config import DEFAULT, PAPER, RELEASED, RefineConfig, profile
+    from dcam_fast.demo import sample_image
     from dcam_fast.environment import Environment, env
     from dcam_fast.explainer import Explainer
     from dcam_fast.explanation import Explanation
@@ -25,6 +26,7 @@ __all__ = [
     "Stream",
     "env",
     "profile",
+    "sample_image",
 ]
 
 # Loaded on first use: `import dcam_fast` itself needs neither torch nor transformers.
@@ -34,6 +36,7 @@ _HOME = {
     "RELEASED": "config",
     "RefineConfig": "config",
     "profile": "config",
+    "sample_image": "demo",
     "Environment": "environment",
     "env": "environment",
     "Explainer": "explainer",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dcam_fast.console import one_line, out_console, progress_bar
+from dcam_fast.console import check_name, one_line, out_console, progress_bar
 
 DATA = "scenes, hard-scenes, coco:FOLDER, grandf:FOLDER or folder:FOLDER."
 
@@ -47,11 +47,19 @@ def evaluate(
     """Measure which maps are right, on images whose named things have masks."""
     with out_console.status("loading"):
         from dcam_fast.attribution import METHODS
+        from dcam_fast.config import profile as profile_named
         from dcam_fast.evaluation import report, runner
         from dcam_fast.evaluation.datasets import open_dataset
         from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
         from dcam_fast.evaluation.perturbation import SHARES
+        from dcam_fast.models import check_dtype
 
+        if dtype is not None:
+            check_name(check_dtype, dtype, "--dtype")
+        for name in method or ():
+            check_name(lambda name: runner.check_methods((name,)), name, "--method")
+        if profile is not None:
+            check_name(profile_named, profile, "--profile")
         settings = runner.Settings(
             model=model,
             data=data,
@@ -116,7 +124,10 @@ def reproduce(
 
         if study not in reproduction.STUDIES:
             known = ", ".join(reproduction.STUDIES)
-            raise ValueError(f"reproduce: study must be one of {known}, got {study!r}")
+            message = f"reproduce: study must be one of {known}, got {study!r}"
+            raise typer.BadParameter(message, param_hint="STUDY")
+        if dtype is not None:
+            check_name(models.check_dtype, dtype, "--dtype")
         chosen = reproduction.STUDIES[study]
         seed = SELECTION_SEED if seed is None else seed
         dataset = open_dataset(data, limit=limit, seed=seed)

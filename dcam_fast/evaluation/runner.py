@@ -40,6 +40,16 @@ SUMMARY: Final = "summary.json"
 Record = dict[str, Any]
 
 
+def check_methods(names: Sequence[str]) -> None:
+    """Raises ValueError for anything but some names of `METHODS`, or `TRUE_MASK`, each once."""
+    known = (*METHODS, TRUE_MASK)
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"evaluate: methods must be one at least, each once, got {', '.join(names) or 'none'}")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"evaluate: method must be one of {', '.join(known)}, got {name!r}")
+
+
 @dataclass(frozen=True)
 class Settings:
     """What makes two runs comparable, and a stopped one the same as its continuation.
@@ -72,14 +82,7 @@ class Settings:
     randomised: int = 0
 
     def __post_init__(self) -> None:
-        known = (*METHODS, TRUE_MASK)
-        if not self.methods or len(set(self.methods)) != len(self.methods):
-            raise ValueError(
-                f"evaluate: methods must be one at least, each once, got {', '.join(self.methods) or 'none'}"
-            )
-        for name in self.methods:
-            if name not in known:
-                raise ValueError(f"evaluate: method must be one of {', '.join(known)}, got {name!r}")
+        check_methods(self.methods)
         if self.profile is not None:
             profile_by_name(self.profile)
 

@@ -27,6 +27,14 @@ FAMILIES: Final[dict[str, str]] = {
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+def check_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """One of `DTYPES`, by itself or by name. Raises AdapterError for any other."""
+    wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if wanted is None or wanted not in DTYPES.values():
+        raise AdapterError(f"load: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return wanted
+
+
 def load(
     name: str,
     *,
@@ -48,9 +56,7 @@ def load(
     Raises:
         AdapterError: for a name, folder or family that there is no adapter for, or one that cannot be loaded.
     """
-    wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if dtype is not None and wanted not in DTYPES.values():
-        raise AdapterError(f"load: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    wanted = None if dtype is None else check_dtype(dtype)
     if name == "tiny":
         from dcam_fast.models.tiny.adapter import TinyAdapter
 

@@ -121,11 +121,13 @@ def test_targets_are_checked_before_the_generation(explainer: Explainer, scene: 
     "targets",
     [
         [np.int32(1), np.uint8(2)], (1, 2), range(1, 3), np.array([1, 2]), torch.tensor([1, 2], dtype=torch.int32),
-        [torch.tensor(1), np.array(2)], (position for position in (1, 2)),
+        [torch.tensor(1), np.array(2)],
     ],
     ids=lambda targets: type(targets).__name__,
 )  # fmt: skip
 def test_positions_of_any_kind(explainer: Explainer, scene: scenes.Scene, targets: object) -> None:
+    chosen = explainer.explain(scene.image, targets=(item for item in targets))  # type: ignore[attr-defined]
+    assert [target.positions for target in chosen.targets] == [(1,), (2,)]
     chosen = explainer.explain(scene.image, targets=targets)  # type: ignore[arg-type]
     assert [target.positions for target in chosen.targets] == [(1,), (2,)]
     assert all(type(position) is int for target in chosen.targets for position in target.positions)

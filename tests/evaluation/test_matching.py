@@ -41,7 +41,7 @@ def test_plural(single: str, many: str) -> None:
         ("the group of people", "group"),
         ("The man wearing a hat", "man"),
         ("Sky", "sky"),
-        ("his T-shirt (red)", "t-shirt"),
+        ("his “red” T-shirt", "t-shirt"),
         ("...", "..."),
     ],
 )

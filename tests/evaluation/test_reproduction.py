@@ -117,14 +117,14 @@ def test_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message"),
     [
-        (["table3"], "error: reproduce: study must be one of table1, table2, sensitivity, got 'table3'"),
-        (["table1", "--data", "folder:/no/such"], "error: folder: folder must exist, got '/no/such'"),
+        (["table3"], 2, "reproduce: study must be one of table1, table2, sensitivity, got 'table3'"),
+        (["table1", "--data", "folder:/no/such"], 1, "error: folder: folder must exist, got '/no/such'"),
     ],
 )
-def test_wrong_options_are_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_wrong_options_are_one_line(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.app, ["reproduce", *arguments, "--out", str(tmp_path / "out")])
-    assert result.exit_code == 1
+    assert result.exit_code == code
     assert message in result.output
     assert not (tmp_path / "out").exists()

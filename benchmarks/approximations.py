@@ -66,7 +66,7 @@ def compare(cases: list[Any], adapter: Any, modes: dict[str, Any]) -> dict[str, 
             alike += torch.cosine_similarity(maps.flatten(1), exact[index].flatten(1)).tolist()
             measured.append(score(adapter, case, maps, with_deletion=False))
         found = summarise(measured)
-        table[name] = {key: found[key] for key in ("hit", "iou", "f3")}
+        table[name] = {key: found[key] for key in ("pointing", "obj_iou", "f3")}
         table[name] |= {"cosine": statistics.fmean(alike), "seconds": statistics.median(times)}
     return table
 

@@ -38,7 +38,7 @@ def bench(device: str, quick: bool, only: str, faces: tuple[str, ...], out: Path
 
 def show_changes(before: Path, after: Path, console: Console) -> None:
     """What got faster or slower beyond the spread."""
-    changes = compare(*(Results.from_json(path.read_text()) for path in (before, after)))
+    changes = compare(_read(before), _read(after))
     if not changes:
         console.print("nothing changed beyond the spread")
         return
@@ -46,3 +46,12 @@ def show_changes(before: Path, after: Path, console: Console) -> None:
     for row in changes:
         table.add_row(*row)
     console.print(table, soft_wrap=False)
+
+
+def _read(path: Path) -> Results:
+    """A result file. Raises ValueError, naming it, for any other."""
+    try:
+        return Results.from_json(path.read_text("utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"bench: compare must name result files of bench, got '{path}' ({reason})") from error

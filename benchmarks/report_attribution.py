@@ -39,8 +39,12 @@ def approximations(name: str, data: dict[str, Any]) -> str:
     lines = [f"{data['scenes']} selection scenes; from `benchmarks/results/{name}`."]
     for kind, table in data["tables"].items():
         exact = table["exact"]["seconds"]
-        lines += ["", f"| {kind} | hit | iou | f3 | cosine with exact | times as fast |", "| --- |" + " ---: |" * 5]
+        lines += [
+            "",
+            f"| {kind} | pointing | obj_iou | F3 | cosine with exact | times as fast |",
+            "| --- |" + " ---: |" * 5,
+        ]
         for mode, row in table.items():
-            figures = " | ".join(f"{row[key]:.3f}" for key in ("hit", "iou", "f3", "cosine"))
+            figures = " | ".join(f"{row[key]:.3f}" for key in ("pointing", "obj_iou", "f3", "cosine"))
             lines.append(f"| {mode} | {figures} | {exact / row['seconds']:.1f} |")
     return "\n".join(lines)

@@ -13,9 +13,9 @@ from dcam_fast.evaluation.search import describe
 # metric, heading, whether more is better
 Columns = tuple[tuple[str, str, bool], ...]
 PLACE: Columns = (
-    ("hit", "pointing", True),
+    ("pointing", "pointing", True),
     ("wrong", "on another", False),
-    ("iou", "Obj-IoU", True),
+    ("obj_iou", "obj_iou", True),
     ("concentration", "concentration", True),
     ("contrast", "contrast", True),
     ("f3", "F3", True),
@@ -25,7 +25,7 @@ DEPENDENCE: Columns = (
     ("deletion_12.5%", "deletion, 32 cells", False),
     ("insertion_1.56%", "insertion, 4 cells", True),
     ("insertion_12.5%", "insertion, 32 cells", True),
-    ("specificity", "correlation", False),
+    ("inter_word_correlation", "inter_word_correlation", False),
 )
 SHORT: Columns = (PLACE[0], PLACE[2], PLACE[5], DEPENDENCE[0], DEPENDENCE[3], DEPENDENCE[4])
 
@@ -68,7 +68,7 @@ def search(name: str, data: dict[str, Any]) -> str:
     """The best entries of the four rounds of the search, and the published form's place in the first."""
     lines = [f"{data['scenes']} selection scenes; from `benchmarks/results/{name}`.", ""]
     lines += [
-        "| rank | objective | state | aggregation | blocks | pointing | Obj-IoU | F3 |",
+        "| rank | objective | state | aggregation | blocks | pointing | obj_iou | F3 |",
         "| ---: |" + " --- |" * 4 + " ---: |" * 3,
     ]
     published = ("contrast_sum", "final", "pooled")
@@ -77,15 +77,15 @@ def search(name: str, data: dict[str, Any]) -> str:
     for rank, entry in [*ranked[:8], first]:
         names = " | ".join(entry[key] for key in ("objective", "state", "aggregation"))
         blocks = ", ".join(map(str, entry["blocks"]))
-        lines.append(f"| {rank} | {names} | {blocks} | {_figures(entry, 'hit', 'iou', 'f3')} |")
+        lines.append(f"| {rank} | {names} | {blocks} | {_figures(entry, 'pointing', 'obj_iou', 'f3')} |")
     lines += ["", f"(of {len(ranked)}; the last row is the best of the published form)", ""]
-    lines += ["| rank | refinement | pointing | Obj-IoU | concentration | F3 |", "| ---: | --- |" + " ---: |" * 4]
+    lines += ["| rank | refinement | pointing | obj_iou | concentration | F3 |", "| ---: | --- |" + " ---: |" * 4]
     for rank, entry in enumerate(data["profiles"][:8], 1):
-        figures = _figures(entry, "hit", "iou", "concentration", "f3")
+        figures = _figures(entry, "pointing", "obj_iou", "concentration", "f3")
         lines.append(f"| {rank} | {describe(entry['profile'])} | {figures} |")
     lines += ["", f"(of {len(data['profiles'])})", ""]
-    measured = ("hit", "iou", "f3", "deletion_4", "specificity")
-    heads = "pointing | Obj-IoU | F3 | deletion, 4 cells | correlation |"
+    measured = ("pointing", "obj_iou", "f3", "deletion_4", "inter_word_correlation")
+    heads = "pointing | obj_iou | F3 | deletion, 4 cells | inter_word_correlation |"
     lines += [f"| finalist | {heads}", "| --- |" + " ---: |" * len(measured)]
     lines += [f"| {describe(entry['profile'])} | {_figures(entry, *measured)} |" for entry in data["finalists"]]
     lines += ["", f"| idea | {heads}", "| --- |" + " ---: |" * len(measured)]

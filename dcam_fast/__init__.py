@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dcam_fast.config import DEFAULT, PAPER, RELEASED, RefineConfig, profile
+    from dcam_fast.demo import sample_image
     from dcam_fast.environment import Environment, env
     from dcam_fast.explainer import Explainer
     from dcam_fast.explanation import Explanation
@@ -26,6 +27,7 @@ __all__ = [
     "Stream",
     "env",
     "profile",
+    "sample_image",
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet unless the application asks
@@ -37,6 +39,7 @@ _HOME = {
     "RELEASED": "config",
     "RefineConfig": "config",
     "profile": "config",
+    "sample_image": "demo",
     "Environment": "environment",
     "env": "environment",
     "Explainer": "explainer",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,7 @@ import typer
 from rich.text import Text
 
 import dcam_fast
-from dcam_fast.console import error_console, one_line, out_console, progress_bar, report_error, settings
+from dcam_fast.console import check_name, error_console, one_line, out_console, progress_bar, report_error, settings
 from dcam_fast.evaluation import commands
 
 if TYPE_CHECKING:
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
     from dcam_fast.streaming import Step
 
 HARD = "Hard scenes: up to six objects that overlap and look alike, on richer backgrounds."
-STREAMED = (
-    "note: with --stream every token is explained at the step that wrote it (state committed); "
-    "the maps that are saved differ from those without --stream"
+STREAM_LEGEND = (
+    "step, answer so far (_ is still open), then each new token with the pixel (x, y) in the middle of its map's "
+    'strongest cell; the maps saved are of the state "committed", as each step had it'
 )
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -70,21 +69,12 @@ def _colored(explanation: Explanation) -> Text:
 
 
 def _step(step: Step) -> Text:
-    """A denoising step: the answer so far, then what was written, and the pixel in the middle of its strongest cell."""
+    """A denoising step, as `STREAM_LEGEND` says."""
     written = []
     for token, map in zip(step.tokens, step.maps, strict=True):
         x0, y0, x1, y1 = step.boxes.flatten(0, 1)[map.argmax()].tolist()
         written.append(f"{token.text} ({(x0 + x1) / 2:.0f}, {(y0 + y1) / 2:.0f})")
     return Text(f"{step.index:4}  ", "dim") + Text(step.text) + Text(f"  {', '.join(written)}", "dim")
-
-
-def _named(check: Callable[[str], object], value: str, option: str) -> str:
-    """A name that ``check`` accepts; any other is a usage error."""
-    try:
-        check(value)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
-    return value
 
 
 @app.command()
@@ -154,8 +144,8 @@ def explain(
         bool,
         typer.Option(
             "--stream",
-            help="Show every word as it is written, and save the maps of those steps (state committed), which are not "
-            "those without --stream. For Diffusion-CAM's kind of method.",
+            help="Show every token as it is written, and the pixel (x, y) where its map is strongest. The maps saved "
+            "are those of the steps (state committed). For Diffusion-CAM's kind of method.",
         ),
     ] = False,
 ) -> None:
@@ -163,17 +153,18 @@ def explain(
     with out_console.status("loading"):
         from dcam_fast.attribution.methods import method_named
         from dcam_fast.config import profile as profile_named
+        from dcam_fast.models import check_dtype
         from dcam_fast.storage import PAGE
 
-    _named(method_named, method, "--method")
+    check_name(method_named, method, "--method")
     if profile is not None:
-        _named(profile_named, profile, "--profile")
+        check_name(profile_named, profile, "--profile")
+    if dtype is not None:
+        check_name(check_dtype, dtype, "--dtype")
     targets: str | list[str] = target or "content"
     if targets == ["all"]:
         targets = "all"
     explainer = _load_explainer(model, device, trust_remote_code, dtype)
-    if stream:
-        out_console.print(STREAMED, style="dim")
 
     failures = []
     with progress_bar() as progress:
@@ -182,6 +173,7 @@ def explain(
         ):
             try:
                 if stream:
+                    progress.console.print(STREAM_LEGEND, style="dim", markup=False)
                     steps = explainer.stream(image, prompt, method=method, profile=profile)
                     for step in steps:
                         progress.console.print(_step(step))
@@ -192,7 +184,7 @@ def explain(
             except Exception as error:  # the other images are still worth it
                 failures.append(error)
                 continue
-            progress.console.print(str(image), style="bold", markup=False)
+            progress.console.print(" ".join(str(image).split()), style="bold", markup=False)
             progress.console.print(Text("  ") + _colored(explanation))
             progress.console.print(f"  {out / name / PAGE}", markup=False)
     for failure in failures:
@@ -293,7 +285,7 @@ def main() -> None:
         Text("note: ", "bold yellow") + Text(" ".join(str(message).split()))
     )
     signal.signal(signal.SIGTERM, _end)
-    app()
+    app(prog_name="dcam-fast")
 
 
 def _end(number: int, frame: object) -> None:

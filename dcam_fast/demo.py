@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from dcam_fast.explanation import Explanation
@@ -26,6 +27,7 @@ RECORD: Final = "demo.json"
 INDEX: Final = "index.html"
 SCENES_RECORD: Final = "scenes.json"
 QUESTIONS_PER_SCENE: Final = 2
+SEED: Final = 7  # of the scenes that the commands draw unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Round:
     def is_right(self, answer: str) -> bool:
         """Whether an answer is the right one, however its punctuation is set."""
         return "".join(answer.split()) == "".join(self.expected.split())
+
+
+def sample_image() -> NDArray[np.uint8]:
+    """A scene of the kind that the embedded model knows, uint8 [128, 128, 3]: the first of ``dcam-fast scenes``."""
+    return scenes.sample_scene(np.random.default_rng(SEED)).image
 
 
 def rounds(count: int, seed: int, hard: bool = False) -> list[Round]:
@@ -138,7 +145,7 @@ def write_scenes(out: Path, count: int, seed: int, hard: bool) -> None:
     with replacing(out, "scenes", SCENES_RECORD) as draft:
         facts = []
 
-        def write(name: str, pixels: np.ndarray) -> str:
+        def write(name: str, pixels: NDArray[np.uint8]) -> str:
             Image.fromarray(pixels).save(draft / name)
             return name
 

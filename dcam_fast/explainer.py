@@ -21,7 +21,7 @@ from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource, load_image
 from dcam_fast.models.adapter import Adapter
 from dcam_fast.ops.graphs import GraphCache
-from dcam_fast.request import Request, Targets, check_targets, choose
+from dcam_fast.request import Request, Targets, checked_targets, choose
 from dcam_fast.streaming import Stream
 
 
@@ -79,8 +79,10 @@ class Explainer:
         Args:
             image: path, PIL image, array or tensor of any size and mode; see `dcam_fast.images.load_image`.
             prompt: what to ask (None: the model's own, usually a request for a caption).
-            targets: ``"content"`` (every content word), ``"all"`` (every word), or a list of words, phrases and token
-                positions. A phrase has the mean map of its tokens; ``"ring#2"`` is the second ring.
+            targets: ``"content"`` (every content word), ``"all"`` (every word and sign), or words, phrases and token
+                positions in a list, tuple, 1-D array or tensor, or any other iterable with an order. Case and the signs
+                between words do not matter. A phrase has the mean map of its tokens; ``"ring#2"`` is the second ring.
+                See `dcam_fast.words` for what a word is.
             method: a name of `dcam_fast.attribution.METHODS` (``"default"``, ``"published"``, ``"grad_cam"``, ...), a
                 `Method` or any other `Attribution`.
             profile: how maps are refined: ``"default"``, ``"released"``, ``"paper"`` or a `RefineConfig` (None: the
@@ -93,7 +95,7 @@ class Explainer:
                 that can be told, else as soon as it can.
             TypeError: for an argument of the wrong kind, before anything is computed.
         """
-        check_targets(targets)
+        wanted = checked_targets(targets, "explain")
         settings = method_named(method)
         steps, block_length = _check_options("explain", prompt, profile, steps, block_length)
         with using(self.resources):
@@ -101,7 +103,7 @@ class Explainer:
             started = time.perf_counter()
             trajectory = self.adapter.generate(request.inputs, steps, block_length)
             generated = time.perf_counter()
-            chosen = choose(targets, self.adapter.words(trajectory), trajectory)
+            chosen = choose(wanted, self.adapter, trajectory)
             raw = request.raw_maps(trajectory, chosen)
             return request.explanation(trajectory, chosen, raw, {"generate": generated - started}, generated)
 

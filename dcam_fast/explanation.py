@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast.modes import own_modes
+from dcam_fast.words import align, fold, is_sign, occurrences, positions_in, split_ordinal, split_parts, words_in
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -107,56 +110,71 @@ class Explanation:
         names = ", ".join(self.names)
         return f"Explanation(answer={self.answer!r}, targets=[{names}], maps={list(self.maps.shape)})"
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
-        """A different name for each target, as `find` takes it: its text, with "#2" for the second of that text."""
-        seen: dict[str, int] = {}
-        names = []
+        """A different name for each target, as `find` takes it: its text, with "#2" where that is the second of the
+        answer, and " (2)" where an earlier target has the name already."""
+        words = words_in(self.answer, self._spans)
+        names: list[str] = []
         for target in self.targets:
-            key = _fold(target.text)
-            seen[key] = seen.get(key, 0) + 1
-            names.append(target.text if seen[key] == 1 else f"{target.text}#{seen[key]}")
+            runs = [set(positions_in(run)) for run in occurrences(target.text, words)]
+            number = next((i for i, run in enumerate(runs, 1) if run.issuperset(target.positions)), 1)
+            name = target.text if number == 1 else f"{target.text}#{number}"
+            same = (name, *(f"{name} ({count})" for count in range(2, len(self.targets) + 1)))
+            taken = set(map(fold, names))
+            names.append(next(one for one in same if fold(one) not in taken))
         return tuple(names)
 
     def find(self, target: str | SupportsIndex) -> int:
-        """Index of a target: by its text, whatever the case ("ring"; "ring#2" is the second), or by the index itself.
+        """Index of a target: by its name, or by the index itself.
+
+        Case, Unicode normal form and the signs between words do not matter. ``"ring#2"`` is the second ring of the
+        answer; ``"ring"`` is the first, or the first that is a target.
 
         Raises ValueError, which lists the targets, where there is no such.
         """
         if isinstance(target, str):
-            names = [_fold(name) for name in self.names]
-            wanted = _fold(target)
-            for name in (wanted, wanted.removesuffix("#1")):
-                if name in names:
-                    return names.index(name)
+            text, ordinal = split_ordinal(target)
+            named = f"{text}#{ordinal}" if ordinal not in (None, 1) else text
+            texts = [one.text for one in self.targets] if ordinal is None else []
+            for known in (self.names, texts):
+                for key in (fold, _spoken):
+                    keys = [key(name) for name in known]
+                    if key(named).strip() and key(named) in keys:
+                        return keys.index(key(named))
         elif 0 <= operator.index(target) < len(self.targets):
             return operator.index(target)
-        known = ", ".join(map(repr, self.names)) or "none, for there are no targets"
-        raise ValueError(f"Explanation.find: target must be one of {known} (or an index), got {target!r}")
+        known_names = ", ".join(map(repr, self.names)) or "none, for there are no targets"
+        raise ValueError(f"Explanation.find: target must be one of {known_names} (or an index), got {target!r}")
 
     def map(self, target: str | SupportsIndex) -> Tensor:
         """The refined map of a target, float32 [h, w] in 0..1; see `find`."""
         return self.maps[self.find(target)]
 
+    @cached_property
+    def _spans(self) -> list[tuple[int, int]]:
+        """The (start, end) characters of the answer that each token is in."""
+        return align(self.answer, [token.text for token in self.tokens])
+
     def pieces(self) -> tuple[Piece, ...]:
         """The answer cut into tokens and what lies between them; joined again, the texts are the answer.
 
-        A token that is part of several targets belongs to the one with the fewest tokens.
+        A character that several tokens spell together is a piece, and its token the last that was committed. A token
+        that is part of several targets belongs to the one with the fewest tokens.
         """
+        holders: list[list[Token]] = [[] for _ in self.answer]
+        for token, (start, end) in zip(self.tokens, self._spans, strict=True):
+            for character in range(start, end):
+                holders[character].append(token)
         pieces, cursor = [], 0
-        for token in self.tokens:
-            text = token.text.strip()
-            start = self.answer.find(text, cursor) if text else -1
-            if start < 0:  # part of a character, or a token that is not shown
-                continue
-            owners = [i for i, target in enumerate(self.targets) if token.position in target.positions]
+        for _, run in itertools.groupby(holders, lambda tokens: [token.position for token in tokens]):
+            tokens, *rest = run
+            text = self.answer[cursor : cursor + 1 + len(rest)]
+            positions = {token.position for token in tokens}
+            owners = [i for i, target in enumerate(self.targets) if positions.intersection(target.positions)]
             owner = min(owners, key=lambda i: len(self.targets[i].positions), default=None)
-            if start > cursor:
-                pieces.append(Piece(self.answer[cursor:start]))
-            pieces.append(Piece(text, token, owner))
-            cursor = start + len(text)
-        if cursor < len(self.answer):
-            pieces.append(Piece(self.answer[cursor:]))
+            pieces.append(Piece(text, max(tokens, key=lambda token: token.step, default=None), owner))
+            cursor += len(text)
         return tuple(pieces)
 
     def steps(self, index: int) -> tuple[int, ...]:
@@ -237,8 +255,13 @@ def _path(folder: object, caller: str) -> Path:
     return Path(folder)
 
 
-def _fold(text: str) -> str:
-    return " ".join(text.split()).casefold()
+def _spoken(name: str) -> str:
+    """A name as `find` compares it where its signs do not matter."""
+    text, ordinal = split_ordinal(name)
+    parts = (text[start:end] for start, end in split_parts(text))
+    return " ".join(
+        [*(fold(part) for part in parts if not is_sign(part)), *([] if ordinal is None else [f"#{ordinal}"])]
+    )
 
 
 def _error(name: str, need: str, got: object) -> ValueError:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dcam_fast import ops
 from dcam_fast.explanation import Explanation
+from dcam_fast.fonts import MISSING, Font, missing
 from dcam_fast.ops.overlay import colour_table
 
 Color = tuple[int, int, int]
@@ -66,21 +65,21 @@ def overlays(
     return [Image.fromarray(one) for one in ops.overlay(maps, pixels, boxes, colormap, alpha).cpu().numpy()]
 
 
-@functools.cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    import matplotlib
-
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
-
-
-def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def _shortened(text: str, font: Font, width: float) -> str:
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
+
+
+def glyph_note(explanations: Sequence[Explanation]) -> str:
+    """What a picture says of characters that it cannot show; empty where it shows all."""
+    lost = missing("".join(text for one in explanations for text in (one.prompt, one.answer)))
+    named = ", ".join(f"U+{ord(character):04X}" for character in lost[:3])
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    return f"{MISSING}: no font here has {named}{more}; the page shows them" if lost else ""
 
 
 def _write_answer(
@@ -90,9 +89,9 @@ def _write_answer(
 
     Without ``draw`` it only measures.
     """
-    small, large = _font(14), _font(21, bold=True)
+    small, large = Font(14), Font(21, bold=True)
     if draw:
-        draw.text((left, top), _shortened(explanation.prompt, small, width), MUTED, small)
+        small.draw(draw, (left, top), _shortened(explanation.prompt, small, width), MUTED)
     x, y, line = left, top + 26.0, 38
     for piece in explanation.pieces():
         for part in piece.text.splitlines(keepends=True):
@@ -104,7 +103,7 @@ def _write_answer(
                 advance = large.getlength(text)
             if draw and text.strip():
                 plain = piece.target is None
-                draw.text((x, y), text, MUTED if plain else INK, large)
+                large.draw(draw, (x, y), text, MUTED if plain else INK)
                 if piece.target is not None:
                     color = groundedness_color(explanation.targets[piece.target].groundedness)
                     draw.rounded_rectangle((x, y + 28, x + advance - 1, y + 31), 2, color)
@@ -118,30 +117,30 @@ def _write_caption(draw: ImageDraw.ImageDraw, explanation: Explanation, index: i
     """Writes a target's name, steps and groundedness under its panel, into (left, top, width)."""
     left, top, width = box
     target, name, steps = explanation.targets[index], explanation.names[index], explanation.steps(index)
-    value, bold, small = f"{target.groundedness:.2f}", _font(15 if width >= 160 else 13, bold=True), _font(12)
+    value, bold, small = f"{target.groundedness:.2f}", Font(15 if width >= 160 else 13, bold=True), Font(12)
     color = groundedness_color(target.groundedness)
     draw.rounded_rectangle((left, top, left + width - 1, top + 4), 2, TRACK)
     filled = round((width - 1) * min(max(target.groundedness, 0), 1))
     if filled >= 4:
         draw.rounded_rectangle((left, top, left + filled, top + 4), 2, color)
-    draw.text((left + width - bold.getlength(value), top + 10), value, color, bold)
-    draw.text((left, top + 10), _shortened(name, bold, width - bold.getlength(value) - 8), INK, bold)
+    bold.draw(draw, (left + width - bold.getlength(value), top + 10), value, color)
+    bold.draw(draw, (left, top + 10), _shortened(name, bold, width - bold.getlength(value) - 8), INK)
     if steps:
         when = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
-        draw.text((left, top + 31), when, MUTED, small)
+        small.draw(draw, (left, top + 31), when, MUTED)
 
 
 def _draw_legend(sheet: Image.Image, left: int, top: int, colormap: str, width: int) -> None:
-    draw, font = ImageDraw.Draw(sheet), _font(12)
+    draw, font = ImageDraw.Draw(sheet), Font(12)
     table = colour_table(colormap, torch.device("cpu"))
     strip = Image.fromarray(table.numpy()[None]).resize((120, 8), Image.Resampling.BILINEAR)
     x = left + font.getlength("low") + 6
-    draw.text((left, top), "low", MUTED, font)
+    font.draw(draw, (left, top), "low", MUTED)
     sheet.paste(strip, (round(x), top + 4))
-    draw.text((x + 126, top), "high", MUTED, font)
+    font.draw(draw, (x + 126, top), "high", MUTED)
     note = "bars: groundedness, 0 to 1"
     if x + 190 + font.getlength(note) <= left + width:
-        draw.text((left + width - font.getlength(note), top), note, MUTED, font)
+        font.draw(draw, (left + width - font.getlength(note), top), note, MUTED)
 
 
 def contact_sheet(explanations: Sequence[Explanation], *, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
@@ -163,8 +162,12 @@ def contact_sheet(explanations: Sequence[Explanation], *, colormap: str = "turbo
         tops.append(round(bottom))
         answer = _write_answer(None, explanation, 0, 0, across)
         bottom += answer + 12 + math.ceil(count / columns) * (high + CAPTION + GAP) + GAP
-    sheet = Image.new("RGB", (across + 2 * MARGIN, round(bottom) + 12 + MARGIN), PAPER)
+    note, small = glyph_note(explanations), Font(12)
+    height = round(bottom) + 12 + MARGIN + (18 if note else 0)
+    sheet = Image.new("RGB", (across + 2 * MARGIN, height), PAPER)
     draw = ImageDraw.Draw(sheet)
+    if note:
+        small.draw(draw, (MARGIN, round(bottom) + 14), _shortened(note, small, across), MUTED)
     for explanation, top, (wide, high) in zip(explanations, tops, sizes, strict=True):
         y = round(_write_answer(draw, explanation, MARGIN, top, across)) + 12
         shown = resized(explanation.image, wide, high)
@@ -177,6 +180,6 @@ def contact_sheet(explanations: Sequence[Explanation], *, colormap: str = "turbo
             if place:
                 _write_caption(draw, explanation, place - 1, (left, at + high + 6, panel))
             else:
-                draw.text((left, at + high + 16), "the image", MUTED, _font(15))
+                Font(15).draw(draw, (left, at + high + 16), "the image", MUTED)
     _draw_legend(sheet, MARGIN, round(bottom) - 4, colormap, across)
     return sheet

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import operator
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any, SupportsIndex
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,12 +24,14 @@ from dcam_fast.attribution.words import mean_by_word, owners_of, positions_of
 from dcam_fast.config import RefineConfig
 from dcam_fast.explanation import Explanation, Target, Token
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
+from dcam_fast.models.text import pieces_of, spell
 from dcam_fast.ops.graphs import GraphCache
-from dcam_fast.words import find_phrase, is_content
+from dcam_fast.words import BROKEN, find_run, is_content, is_sign, positions_in, split_parts
 
 log = logging.getLogger(__name__)
 
-Targets = str | Sequence[str | int]
+Targets = str | Iterable[str | SupportsIndex] | Tensor
+CheckedTargets = str | tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,20 @@ class Request:
         token = trajectory.tokens[position : position + 1]
         return Token(self.adapter.decode(token), int(token), position, int(trajectory.steps[position]))
 
+    def _tokens(self, trajectory: Trajectory) -> tuple[Token, ...]:
+        """The tokens of the answer. Of those that spell a character together, the last has it."""
+        tokens = [self.token(trajectory, position) for position in range(trajectory.length)]
+        if any(BROKEN in token.text for token in tokens):
+            pieces = pieces_of(*spell(self._decode, trajectory.tokens[: trajectory.length].tolist()))
+            tokens = [
+                replace(token, text=piece) if BROKEN in token.text else token
+                for token, piece in zip(tokens, pieces, strict=True)
+            ]
+        return tuple(tokens)
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self.adapter.decode(torch.tensor(tokens, dtype=torch.int64))
+
     def explanation(
         self, trajectory: Trajectory, chosen: list[Word], raw: Tensor, seconds: dict[str, float], started: float
     ) -> Explanation:
@@ -82,7 +100,7 @@ class Request:
             image=self.inputs.image,
             prompt=self.inputs.prompt,
             answer=adapter.decode(answer),
-            tokens=tuple(self.token(trajectory, position) for position in range(trajectory.length)),
+            tokens=self._tokens(trajectory),
             targets=tuple(Target(w.text, w.positions, *values) for w, values in zip(chosen, measures, strict=True)),
             maps=maps,
             raw_maps=raw,
@@ -122,14 +140,46 @@ class Request:
         )
 
 
-def check_targets(targets: Targets) -> None:
-    """Raises ValueError for what no answer could hold."""
-    if isinstance(targets, str) and targets not in ("content", "all"):
-        raise ValueError(f"explain: targets must be 'content', 'all' or a list of words and positions, got {targets!r}")
+def checked_targets(targets: Targets, caller: str) -> CheckedTargets:
+    """Targets as words and positions, each in its turn.
+
+    Raises ValueError, naming the caller, for what no answer could hold.
+    """
+    need = "'content', 'all' or words and positions in some order, such as a list or a 1-D array"
+    if isinstance(targets, str):
+        if targets not in ("content", "all"):
+            raise ValueError(f"{caller}: targets must be {need}, got {targets!r}")
+        return targets
+    if isinstance(targets, np.ndarray | Tensor):
+        targets = targets.tolist()
+    if not isinstance(targets, Iterable) or isinstance(targets, bytes | bytearray | Mapping | Set):
+        raise ValueError(f"{caller}: targets must be {need}, got {targets!r}")
+    return tuple(_checked_target(target, caller) for target in targets)
 
 
-def choose(targets: Targets, words: tuple[Word, ...], trajectory: Trajectory) -> list[Word]:
+def _checked_target(target: object, caller: str) -> str | int:
+    if isinstance(target, str):
+        if not split_parts(target):
+            raise ValueError(f"{caller}: target must be words or a sign of the answer, got {target!r}")
+        return target
+    if isinstance(target, np.ndarray | Tensor) and target.ndim == 0:
+        target = target.item()
+    if isinstance(target, bool | np.bool_) or not isinstance(target, SupportsIndex):
+        raise ValueError(f"{caller}: target must be words or a position, a whole number, got {target!r}")
+    try:
+        position = operator.index(target)
+    except TypeError as error:
+        raise ValueError(f"{caller}: target must be words or a position, a whole number, got {target!r}") from error
+    if position < 0:
+        raise ValueError(f"{caller}: target must be a position from 0, got {position}")
+    return position
+
+
+def choose(
+    targets: CheckedTargets, adapter: Adapter[Any], trajectory: Trajectory, caller: str = "explain"
+) -> list[Word]:
     """The words to explain. Raises ValueError, naming what there is, for one that the answer does not hold."""
+    words = adapter.words(trajectory)
     if targets == "all":
         return list(words)
     if targets == "content":
@@ -137,14 +187,36 @@ def choose(targets: Targets, words: tuple[Word, ...], trajectory: Trajectory) ->
     chosen = []
     for target in targets:
         if isinstance(target, int):
-            if not 0 <= target < trajectory.length:
-                raise ValueError(f"explain: target must be a position from 0 to {trajectory.length - 1}, got {target}")
-            holder = next((word for word in words if target in word.positions), None)
-            chosen.append(Word(holder.text if holder else f"token {target}", (target,)))
+            if target >= trajectory.length:
+                last = trajectory.length - 1
+                raise ValueError(f"{caller}: target must be a position from 0 to {last}, got {target}")
+            chosen.append(Word(_text_at(target, words, adapter, trajectory), (target,)))
             continue
-        positions = find_phrase(target, words)
-        if positions is None:
+        run = find_run(target, words)
+        if run is None:
             answer = " ".join(word.text for word in words)
-            raise ValueError(f"explain: target must be words of the answer ({answer}), got {target!r}")
-        chosen.append(Word(target, positions))
+            raise ValueError(f"{caller}: target must be words of the answer ({answer}), got {target!r}")
+        chosen.append(Word(_text_of(run, adapter, trajectory), positions_in(run)))
     return chosen
+
+
+def _text_of(run: Sequence[Word], adapter: Adapter[Any], trajectory: Trajectory) -> str:
+    """Some words that follow each other as they read in the answer, with what is between them."""
+    if len(run) == 1:
+        return run[0].text
+    tokens = trajectory.tokens[min(run[0].positions) : max(run[-1].positions) + 1]
+    text = adapter.decode(tokens)
+    start, end = text.find(run[0].text), text.rfind(run[-1].text)
+    return text[start : end + len(run[-1].text)] if 0 <= start <= end else " ".join(word.text for word in run)
+
+
+def _text_at(position: int, words: Sequence[Word], adapter: Adapter[Any], trajectory: Trajectory) -> str:
+    """What the token at a position spells, without signs beside it; all of a character that it is a part of."""
+    holders = [word for word in words if position in word.positions]
+    spoken = [word for word in holders if not is_sign(word.text)] or holders
+    if len(spoken) == 1 and spoken[0].positions == (position,):
+        return spoken[0].text
+    text = adapter.decode(trajectory.tokens[position : position + 1]).strip()
+    if text and BROKEN not in text:
+        return text
+    return spoken[0].text if spoken else f"token {position}"

@@ -15,7 +15,7 @@ from dcam_fast.attribution.resources import using
 from dcam_fast.attribution.words import mean_by_word, positions_of
 from dcam_fast.explanation import Explanation, Token
 from dcam_fast.models.adapter import OPEN, Trajectory, Word
-from dcam_fast.request import Request, Targets, check_targets, choose
+from dcam_fast.request import Request, Targets, checked_targets, choose
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +75,10 @@ class Stream(Iterator[Step]):
         """
         if self._finished is None:
             raise RuntimeError("Stream.explanation: stream must be at its end, got one before it, or closed")
-        check_targets(targets)
+        wanted = checked_targets(targets, "Stream.explanation")
         started = time.perf_counter()
         with using(self._request.resources):
-            chosen = choose(targets, self._request.adapter.words(self._finished), self._finished)
+            chosen = choose(wanted, self._request.adapter, self._finished, "Stream.explanation")
             view = self._request.inputs.views[0]
             tokens = [view.boxes.new_zeros(0, *view.cells.shape)]
             steps = self._finished.steps.tolist()

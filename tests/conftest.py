@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports Hugging Face's packages; tests' own processes have it too
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import pytest
+import torch
 
-from dcam_fast import Explainer  # noqa: E402
-from dcam_fast.models.adapter import Adapter  # noqa: E402
+from dcam_fast import Explainer
+from dcam_fast.models.adapter import Adapter
 
 LOCAL = ("", "localhost", "127.0.0.1", "::1", None)
 
@@ -32,6 +32,16 @@ def refuse_network(event: str, arguments: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(refuse_network)
+
+
+@contextlib.contextmanager
+def _cruel_modes() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_targets_by_word_phrase_and_position(explainer: Explainer, scene: scenes
     [
         ({"targets": ["zebra"]}, r"explain: target must be words of the answer \(a .*\), got 'zebra'"),
         ({"targets": [99]}, "explain: target must be a position from 0 to .*, got 99"),
-        ({"targets": "nouns"}, "explain: targets must be 'content', 'all' or a list .*, got 'nouns'"),
+        ({"targets": "nouns"}, "explain: targets must be 'content', 'all' or words and .*, got 'nouns'"),
         ({"method": "best"}, f"explain: method must be one of {', '.join(METHODS)} or a Method, got 'best'"),
         ({"profile": "best"}, "profile: name must be one of released, paper, default, unguided, got 'best'"),
         ({"prompt": "what is the zebra ?"}, "tiny: prompt must be made of the words"),
@@ -99,6 +99,58 @@ def test_targets_by_word_phrase_and_position(explainer: Explainer, scene: scenes
 def test_errors(explainer: Explainer, scene: scenes.Scene, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         explainer.explain(scene.image, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        None, 3, np.int64(3), torch.tensor(3), {"a": 1}, {"a"}, b"a", [3.5], [True], [np.True_], [None], [-1], [""],
+        [" "], torch.tensor([-1]), torch.tensor([1.0]), torch.tensor([True]), torch.tensor([[1]]), [torch.tensor(True)],
+        np.array([0.5]), np.array([False]), [[1]], [torch.tensor([1, 2])], "", "a ring",
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_targets_are_checked_before_the_generation(explainer: Explainer, scene: scenes.Scene, targets: object) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explainer.adapter, "generate", lambda *_: pytest.fail("generated"))
+        with pytest.raises(ValueError, match=r"^explain: targets? must be .*, got "):
+            explainer.explain(scene.image, targets=targets)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        [np.int32(1), np.uint8(2)], (1, 2), range(1, 3), np.array([1, 2]), torch.tensor([1, 2], dtype=torch.int32),
+        [torch.tensor(1), np.array(2)],
+    ],
+    ids=lambda targets: type(targets).__name__,
+)  # fmt: skip
+def test_positions_of_any_kind(explainer: Explainer, scene: scenes.Scene, targets: object) -> None:
+    chosen = explainer.explain(scene.image, targets=(item for item in targets))  # type: ignore[attr-defined]
+    assert [target.positions for target in chosen.targets] == [(1,), (2,)]
+    chosen = explainer.explain(scene.image, targets=targets)  # type: ignore[arg-type]
+    assert [target.positions for target in chosen.targets] == [(1,), (2,)]
+    assert all(type(position) is int for target in chosen.targets for position in target.positions)
+
+
+def test_names_count_occurrences_in_the_answer(explainer: Explainer) -> None:
+    """Whatever the order and kind of targets; texts are the answer's."""
+    texts: list[str] = []
+    for seed in range(200):
+        image = scenes.sample_scene(np.random.default_rng(seed), objects=3).image
+        texts = [token.text for token in explainer.explain(image, targets=[]).tokens]
+        if any(texts.count(shape) > 1 for shape in scenes.SHAPES):
+            break
+    shape = next(shape for shape in scenes.SHAPES if texts.count(shape) > 1)
+    first, second = [position for position, text in enumerate(texts) if text == shape][:2]
+    chosen = explainer.explain(image, targets=[second, f" {shape.upper()} ", first, f"{texts[second - 1]} {shape}#1"])
+    assert chosen.names[:3] == (f"{shape}#2", shape, f"{shape} (2)")
+    assert chosen.targets[chosen.find(f"{shape}#2")].positions == (second,)
+    assert chosen.targets[chosen.find(shape)].positions == (first,)
+    assert [target.text for target in chosen.targets[:3]] == [shape] * 3
+    assert [chosen.find(name) for name in chosen.names] == [0, 1, 2, 3]
+    alone = explainer.explain(image, targets=[f"{shape}#2"])
+    assert (alone.names, alone.find(shape)) == ((f"{shape}#2",), 0)
 
 
 def test_repeatable(explainer: Explainer, scene: scenes.Scene, explanation: Explanation) -> None:
@@ -127,9 +179,9 @@ def test_maps_sit_on_what_their_words_name(explainer: Explainer) -> None:
     adapter = explainer.adapter
     measured = [score(adapter, case, method_maps(adapter, case, Method()), False) for case in cases]
     table = summarise(measured)
-    assert sum(len(one["hit"]) for one in measured) > 60
-    assert table["hit"] > 0.85
-    assert table["iou"] > 0.35
+    assert sum(len(one["pointing"]) for one in measured) > 60
+    assert table["pointing"] > 0.85
+    assert table["obj_iou"] > 0.35
 
 
 def test_groundedness_tells_words_that_point_from_words_that_do_not(explainer: Explainer) -> None:

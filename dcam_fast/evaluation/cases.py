@@ -17,7 +17,7 @@ from dcam_fast.attribution.refined import refined
 from dcam_fast.attribution.words import positions_of
 from dcam_fast.evaluation.datasets.sample import Sample
 from dcam_fast.evaluation.matching import named_words
-from dcam_fast.evaluation.metrics import overlap, points_at, word_specificity
+from dcam_fast.evaluation.metrics import inter_word_correlation, overlap, points_at
 from dcam_fast.evaluation.perturbation import Curves
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
 from dcam_fast.modes import own_modes
@@ -108,20 +108,23 @@ def mask_maps(case: Case) -> Tensor:
 
 @own_modes()
 def measure(case: Case, maps: Tensor) -> Metrics:
-    """How well maps ``[T, h, w]`` of a case's words fit what they name: a value a word, but ``specificity``, which is
-    one for all of them, or none where all words name the same. Those named ``any_`` are the paper's: against all that
-    is annotated in the image, so that a word's map may sit on whatever it likes."""
+    """How well maps ``[T, h, w]`` of a case's words fit what they name: a value a word.
+
+    ``inter_word_correlation`` is one value for all of them, or none where all words name the same. Metrics named
+    ``any_`` are the paper's: against all that is annotated in the image, so that a word's map may sit on whatever it
+    likes.
+    """
     boxes = case.inputs.views[0].boxes
     height, width = case.masks.shape[1:]
     pixels = ops.upsample(maps, boxes, (height, width))
     fit = overlap(pixels, case.masks.long())
     anything = overlap(pixels, case.labels)
     hit = points_at(maps, boxes, case.masks)
-    specificity = word_specificity(maps, case.owners)
+    alike = inter_word_correlation(maps, case.owners)
     return {
-        "hit": hit.double().tolist(),
+        "pointing": hit.double().tolist(),
         "wrong": (points_at(maps, boxes, case.others) & ~hit).double().tolist(),
-        "iou": fit.obj_iou.tolist(),
+        "obj_iou": fit.obj_iou.tolist(),
         "func_iou": fit.func_iou.tolist(),
         "precision": fit.precision.tolist(),
         "recall": fit.recall.tolist(),
@@ -130,11 +133,11 @@ def measure(case: Case, maps: Tensor) -> Metrics:
         "concentration": fit.concentration.tolist(),
         "f3": fit.f3_harmonic.tolist(),
         "f3_geometric": fit.f3_geometric.tolist(),
-        "any_iou": anything.obj_iou.tolist(),
+        "any_obj_iou": anything.obj_iou.tolist(),
         "any_contrast": anything.contrast.tolist(),
         "any_concentration": anything.concentration.tolist(),
         "any_f3": anything.f3_harmonic.tolist(),
-        "specificity": [] if specificity is None else [specificity],
+        "inter_word_correlation": [] if alike is None else [alike],
     }
 
 

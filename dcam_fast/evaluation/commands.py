@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dcam_fast.console import one_line, out_console, progress_bar
+from dcam_fast.console import check_name, one_line, out_console, progress_bar
 
 DATA = "scenes, hard-scenes, coco:FOLDER, grandf:FOLDER or folder:FOLDER."
 
@@ -47,11 +47,19 @@ def evaluate(
     """Measure which maps are right, on images whose named things have masks."""
     with out_console.status("loading"):
         from dcam_fast.attribution import METHODS
+        from dcam_fast.config import profile as profile_named
         from dcam_fast.evaluation import report, runner
         from dcam_fast.evaluation.datasets import open_dataset
         from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
         from dcam_fast.evaluation.perturbation import SHARES
+        from dcam_fast.models import check_dtype
 
+        if dtype is not None:
+            check_name(check_dtype, dtype, "--dtype")
+        for name in method or ():
+            check_name(lambda name: runner.check_methods((name,)), name, "--method")
+        if profile is not None:
+            check_name(profile_named, profile, "--profile")
         settings = runner.Settings(
             model=model,
             data=data,
@@ -87,10 +95,11 @@ def evaluate(
         need = "data must be such that the answers name what is annotated"
         raise ValueError(f"evaluate: {need}, got 0 words of {summary.samples} samples; see '{out / report.PAGE}'")
     for name, row in summary.table.items():
-        shown = ("hit", "iou", "f3", "deletion_area", "specificity")
+        shown = ("pointing", "obj_iou", "f3", "deletion_area", "inter_word_correlation")
         figures = "  ".join(f"{metric} {row[metric].value:.3f}" for metric in shown if metric in row)
         out_console.print(f"{name:16} {figures}", markup=False)
     out_console.print(f"\n{summary.words} words of {summary.named} of {summary.samples} samples", markup=False)
+    out_console.print(f"{summary.missing} regions that no word of the answers names: not measured", markup=False)
     out_console.print(f"report  {out / report.PAGE}", markup=False)
 
 
@@ -118,7 +127,10 @@ def reproduce(
 
         if study not in reproduction.STUDIES:
             known = ", ".join(reproduction.STUDIES)
-            raise ValueError(f"reproduce: study must be one of {known}, got {study!r}")
+            message = f"reproduce: study must be one of {known}, got {study!r}"
+            raise typer.BadParameter(message, param_hint="STUDY")
+        if dtype is not None:
+            check_name(models.check_dtype, dtype, "--dtype")
         chosen = reproduction.STUDIES[study]
         seed = SELECTION_SEED if seed is None else seed
         dataset = open_dataset(data, limit=limit, seed=seed)

@@ -15,7 +15,7 @@ from dcam_fast.evaluation.perturbation import Perturbation
 from dcam_fast.models.adapter import Adapter
 
 DELETED = {"deletion_4": "deletion_1.56%", "deletion_32": "deletion_12.5%"}  # cells of 256 that are painted over
-MEANS = ("hit", "wrong", "iou", "concentration", "f3")
+MEANS = ("pointing", "wrong", "obj_iou", "concentration", "f3")
 
 
 def draw_cases(adapter: Adapter[Any], count: int, seed: int, steps: int | None = None) -> Iterator[Case]:

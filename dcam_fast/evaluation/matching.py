@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import itertools
 from collections.abc import Sequence
 
 from dcam_fast.evaluation.datasets.sample import Sample
 from dcam_fast.models.adapter import Word
+from dcam_fast.words import fold, is_sign, parts_of, positions_in, split_parts, split_words
 
 _IRREGULAR = {
     "person": "people",
@@ -28,7 +29,6 @@ _IRREGULAR = {
 }
 _PREPOSITIONS = {"of", "in", "on", "at", "with", "by", "for", "from", "to", "under", "over", "behind", "beside", "near"}
 _CLAUSES = {"that", "which", "who", "wearing"}
-_WORD = re.compile("\\w+(?:['\u2019-]\\w+)*")
 
 
 def plural(term: str) -> str:
@@ -46,15 +46,15 @@ def plural(term: str) -> str:
 
 def head_of(phrase: str) -> str:
     """The noun that a phrase is about, in lower case: the last word before its first preposition or clause."""
-    words = [word.lower() for word in _WORD.findall(phrase)]
+    words = [fold(word) for word in split_words(phrase)]
     end = next((index for index, word in enumerate(words) if index and word in _PREPOSITIONS | _CLAUSES), len(words))
     return words[end - 1] if words else phrase.lower()
 
 
-def split_words(text: str) -> tuple[list[str], list[tuple[int, int]]]:
-    """The words of a text, in lower case and without punctuation, and the (start, end) characters of each."""
-    found = list(_WORD.finditer(text))
-    return [match[0].lower() for match in found], [match.span() for match in found]
+def spoken_parts(text: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """The smallest words of a text as they are compared, without its signs, and the (start, end) characters of each."""
+    spans = [(start, end) for start, end in split_parts(text) if not is_sign(text[start:end])]
+    return [fold(text[start:end]) for start, end in spans], spans
 
 
 def find_terms(words: Sequence[str], terms: Sequence[Sequence[str]]) -> list[tuple[int, int, int]]:
@@ -63,11 +63,12 @@ def find_terms(words: Sequence[str], terms: Sequence[Sequence[str]]) -> list[tup
     Longer terms come first, of equally long ones those of the first thing, and no word counts twice.
 
     Args:
-        words: of the text, in lower case.
-        terms: of each thing, in lower case.
+        words: of the text, as `spoken_parts` gives them.
+        terms: of each thing.
     """
     by_length = sorted(
-        ((term.split(), owner) for owner, of in enumerate(terms) for term in of), key=lambda pair: -len(pair[0])
+        ((spoken_parts(term)[0], owner) for owner, names in enumerate(terms) for term in names),
+        key=lambda pair: -len(pair[0]),
     )
     taken: set[int] = set()
     found = []
@@ -85,9 +86,9 @@ def named_words(words: Sequence[Word], sample: Sample) -> list[tuple[Word, int]]
 
     Where the answer is the sample's caption, the caption's spans tell; otherwise the regions' terms do.
     """
-    parts = [(part, word) for word in words for part in split_words(word.text)[0]]
-    texts = [part for part, _ in parts]
-    caption, offsets = split_words(sample.caption)
+    parts = [(part, word) for word in words for part in parts_of([word]) if not is_sign(part.text)]
+    texts = [fold(part.text) for part, _ in parts]
+    caption, offsets = spoken_parts(sample.caption)
     if caption and texts == caption:
         hits = sorted(
             (first, last, owner)
@@ -99,7 +100,7 @@ def named_words(words: Sequence[Word], sample: Sample) -> list[tuple[Word, int]]
         terms = [*(region.terms for region in sample.regions), sample.compounds]
         found = find_terms(texts, terms)
         hits = [(first, last, owner) for owner, first, last in found if owner < len(sample.regions)]
-    return [(_joined([word for _, word in parts[first:last]]), owner) for first, last, owner in hits]
+    return [(_joined(parts[first:last]), owner) for first, last, owner in hits]
 
 
 def _words_of(span: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -108,6 +109,11 @@ def _words_of(span: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> tupl
     return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
-def _joined(words: Sequence[Word]) -> Word:
-    distinct = list(dict.fromkeys(words))
-    return Word(" ".join(word.text for word in distinct), tuple(p for word in distinct for p in word.positions))
+def _joined(parts: Sequence[tuple[Word, Word]]) -> Word:
+    """Parts of words, each with its word, as one; a word of which all parts are there reads as it does."""
+    texts: list[str] = []
+    for word, run in itertools.groupby(parts, lambda pair: pair[1]):
+        inside = [part.text for part, _ in run]
+        whole = len(inside) == len([part for part in parts_of([word]) if not is_sign(part.text)])
+        texts += [word.text] if whole and word.parts else inside
+    return Word(" ".join(texts), positions_in([part for part, _ in parts]))

@@ -149,7 +149,7 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(varied.all(0), measured, (~varied).all(0).double())
 
 
-def word_specificity(maps: Tensor, things: Tensor) -> float | None:
+def inter_word_correlation(maps: Tensor, things: Tensor) -> float | None:
     """Mean correlation between the maps ``[T, h, w]`` of words that name different ``things``, int64 ``[T]``: low
     where each word has a map of its own, 1 where all have the same. None where no two words differ."""
     first, second = torch.triu_indices(len(maps), len(maps), 1, device=maps.device)

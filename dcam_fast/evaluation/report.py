@@ -34,9 +34,9 @@ OUTLINE: Final = (255, 255, 255)
 # metric, heading, whether more is better (None: neither)
 Column = tuple[str, str, bool | None]
 FIT: Final[tuple[Column, ...]] = (
-    ("hit", "pointing", True),
+    ("pointing", "pointing", True),
     ("wrong", "on another object", False),
-    ("iou", "Obj-IoU", True),
+    ("obj_iou", "obj_iou", True),
     ("func_iou", "Func-IoU", None),
     ("precision", "precision", True),
     ("recall", "recall", True),
@@ -46,7 +46,7 @@ FIT: Final[tuple[Column, ...]] = (
     ("f3_geometric", "F3 (geometric)", True),
 )
 ANYTHING: Final[tuple[Column, ...]] = (
-    ("any_iou", "Obj-IoU", True),
+    ("any_obj_iou", "obj_iou", True),
     ("any_contrast", "contrast (median)", True),
     ("any_concentration", "concentration", True),
     ("any_f3", "F3", True),
@@ -54,7 +54,7 @@ ANYTHING: Final[tuple[Column, ...]] = (
 DEPENDENCE: Final[tuple[Column, ...]] = (
     ("deletion_area", "deletion, area", False),
     ("insertion_area", "insertion, area", True),
-    ("specificity", "correlation between words", False),
+    ("inter_word_correlation", "inter_word_correlation", False),
 )
 _MARKS: Final = re.compile(r"[\\`*_\[\]|]")  # of Markdown, within a line
 FIRST: Final = 3  # best and worst cases each
@@ -111,8 +111,8 @@ def _arrow(more: bool | None) -> str:
 def _sentence(summary: Summary, settings: Settings) -> str:
     return (
         f"{summary.words} words of {summary.named} answers that name something annotated, of {summary.samples} samples "
-        f"of {settings.data}, answered by {settings.model}."
-        + ("" if settings.profile is None else f" All maps are refined by the profile {settings.profile}.")
+        f"of {settings.data}, answered by {settings.model}. {summary.missing} regions are not measured: no word names "
+        "them." + ("" if settings.profile is None else f" All maps are refined by the profile {settings.profile}.")
     )
 
 

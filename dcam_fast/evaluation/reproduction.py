@@ -26,15 +26,15 @@ from dcam_fast.folders import replacing, write_json, write_text
 from dcam_fast.models.adapter import Adapter
 
 METRICS: Final = {
-    "any_iou": "Obj-IoU",
+    "any_obj_iou": "obj_iou",
     "any_contrast": "contrast",
     "any_concentration": "concentration",
     "any_f3": "F3",
 }
 OWN: Final = "f3"  # against what the word names
-PERCENT: Final = ("any_iou", "any_concentration", "any_f3", OWN)
+PERCENT: Final = ("any_obj_iou", "any_concentration", "any_f3", OWN)
 
-Figures = tuple[float, float, float, float]  # Obj-IoU, contrast (a factor), concentration, F3; the others in percent
+Figures = tuple[float, float, float, float]  # obj_iou, contrast (a factor), concentration, F3; the others in percent
 
 
 @dataclass(frozen=True)

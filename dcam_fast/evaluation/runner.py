@@ -33,13 +33,23 @@ from dcam_fast.folders import replacing, write_json
 from dcam_fast.models.adapter import Adapter
 from dcam_fast.modes import own_modes
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 TRUE_MASK: Final = "true_mask"  # not a method, for it knows the answer: the upper end of the scale
 RUN: Final = "run.json"
 RECORDS: Final = "records.jsonl"
 SUMMARY: Final = "summary.json"
 
 Record = dict[str, Any]
+
+
+def check_methods(names: Sequence[str]) -> None:
+    """Raises ValueError for anything but some names of `METHODS`, or `TRUE_MASK`, each once."""
+    known = (*METHODS, TRUE_MASK)
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"evaluate: methods must be one at least, each once, got {', '.join(names) or 'none'}")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"evaluate: method must be one of {', '.join(known)}, got {name!r}")
 
 
 @dataclass(frozen=True)
@@ -74,14 +84,7 @@ class Settings:
     randomised: int = 0
 
     def __post_init__(self) -> None:
-        known = (*METHODS, TRUE_MASK)
-        if not self.methods or len(set(self.methods)) != len(self.methods):
-            raise ValueError(
-                f"evaluate: methods must be one at least, each once, got {', '.join(self.methods) or 'none'}"
-            )
-        for name in self.methods:
-            if name not in known:
-                raise ValueError(f"evaluate: method must be one of {', '.join(known)}, got {name!r}")
+        check_methods(self.methods)
         if self.profile is not None:
             profile_by_name(self.profile)
 
@@ -111,6 +114,7 @@ class Summary:
 
     Attributes:
         samples: how many were run. named: how many of them had a word that names a region. words: how many such.
+        missing: how many regions no word of the answer names; nothing is measured of them.
         table: for each method, for each metric, its mean over words with a bootstrap interval.
         curves: for each method, ``deletion`` and ``insertion``: mean probability at each share of the cells.
         randomisation: for each method, mean correlation after each further block; empty without the test.
@@ -120,6 +124,7 @@ class Summary:
     samples: int
     named: int
     words: int
+    missing: int
     shares: tuple[float, ...]
     table: dict[str, dict[str, Estimate]]
     curves: dict[str, dict[str, list[float]]]
@@ -141,7 +146,9 @@ def evaluate_sample(adapter: Adapter[Any], dataset: Dataset, index: int, setting
     started = time.perf_counter()
     sample = dataset[index]
     answer, case = prepare(adapter, sample, settings.steps, settings.block_length)
-    record: Record = {"index": index, "id": sample.id, "answer": answer, "words": [], "methods": {}}
+    found = set() if case is None else set(case.owners.tolist())
+    missing = [region.name for place, region in enumerate(sample.regions) if place not in found]
+    record: Record = {"index": index, "id": sample.id, "answer": answer, "words": [], "missing": missing, "methods": {}}
     if case is not None:
         owners = case.owners.tolist()
         record["words"] = [
@@ -313,6 +320,7 @@ def summarise(records: list[Record], settings: Settings) -> Summary:
         samples=len(records),
         named=len(named),
         words=sum(len(record["words"]) for record in named),
+        missing=sum(len(record["missing"]) for record in records),
         shares=(0.0, *settings.shares, 1.0),
         table=table,
         curves=curves,

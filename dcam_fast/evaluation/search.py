@@ -88,7 +88,7 @@ def ranked(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     def place(entry: dict[str, Any]) -> tuple[float, ...]:
         if entry["f3"] < least:
             return 1, -entry["f3"]
-        return 0, -entry["hit"], len(entry.get("blocks", ())), -entry["f3"]
+        return 0, -entry["pointing"], len(entry.get("blocks", ())), -entry["f3"]
 
     return sorted(entries, key=place)
 
@@ -215,8 +215,8 @@ def _scored(case: Case, perturbation: Perturbation, maps: Tensor) -> Metrics:
 
 def _summary(rows: list[Metrics]) -> dict[str, Any]:
     """`summarise`, with the correlation between words that name different things."""
-    specificity = [value for row in rows for value in row["specificity"]]
-    return summarise(rows) | {"specificity": statistics.fmean(specificity)}
+    alike = [value for row in rows for value in row["inter_word_correlation"]]
+    return summarise(rows) | {"inter_word_correlation": statistics.fmean(alike)}
 
 
 def describe(profile: dict[str, Any]) -> str:
@@ -243,13 +243,13 @@ def main(
     raw = compare_raw(adapter, cases)
     for entry in raw[:12]:
         name = f"{entry['objective']} {entry['state']} {entry['aggregation']} {entry['blocks']}"
-        typer.echo(f"{name:50} hit {entry['hit']:.3f} IoU {entry['iou']:.3f} F3 {entry['f3']:.3f}")
+        typer.echo(f"{name:50} pointing {entry['pointing']:.3f} obj_iou {entry['obj_iou']:.3f} F3 {entry['f3']:.3f}")
     best = {name: raw[0][name] for name in ("objective", "state", "aggregation")}
     method = replace(Method(**best), blocks=tuple(raw[0]["blocks"]))
     best_refined = compare_profiles(adapter, cases, method)
     for entry in best_refined[:12]:
         name = describe(entry["profile"])
-        typer.echo(f"{name:50} hit {entry['hit']:.3f} IoU {entry['iou']:.3f} F3 {entry['f3']:.3f}")
+        typer.echo(f"{name:50} pointing {entry['pointing']:.3f} obj_iou {entry['obj_iou']:.3f} F3 {entry['f3']:.3f}")
     finalists = measure_deletion(adapter, cases, method, best_refined)
     for entry in finalists:
         typer.echo(f"{describe(entry['profile']):50} deletion {entry['deletion_4']:.3f} F3 {entry['f3']:.3f}")

@@ -35,6 +35,14 @@ log = logging.getLogger(__name__)
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+def check_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """One of `DTYPES`, by itself or by name. Raises AdapterError for any other."""
+    wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if wanted is None or wanted not in DTYPES.values():
+        raise AdapterError(f"load: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return wanted
+
+
 @own_modes()
 def load(
     name: str | os.PathLike[str],
@@ -63,9 +71,7 @@ def load(
         raise TypeError(f"load: model must be 'tiny' or a folder, got {name!r}")
     check_text("load", "attention", attention)
     check_switch("load", "trust_remote_code", trust_remote_code)
-    wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if dtype is not None and wanted not in DTYPES.values():
-        raise AdapterError(f"load: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    wanted = None if dtype is None else check_dtype(dtype)
     check_device(device)
     path = WEIGHTS if name == "tiny" else Path(name)
     model_type = _model_type(path)

@@ -89,10 +89,18 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Word:
-    """A word of the answer: its text and the positions of its tokens."""
+    """A word of the answer.
+
+    Attributes:
+        text: as it reads there, without the signs around it.
+        positions: of its tokens.
+        parts: its words, where it is made of several that can be asked for alone (``t-shirt``); see
+            `dcam_fast.words`.
+    """
 
     text: str
     positions: tuple[int, ...]
+    parts: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True)

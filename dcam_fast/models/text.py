@@ -1,35 +1,70 @@
-"""Words of an answer from its tokenizer's pieces."""
+"""Words of an answer from its tokenizer."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from dcam_fast.models.adapter import Word
-
-SPACES: Final = ("▁", "Ġ")  # how tokenizers write the space that a word begins with
-BROKEN: Final = "\ufffd"  # how they decode bytes that are not a whole character
-LONGEST: Final = 4  # bytes of a character, and so tokens
+from dcam_fast.words import BROKEN, words_in
 
 
 def words_of(tokenizer: Any, tokens: Tensor) -> tuple[Word, ...]:
-    """The words that ``tokens``, int64 ``[n]``, spell: a word begins at a space or a line break, and a sign is one.
+    """The words and signs that ``tokens``, int64 ``[n]``, spell; see `dcam_fast.words`.
+
+    White space and special tokens belong to no word. A token of several words belongs to each of them, and one of a
+    word and signs to both.
 
     Args:
         tokenizer: of transformers.
     """
-    pieces = tokenizer.convert_ids_to_tokens(tokens.tolist())
-    runs: list[list[int]] = []
-    character: list[int] = []  # positions whose bytes are not a whole one yet
-    for position in range(len(pieces)):
-        character.append(position)
-        text = str(tokenizer.decode(tokens[character].tolist()))
-        if text.endswith(BROKEN) and len(character) < LONGEST and position < len(pieces) - 1:
+    special = frozenset(tokenizer.all_special_ids)
+    text, spans = spell(lambda some: str(tokenizer.decode(some)), tokens.tolist(), special)
+    return words_in(text, spans)
+
+
+def spell(
+    decode: Callable[[list[int]], str], tokens: Sequence[int], special: Collection[int] = ()
+) -> tuple[str, list[tuple[int, int]]]:
+    """What tokens spell, and the (start, end) characters of each.
+
+    Tokens are decoded after those before them, because decoders write the spaces between words by what comes before.
+
+    Args:
+        decode: ids to text.
+        tokens: ids.
+        special: ids that spell nothing; a line break stands for each.
+    """
+    text = ""
+    spans: list[tuple[int, int]] = []
+    before: list[int] = []  # the tokens that were written last, from the last that can be seen
+    group: list[int] = []  # tokens whose bytes do not end with a whole character yet
+    written = ""  # what they spell
+    for token in tokens:
+        if token in special:
+            text += written + "\n"
+            spans.append((len(text) - 1, len(text) - 1))
+            before, group, written = [], [], ""
             continue
-        begins = pieces[character[0]].startswith(SPACES) or not text.strip()[-1:].isalnum()
-        if begins or not runs:
-            runs.append([])
-        runs[-1] += character
-        character = []
-    return tuple(Word(str(tokenizer.decode(tokens[run].tolist())).strip(), tuple(run)) for run in runs)
+        start = len(text) + len(written.rstrip(BROKEN))
+        group.append(token)
+        context, whole = decode(before), decode(before + group)
+        written = whole.removeprefix(context) if whole.startswith(context) else decode(group)
+        end = len(text) + len(written.rstrip(BROKEN)) + written.endswith(BROKEN)
+        spans.append((min(start, end), end))
+        if not written.endswith(BROKEN):
+            text += written
+            before = group if written.strip() else before + group
+            group, written = [], ""
+    return text + written, spans
+
+
+def pieces_of(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
+    """What each token of `spell` completes; where it begins a character of a later one, it ends in `BROKEN`."""
+    following = [start for start, _ in spans[1:]] + [len(text)]
+    return [
+        text[start:end] if end <= later else text[start : end - 1] + BROKEN
+        for (start, end), later in zip(spans, following, strict=True)
+    ]

@@ -8,14 +8,14 @@ from dcam_fast.evaluation.aggregate import Aggregate, Estimate
 
 def test_mean_and_median_by_hand() -> None:
     gathered = Aggregate()
-    gathered.update({"hit": [1.0, 0.0], "contrast": [1.0, 100.0], "specificity": [0.5]})
-    gathered.update({"hit": [1.0], "contrast": [2.0], "specificity": []})
+    gathered.update({"pointing": [1.0, 0.0], "contrast": [1.0, 100.0], "inter_word_correlation": [0.5]})
+    gathered.update({"pointing": [1.0], "contrast": [2.0], "inter_word_correlation": []})
     table = gathered.compute(resamples=500)
-    assert table["hit"].value == pytest.approx(2 / 3)
+    assert table["pointing"].value == pytest.approx(2 / 3)
     assert table["contrast"].value == 2
-    assert table["specificity"] == Estimate(0.5, 0.5, 0.5, 1)
+    assert table["inter_word_correlation"] == Estimate(0.5, 0.5, 0.5, 1)
     # a resample has the first image twice (1/2), the second twice (1), or both (2/3)
-    assert (table["hit"].low, table["hit"].high, table["hit"].count) == (0.5, 1.0, 3)
+    assert (table["pointing"].low, table["pointing"].high, table["pointing"].count) == (0.5, 1.0, 3)
     assert (table["contrast"].low, table["contrast"].high) == (2, 50.5)
 
 

@@ -6,8 +6,9 @@ import pytest
 from dcam_fast.evaluation.datasets import Region, Sample
 from dcam_fast.evaluation.datasets.coco import category_terms
 from dcam_fast.evaluation.datasets.terms import COCO_SYNONYMS
-from dcam_fast.evaluation.matching import find_terms, head_of, named_words, plural, split_words
+from dcam_fast.evaluation.matching import find_terms, head_of, named_words, plural, spoken_parts
 from dcam_fast.models.adapter import Word
+from dcam_fast.words import words_in
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,7 @@ def test_plural(single: str, many: str) -> None:
         ("the group of people", "group"),
         ("The man wearing a hat", "man"),
         ("Sky", "sky"),
+        ("his “red” T-shirt", "t-shirt"),
         ("...", "..."),
     ],
 )
@@ -47,11 +49,11 @@ def test_head(phrase: str, head: str) -> None:
     assert head_of(phrase) == head
 
 
-def test_split_words() -> None:
-    words, offsets = split_words("Zwei Kätzchen, a t-shirt & the dog's café.")
-    assert words == ["zwei", "kätzchen", "a", "t-shirt", "the", "dog's", "café"]
+def test_spoken_parts() -> None:
+    words, offsets = spoken_parts("Zwei Kätzchen, a t-shirt & the dog's café.")
+    assert words == ["zwei", "kätzchen", "a", "t", "shirt", "the", "dog", "'s", "café"]
     assert offsets[1] == (5, 13)
-    assert split_words("") == ([], [])
+    assert spoken_parts("") == ([], [])
 
 
 def test_longer_terms_come_first_and_no_word_counts_twice() -> None:
@@ -89,7 +91,7 @@ def test_the_captions_spans_name_its_words() -> None:
 
 def test_terms_name_the_words_of_another_answer() -> None:
     named = named_words(words("The red ball, and Puppy. Dogs"), sample("a dog with a red ball."))
-    assert named == [(Word("red ball,", (1, 2)), 1), (Word("Puppy.", (4,)), 0)]
+    assert named == [(Word("red ball", (1, 2)), 1), (Word("Puppy", (4,)), 0)]
     assert named_words((), sample("")) == []
     assert named_words(words("nothing of it"), sample()) == []
 
@@ -106,4 +108,31 @@ def test_a_compound_is_not_what_its_words_are() -> None:
 
 def test_a_word_of_several_tokens_and_of_several_parts() -> None:
     answer = (Word("red/ball", (0, 1)), Word("dog", (2, 3)))
-    assert named_words(answer, sample()) == [(Word("red/ball", (0, 1)), 1), (Word("dog", (2, 3)), 0)]
+    assert named_words(answer, sample()) == [(Word("red ball", (0, 1)), 1), (Word("dog", (2, 3)), 0)]
+
+
+@pytest.mark.parametrize("mark", ['"{}"', "({})", "**{}**", "{}'s", "{}-shaped", "«{}»", "the-{}", "{}…", "{}\u2019s"])
+@pytest.mark.parametrize("caption", ["", "it is marked"])
+def test_signs_and_compounds_hide_no_region(mark: str, caption: str) -> None:
+    """The answer's tokens hold signs; the word is the region's all the same, with its own token."""
+    text = f"a {mark.format('puppy')} sits"
+    start = text.index("puppy")
+    spans = [(0, 1), (2, start), (start, start + 5), (start + 5, len(text) - 5), (len(text) - 4, len(text))]
+    assert named_words(words_in(text, spans), sample(caption)) == [(Word("puppy", (2,)), 0)]
+    if caption:
+        said = Sample(
+            "x",
+            np.zeros((2, 2, 3), np.uint8),
+            None,
+            text,
+            (Region("x", np.ones((2, 2), bool), ((start, start + 5),), ()),),
+        )
+        assert named_words(words_in(text, spans), said) == [(Word("puppy", (2,)), 0)]
+
+
+def test_terms_are_read_as_answers_are() -> None:
+    region = Region("shirt", np.ones((2, 2), bool), (), ("T-shirt", "caf\u00e9"))
+    one = Sample("x", np.zeros((2, 2, 3), np.uint8), None, "", (region,))
+    text = "a t-shirt, a cafe\u0301"
+    found = words_in(text, [(0, 1), (2, 3), (3, 4), (4, 9), (9, 10), (11, 12), (13, len(text))])
+    assert named_words(found, one) == [(Word("t-shirt", (1, 3)), 0), (Word("cafe\u0301", (6,)), 0)]

@@ -13,10 +13,10 @@ from dcam_fast import ops
 from dcam_fast.evaluation.metrics import (
     correlation,
     energy_inside,
+    inter_word_correlation,
     otsu_thresholds,
     overlap,
     points_at,
-    word_specificity,
 )
 
 GOLDEN = np.load(Path(__file__).parent.parent / "data" / "golden_public.npz")
@@ -125,12 +125,12 @@ def test_correlation() -> None:
     assert correlation(maps, others).tolist() == pytest.approx([1, -1, 0, 1, 0])
 
 
-def test_word_specificity() -> None:
+def test_inter_word_correlation() -> None:
     maps = torch.tensor([[[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0]], [[3.0, 2.0, 1.0]], [[1.0, 0.0, 1.0]]])
     # pairs of words for different things: (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)
-    assert word_specificity(maps, torch.tensor([0, 0, 1, 2])) == pytest.approx(-2 / 5)
-    assert word_specificity(maps[:2], torch.tensor([0, 0])) is None
-    assert word_specificity(maps[:2], torch.tensor([0, 1])) == pytest.approx(1)
+    assert inter_word_correlation(maps, torch.tensor([0, 0, 1, 2])) == pytest.approx(-2 / 5)
+    assert inter_word_correlation(maps[:2], torch.tensor([0, 0])) is None
+    assert inter_word_correlation(maps[:2], torch.tensor([0, 1])) == pytest.approx(1)
 
 
 def test_shapes_must_agree() -> None:

@@ -47,11 +47,18 @@ SUMMARY = Summary(
     samples=5,
     named=3,
     words=7,
+    missing=4,
     shares=(0.0, 0.1, 1.0),
     table={
-        "tam": estimates(hit=0.5, wrong=0.2, func_iou=0.9, contrast=40, deletion_area=0.3, **{"deletion_10%": 0.7}),
-        "random": estimates(hit=0.25, wrong=0.1, func_iou=0.5, contrast=1, deletion_area=0.3, **{"deletion_10%": 0.8}),
-        "true_mask": estimates(hit=1, wrong=0, func_iou=0.8, contrast=70, deletion_area=0.1, **{"deletion_10%": 0.1}),
+        "tam": estimates(
+            pointing=0.5, wrong=0.2, func_iou=0.9, contrast=40, deletion_area=0.3, **{"deletion_10%": 0.7}
+        ),
+        "random": estimates(
+            pointing=0.25, wrong=0.1, func_iou=0.5, contrast=1, deletion_area=0.3, **{"deletion_10%": 0.8}
+        ),
+        "true_mask": estimates(
+            pointing=1, wrong=0, func_iou=0.8, contrast=70, deletion_area=0.1, **{"deletion_10%": 0.1}
+        ),
     },
     curves={name: {"deletion": [1, 0.5, 0], "insertion": [0, 0.5, 1]} for name in ("tam", "random", "true_mask")},
     randomisation={"tam": [0.5, 0.25]},
@@ -60,7 +67,7 @@ SUMMARY = Summary(
 
 
 def test_winners_are_the_best_methods_and_no_true_mask() -> None:
-    assert report.winners(SUMMARY, "hit", True) == {"tam"}
+    assert report.winners(SUMMARY, "pointing", True) == {"tam"}
     assert report.winners(SUMMARY, "wrong", False) == {"random"}
     assert report.winners(SUMMARY, "deletion_area", False) == {"tam", "random"}
     assert report.winners(SUMMARY, "func_iou", None) == set()

@@ -62,7 +62,7 @@ def test_answers_that_name_nothing_count_for_nothing(adapter: TinyAdapter) -> No
 
 def test_table_by_hand() -> None:
     row = {
-        "any_iou": Estimate(0.5, 0.4, 0.6, 7),
+        "any_obj_iou": Estimate(0.5, 0.4, 0.6, 7),
         "any_contrast": Estimate(2.5, 2, 3, 7),
         "any_concentration": Estimate(0.125, 0.1, 0.2, 7),
         "any_f3": Estimate(0.25, 0.2, 0.3, 7),
@@ -71,7 +71,7 @@ def test_table_by_hand() -> None:
     lines = to_markdown(SMALL, Reproduction(3, 7, {"ours": row, "noise": {}}), "tiny", "scenes").splitlines()
     assert lines[0] == "### Small"
     assert lines[2] == "7 words of 3 answers of tiny on scenes. Two rows."
-    assert lines[4] == "|  | Obj-IoU | contrast | concentration | F3 | F3 of its own object | published, COCO Caption |"
+    assert lines[4] == "|  | obj_iou | contrast | concentration | F3 | F3 of its own object | published, COCO Caption |"
     assert lines[6] == (
         "| ours | 50.00 (40.00 to 60.00) | 2.50 (2.00 to 3.00) | 12.50 (10.00 to 20.00) | 25.00 (20.00 to 30.00) "
         "| 75.00 (70.00 to 80.00) | 1.00 / 2.00 / 3.00 / 4.00 |"
@@ -117,14 +117,14 @@ def test_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message"),
     [
-        (["table3"], "error: reproduce: study must be one of table1, table2, sensitivity, got 'table3'"),
-        (["table1", "--data", "folder:/no/such"], "error: folder: folder must exist, got '/no/such'"),
+        (["table3"], 2, "reproduce: study must be one of table1, table2, sensitivity, got 'table3'"),
+        (["table1", "--data", "folder:/no/such"], 1, "error: folder: folder must exist, got '/no/such'"),
     ],
 )
-def test_wrong_options_are_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_wrong_options_are_one_line(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.app, ["reproduce", *arguments, "--out", str(tmp_path / "out")])
-    assert result.exit_code == 1
+    assert result.exit_code == code
     assert message in result.output
     assert not (tmp_path / "out").exists()

@@ -79,9 +79,9 @@ def test_records_hold_every_word_and_metric(finished: tuple[Path, list[dict[str,
             assert len(of["deletion"]) == len(of["insertion"]) == len(record["words"])
             assert all(len(row) == 3 for row in of["deletion"])
             for metric, values in of["metrics"].items():
-                assert len(values) == (1 if metric == "specificity" else len(record["words"]))
+                assert len(values) == (1 if metric == "inter_word_correlation" else len(record["words"]))
                 assert np.isfinite(values).all()
-    assert min(records[0]["methods"]["true_mask"]["metrics"]["iou"]) > 0.5
+    assert min(records[0]["methods"]["true_mask"]["metrics"]["obj_iou"]) > 0.5
 
 
 def test_a_killed_process_goes_on_where_it_stopped(finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_a_run_on_files_of_cocos_format(adapter: TinyAdapter, tmp_path: Path) ->
     records = run(adapter, dataset, replace(SETTINGS, data="coco"), tmp_path / "out", 9)
     assert [[word["text"].strip(",") for word in record["words"]] for record in records] == expected
     assert [[word["region"] for word in record["words"]] for record in records] == expected
-    assert all(hit == 1 for record in records for hit in record["methods"]["true_mask"]["metrics"]["hit"])
+    assert all(hit == 1 for record in records for hit in record["methods"]["true_mask"]["metrics"]["pointing"])
 
 
 def test_true_masks_as_maps_by_hand(adapter: TinyAdapter) -> None:
@@ -326,34 +326,34 @@ def test_measures_by_hand(adapter: TinyAdapter) -> None:
     assert case is not None
     maps = mask_maps(case)
     measured = measure(case, maps)
-    assert measured["hit"] == [1.0] * len(case.words)
+    assert measured["pointing"] == [1.0] * len(case.words)
     swapped = mask_maps(replace(case, masks=case.masks.roll(3, 0)))  # each word points at the next object
     astray = measure(case, swapped)
-    assert (astray["hit"], astray["wrong"]) == ([0.0] * len(case.words), [1.0] * len(case.words))
-    assert measured["any_iou"] == measured["iou"]
-    assert astray["any_iou"] == pytest.approx([measured["iou"][i - 3] for i in range(len(case.words))])
+    assert (astray["pointing"], astray["wrong"]) == ([0.0] * len(case.words), [1.0] * len(case.words))
+    assert measured["any_obj_iou"] == measured["obj_iou"]
+    assert astray["any_obj_iou"] == pytest.approx([measured["obj_iou"][i - 3] for i in range(len(case.words))])
     assert min(astray["any_concentration"]) > 0.5 > max(astray["concentration"])
     same = measure(case, maps[:1].expand(len(maps), -1, -1))
-    assert same["specificity"] == pytest.approx([1])
+    assert same["inter_word_correlation"] == pytest.approx([1])
     one_object = replace(case, owners=torch.zeros_like(case.owners))
-    assert measure(one_object, maps)["specificity"] == []
+    assert measure(one_object, maps)["inter_word_correlation"] == []
 
 
 # --------------------------------------------------------------------------------------------------------------- CLI
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message"),
     [
-        (["--method", "best"], "error: evaluate: method must be one of default"),
-        (["--profile", "best"], "error: profile: name must be one of released, paper, default, unguided, got 'best'"),
-        (["--data", "imagenet"], "error: evaluate: data must be scenes, hard-scenes, coco:FOLDER"),
-        (["--data", "folder:/no/such"], "error: folder: folder must exist, got '/no/such'"),
-        (["--model", "none"], "error: load: model must be 'tiny'"),
+        (["--method", "best"], 2, "evaluate: method must be one of default"),
+        (["--profile", "best"], 2, "profile: name must be one of released, paper, default, unguided, got 'best'"),
+        (["--data", "imagenet"], 1, "error: evaluate: data must be scenes, hard-scenes, coco:FOLDER"),
+        (["--data", "folder:/no/such"], 1, "error: folder: folder must exist, got '/no/such'"),
+        (["--model", "none"], 1, "error: load: model must be 'tiny'"),
     ],
 )
-def test_wrong_options_are_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_wrong_options_are_one_line(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.app, ["evaluate", "--out", str(tmp_path / "out"), *arguments])
-    assert result.exit_code == 1
+    assert result.exit_code == code
     assert message in result.output
     assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ from dcam_fast.entries import Entry, read_json
 from dcam_fast.evaluation.datasets import masks
 from dcam_fast.evaluation.datasets.sample import Region, Sample, find_folder, load_annotated
 from dcam_fast.evaluation.datasets.terms import COCO_SYNONYMS
-from dcam_fast.evaluation.matching import find_terms, plural, split_words
+from dcam_fast.evaluation.matching import find_terms, plural, spoken_parts
 
 
 class CocoCaptions(Sequence[Sample]):
@@ -82,7 +82,7 @@ class CocoCaptions(Sequence[Sample]):
             by_category[name].append(instance.field("segmentation"))
         found = {name: masks.union(parts, size) for name, parts in by_category.items()}
         caption = self._captions[key]
-        words, offsets = split_words(caption)
+        words, offsets = spoken_parts(caption)
         terms = {name: category_terms(name) for name, mask in found.items() if mask.any()}
         spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for owner, first, last in find_terms(words, [*terms.values(), self._compounds]):

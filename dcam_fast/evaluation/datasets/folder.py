@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dcam_fast.entries import Entry
 from dcam_fast.evaluation.datasets.sample import Region, Sample, load_annotated
-from dcam_fast.evaluation.matching import split_words
+from dcam_fast.evaluation.matching import spoken_parts
 from dcam_fast.images import ImageError, open_image
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -65,7 +65,7 @@ class ImageFolder(Sequence[Sample]):
             raise ValueError(f"folder: '{text.name}' must have a line for label {labels.max()}, got {len(lines)} lines")
         regions = []
         for label, line in enumerate(lines, 1):
-            terms = tuple(filter(None, (" ".join(split_words(term)[0]) for term in line.split(","))))
+            terms = tuple(filter(None, (" ".join(spoken_parts(term)[0]) for term in line.split(","))))
             mask = labels == label
             if terms and mask.any():
                 regions.append(Region(terms[0], mask, terms=terms))

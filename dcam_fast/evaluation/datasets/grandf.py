@@ -9,7 +9,7 @@ from typing import overload
 from dcam_fast.entries import Entry, read_json
 from dcam_fast.evaluation.datasets import masks
 from dcam_fast.evaluation.datasets.sample import Region, Sample, find_folder, load_annotated
-from dcam_fast.evaluation.matching import head_of, plural, split_words
+from dcam_fast.evaluation.matching import head_of, plural, spoken_parts
 
 _ANNOTATIONS = "annotations/train/GranDf_HA_GCG_train.json"
 _IMAGES = "GranDf_HA_images/train"
@@ -72,6 +72,6 @@ def _span(grounding: Entry, caption: str) -> tuple[int, int]:
 
 def _region(caption: str, phrase: str, grounding: Entry, size: tuple[int, int]) -> Region:
     head = head_of(phrase)
-    terms = tuple(dict.fromkeys((" ".join(split_words(phrase)[0]), head, plural(head))))
+    terms = tuple(dict.fromkeys((" ".join(spoken_parts(phrase)[0]), head, plural(head))))
     mask = masks.union(grounding.field("rle_masks").list(), size)
     return Region(phrase, mask, (_span(grounding, caption),), terms)

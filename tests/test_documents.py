@@ -1,0 +1,90 @@
+"""Every code block of README.md and docs/ runs as pasted, in order, in an empty folder.
+
+A block whose last line before it is ``<!-- not run: REASON -->`` is left out, for one of `REASONS`. With
+``<!-- run with: OPTIONS -->`` each of its commands gets these options, which make it short.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from dcam_fast import cli
+
+ROOT = Path(__file__).parents[1]
+REASONS = {"needs a checkpoint", "needs a GPU", "needs another package", "takes hours", "installs packages"}
+ELSEWHERE = {"adding-a-model.md": "test_docs_model.py"}  # documents that another test runs
+DOCUMENTS = sorted(path for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")) if path.name not in ELSEWHERE)
+FENCE = re.compile(
+    r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?(?P<indent> *)```(?P<language>\w*)\n(?P<code>.*?)^(?P=indent)```$", re.M | re.S
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    code: str
+    options: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+def blocks(text: str) -> Iterator[Block]:
+    for match in FENCE.finditer(text):
+        kind, _, value = (match["mark"] or "").partition(": ")
+        yield Block(
+            match["language"],
+            match["code"],
+            tuple(shlex.split(value)) if kind == "run with" else (),
+            value if kind == "not run" else None,
+        )
+
+
+def run_commands(block: Block) -> None:
+    for line in block.code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        match words:
+            case [] | ["./run", "test", *_]:  # this is the test
+                continue
+            case ["./run", "demo", *arguments]:
+                given = ["demo", *arguments, "--scenes", "1"]
+            case ["./run" | "dcam-fast", *arguments]:
+                given = arguments[1:] if words[:2] == ["./run", "dcam-fast"] else arguments
+            case _:
+                pytest.fail(f"{line!r} is no command that can be run here; mark its block")
+        result = CliRunner().invoke(cli.app, [*given, *block.options])
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_blocks_run_as_pasted(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks(path.read_text("utf-8")):
+        if block.reason is not None:
+            assert block.reason in REASONS, f"{path.name}: {block.reason!r} is no reason to leave a block out"
+        elif block.language == "python":
+            exec(compile(block.code, f"{path.name}: {block.code[:60]}", "exec"), names)
+        elif block.language in ("bash", "sh", "console"):
+            run_commands(block)
+        else:
+            assert block.language == "text", f"{path.name}: a block must name its language: {block.code[:60]}"
+
+
+def test_other_documents_have_their_own_test() -> None:
+    for document, test in ELSEWHERE.items():
+        assert document in (ROOT / "tests" / test).read_text("utf-8")
+
+
+def test_marks_are_read() -> None:
+    text = "a\n<!-- not run: needs a GPU -->\n```bash\nx\n```\n```python\ny\n```\n"
+    text += "<!-- run with: --limit 1 -->\n```sh\nz\n```\n"
+    assert list(blocks(text)) == [
+        Block("bash", "x\n", reason="needs a GPU"), Block("python", "y\n"), Block("sh", "z\n", ("--limit", "1"))
+    ]  # fmt: skip

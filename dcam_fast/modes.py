@@ -54,8 +54,8 @@ def own_modes() -> Iterator[None]:
     autocast.
 
     Also a decorator, for functions that are not generators: between the steps of a generator the modes are the
-    caller's. May be nested. Modes that only watch (profilers, counters of operations) and choices of speed (threads, matmul
-    precision, deterministic algorithms) stay the caller's.
+    caller's. May be nested. Modes that only watch (profilers, counters of operations) and choices of speed (threads,
+    matmul precision, deterministic algorithms) stay the caller's.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_default_dtype(torch.float32))

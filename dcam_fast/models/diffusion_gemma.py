@@ -39,7 +39,7 @@ from dcam_fast.models.adapter import (
 from dcam_fast.models.checkpoint import load_model
 from dcam_fast.models.diffusion_gemma_generation import RandomNumbers, Record, recording
 from dcam_fast.models.stepping import stepwise
-from dcam_fast.models.text import words_of
+from dcam_fast.models.text import decode, words_of
 
 TRANSFORMERS = "5.11.0"  # the first release with the family; run with it and with 5.23.0
 
@@ -234,9 +234,8 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
         return record.trajectory(ends)
 
     def _ends(self) -> list[int]:
+        """The tokens that end a generation of transformers: those of its generation config alone."""
         end = self.model.generation_config.eos_token_id
-        if end is None:
-            end = self.config.text_config.eos_token_id
         return list(end) if isinstance(end, list | tuple) else [] if end is None else [end]
 
     # --------------------------------------------------------------------------------------------------------- blocks
@@ -311,7 +310,7 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
         return words_of(self.tokenizer, trajectory.tokens[: trajectory.length])
 
     def decode(self, tokens: Tensor) -> str:
-        return str(self.tokenizer.decode(tokens.tolist()))
+        return decode(self.tokenizer, tokens)
 
 
 def load_adapter(

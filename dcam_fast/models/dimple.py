@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast.models.adapter import AdapterError
+from dcam_fast.models.checkpoint import Releases
 from dcam_fast.models.dream import DreamAdapter, load_checkpoint
 
 Attention = Literal["prefix", "joint"]
@@ -21,7 +22,7 @@ class DimpleAdapter(DreamAdapter):
     Guesses are the best ones, not sampled, so the same question has the same answer."""
 
     family = "dimple"
-    transformers = ("4.46", "4.52")
+    transformers = Releases("4.46", "4.52", "the authors' configuration of the vision tower lacks what 4.52 asks of it")
     topologies = ("prefix", "joint")
     projector = "img_projector"
     default_prompt = "Describe this image."

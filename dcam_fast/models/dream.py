@@ -11,9 +11,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import numpy as np
@@ -21,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoProcessor, ProcessorMixin
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from dcam_fast.models.adapter import OPEN, Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
-from dcam_fast.models.checkpoint import check_transformers, default_dtype, load_model
-from dcam_fast.models.text import words_of
+from dcam_fast.models.checkpoint import Releases, build_model, check_transformers, default_dtype
+from dcam_fast.models.text import check_prompt, decode, piece_of, words_of
 
 LAST_TIME: Final = 1e-3  # of the authors' clock, which starts at 1
 
@@ -69,7 +67,7 @@ class DreamAdapter(Adapter[DreamInputs]):
     """
 
     family: str
-    transformers: tuple[str, str]  # the oldest release it works with, and the first that it does not
+    transformers: Releases
     topologies: tuple[str, ...]  # of the attention, the default first
     projector: str  # the module behind the vision tower
 
@@ -125,10 +123,9 @@ class DreamAdapter(Adapter[DreamInputs]):
 
     def _read(self, image: NDArray[np.uint8], prompt: str) -> Any:
         """Tokens, pixels and grid, by the checkpoint's processor."""
-        for token in (self.config.image_token_id, self.config.video_token_id, self.mask_token):
-            text = self.tokenizer.convert_ids_to_tokens(token)
-            if text in prompt:
-                raise AdapterError(f"{self.family}: prompt must not have the model's own token {text}, got {prompt!r}")
+        own = (self.config.image_token_id, self.config.video_token_id, self.mask_token)
+        tokens = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        check_prompt(self.family, prompt, tokens, {token: str(piece_of(self.tokenizer, token)) for token in own})
         chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
         try:
             text = self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
@@ -282,7 +279,7 @@ class DreamAdapter(Adapter[DreamInputs]):
         return words_of(self.tokenizer, trajectory.tokens[: trajectory.length])
 
     def decode(self, tokens: Tensor) -> str:
-        return str(self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True))
+        return decode(self.tokenizer, tokens, skip_special_tokens=True)
 
 
 def _boxes(size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
@@ -312,7 +309,7 @@ def load_checkpoint(
             f"{family.family}: trust_remote_code (--trust-remote-code) must be True, as the model's code comes with "
             f"the checkpoint in {path}, got False"
         )
-    check_transformers(family.family, *family.transformers)
+    check_transformers(family.family, family.transformers)
     classes = json.loads((path / "config.json").read_text()).get("auto_map", {})
     if "AutoModel" not in classes:
         raise AdapterError(f"load: {path / 'config.json'} must name the model's code in auto_map, got {classes}")
@@ -323,10 +320,7 @@ def load_checkpoint(
         raise AdapterError(f"load: {path} must hold the model's code and its processor, got {error!r}") from error
     if not isinstance(processor, ProcessorMixin):  # where its files are missing there is a tokenizer in its place
         raise AdapterError(f"load: {path} must hold the model's processor, got only its {type(processor).__name__}")
-    # Their own from_pretrained cannot report what is missing.
-    load: Any = PreTrainedModel.from_pretrained
-    whole = SimpleNamespace(from_pretrained=partial(load.__func__, model_class))
-    model = load_model(whole, path, device, torch_dtype=dtype or default_dtype(device))
+    model = build_model(model_class, model_class.config_class, path, device, dtype or default_dtype(device))
     make: Any = family
     adapter: DreamAdapter = make(model, processor, name=path.resolve().name, attention=attention)
     return adapter

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dcam_fast.models.checkpoint import Releases
 from dcam_fast.models.dream import DreamAdapter, load_checkpoint
 
 Attention = Literal["joint"]
@@ -18,7 +19,7 @@ class DreamVLAdapter(DreamAdapter):
     as the authors' clock says. Guesses are the best ones, not sampled, so the same question has the same answer."""
 
     family = "dream-vl"
-    transformers = ("4.46", "4.52")
+    transformers = Releases("4.46", "4.52", "the authors' processor imports a name that 4.52 moved")
     topologies = ("joint",)
     projector = "projector"
     default_prompt = "Describe this image"

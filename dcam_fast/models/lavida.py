@@ -28,6 +28,7 @@ class LavidaAdapter(LlavaAdapter):
     family = "lavida"
     architecture = "LlavaLladaForMaskedDiffusion"
     source = "https://github.com/jacklishufan/LaViDa"
+    needed = ("accelerate", "deepspeed", "einops", "requests")
     ends = ("<|endoftext|>", "<|eot_id|>")
 
     def __init__(

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, Inputs, Trajectory, Word
 from dcam_fast.models.anyres import Anyres, Grid
-from dcam_fast.models.text import words_of
+from dcam_fast.models.checkpoint import Releases
+from dcam_fast.models.text import check_prompt, decode, piece_of, words_of
 from dcam_fast.models.unmasking import Plan, even, steps_of_blocks, unmask
 
 View = Literal["grid", "base"]
@@ -46,7 +47,9 @@ class LlavaAdapter(Adapter[LlavaInputs]):
     """An adapter of a model whose package is called ``llava``."""
 
     family: str
-    transformers = ("4.50", "4.58")  # from the first to in front of the second
+    transformers = Releases("4.50", "4.56", "the authors' package imports a name that 4.56 took away")
+    source: str  # where the package is
+    needed: tuple[str, ...]  # the packages that it imports and dcam_fast does not
     ends: tuple[str, ...]  # tokens that end the text
     stops = False  # whether generation ends once all in front of the first of them is written
     default_prompt = "Describe the image in detail."
@@ -112,6 +115,8 @@ class LlavaAdapter(Adapter[LlavaInputs]):
         count = int((tokens == IMAGE_TOKEN).sum())
         if count != 1:
             raise AdapterError(f"{self.family}: prompt must leave '<image>' to the chat template, got {count} of them")
+        own = {self.mask_token: str(piece_of(self.tokenizer, self.mask_token))}
+        check_prompt(self.family, prompt, tokens.tolist(), own)
         return tokens.to(self.device)
 
     def _grid_of(self, grids: list[Grid], count: int) -> Grid:
@@ -184,7 +189,7 @@ class LlavaAdapter(Adapter[LlavaInputs]):
         return words_of(self.tokenizer, trajectory.tokens[: trajectory.length])
 
     def decode(self, tokens: Tensor) -> str:
-        return str(self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True))
+        return decode(self.tokenizer, tokens, skip_special_tokens=True)
 
 
 def _sides(patches: int) -> tuple[int, int]:

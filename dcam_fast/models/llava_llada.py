@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 from transformers import AutoTokenizer
 
 from dcam_fast.models.adapter import AdapterError
-from dcam_fast.models.checkpoint import check_transformers, default_dtype, load_model
+from dcam_fast.models.checkpoint import build_model, check_transformers, default_dtype
 from dcam_fast.models.lavida import LavidaAdapter
 from dcam_fast.models.lladav import LladavAdapter
 from dcam_fast.models.llava import LlavaAdapter
@@ -34,28 +36,41 @@ def load_adapter(
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
         raise AdapterError(f"load: {path} must have a tokenizer.json or tokenizer.model, got neither")
     family = families[named[0]]
-    check_transformers(family.family, *LlavaAdapter.transformers)
-    package = package_of(family.family, family.architecture, family.source)
-    model = load_model(getattr(package, family.architecture), path, device, torch_dtype=dtype or default_dtype(device))
+    check_transformers(family.family, LlavaAdapter.transformers)
+    package = package_of(family.family, family.architecture, family.source, family.needed)
+    model_class = getattr(package, family.architecture)
+
+    def build(config: Any) -> Any:
+        model = model_class(config)
+        tower = model.get_vision_tower()
+        if not getattr(tower, "is_loaded", True):  # the configuration leaves it to whoever loads the model
+            tower.load_model()
+        return model
+
+    model = build_model(build, model_class.config_class, path, device, dtype or default_dtype(device))
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     options: dict[str, Any] = {} if attention is None else {"attention": attention}
     return family(model, tokenizer, name=path.resolve().name, **options)
 
 
-def package_of(family: str, architecture: str, source: str) -> ModuleType:
+def package_of(family: str, architecture: str, source: str, needed: tuple[str, ...]) -> ModuleType:
     """The module of the authors' package that holds the model.
 
     Raises:
         AdapterError: where it is not there, is another family's, or cannot be imported with this transformers.
     """
     help_ = (
-        f"it is not on PyPI: clone {source} and put the folder that holds `llava` on PYTHONPATH, with what its "
-        "pyproject.toml asks for"
+        f"it is not on PyPI: clone {source} and put the folder that holds `llava` on PYTHONPATH, with what it "
+        f"imports: pip install {' '.join(needed)}"
     )
+    said = io.StringIO()
     try:
-        module = importlib.import_module("llava.model.language_model.llava_llada")
+        with redirect_stdout(said):  # where the package prints the errors that it goes on after
+            module = importlib.import_module("llava.model.language_model.llava_llada")
     except (ImportError, AttributeError, RuntimeError) as error:
-        raise AdapterError(f"{family}: package `llava` must be importable, got {error!r}; {help_}") from error
+        hidden = [line.partition("Error: ")[2] for line in said.getvalue().splitlines() if "Failed to import" in line]
+        causes = "; ".join(dict.fromkeys([*hidden, repr(error)]))
+        raise AdapterError(f"{family}: package `llava` must be importable, got {causes}; {help_}") from error
     if not hasattr(module, architecture):
         raise AdapterError(
             f"{family}: package `llava` must be that of {source}, got {module.__file__}. LaViDa and LLaDA-V both call "

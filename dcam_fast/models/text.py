@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from dcam_fast.models.adapter import Word
+from dcam_fast.models.adapter import AdapterError, Word
 from dcam_fast.words import BROKEN, words_in
 
 
@@ -21,7 +23,7 @@ def words_of(tokenizer: Any, tokens: Tensor) -> tuple[Word, ...]:
         tokenizer: of transformers.
     """
     special = frozenset(tokenizer.all_special_ids)
-    text, spans = spell(lambda some: str(tokenizer.decode(some)), tokens.tolist(), special)
+    text, spans = spell(lambda some: decode(tokenizer, torch.tensor(some, dtype=torch.int64)), tokens.tolist(), special)
     return words_in(text, spans)
 
 
@@ -68,3 +70,32 @@ def pieces_of(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
         text[start:end] if end <= later else text[start : end - 1] + BROKEN
         for (start, end), later in zip(spans, following, strict=True)
     ]
+
+
+def decode(tokenizer: Any, tokens: Tensor, *, skip_special_tokens: bool = False) -> str:
+    """Token ids ``tokens``, int64 ``[n]``, as text. An id that the tokenizer lacks (models have more rows than their
+    tokenizers have tokens) becomes ``<id>``."""
+    parts: list[str] = []
+    for is_known, ids in groupby(tokens.tolist(), lambda token: piece_of(tokenizer, token) is not None):
+        if is_known:
+            parts.append(str(tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)))
+        else:
+            parts += [f"<{token}>" for token in ids]
+    return "".join(parts)
+
+
+def piece_of(tokenizer: Any, token: int) -> str | None:
+    """How the tokenizer writes a token; None for an id that it lacks."""
+    try:
+        piece: str | None = tokenizer.convert_ids_to_tokens(token)
+    except (IndexError, OverflowError):  # of SentencePiece; of an id that is no index
+        return None
+    return piece
+
+
+def check_prompt(family: str, prompt: str, tokens: Sequence[int], own: Mapping[int, str]) -> None:
+    """Raises AdapterError if ``tokens``, those of the prompt, have one that stands for something else in the model's
+    sequence, such as a mask; ``own`` names these."""
+    for token in tokens:
+        if token in own:
+            raise AdapterError(f"{family}: prompt must not have the model's own token {own[token]}, got {prompt!r}")

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from dcam_fast import Explainer, models
 from dcam_fast.models.adapter import AdapterError
 from dcam_fast.models.anyres import Anyres
+from dcam_fast.models.checkpoint import Releases
 from dcam_fast.models.llava import LlavaAdapter
 from dcam_fast.testing import check_adapter
 
@@ -34,6 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lavida": {"vocab_size": len(VOCABULARY), "image_aspect_ratio": "anyres", "image_grid_pinpoints": CANVASES},
     "lladav": {"image_aspect_ratio": "anyres_max_4", "image_grid_pinpoints": "(1x1),...,(6x6)"},
 }
+RELEASES = LlavaAdapter.transformers
 SIZES = [(480, 640), (900, 300), (800, 800), (300, 1200), (333, 517), (150, 1100), (1200, 1600)]
 IMAGE = checks.picture(120, 200)
 every_topology = pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def package(family: str) -> Iterator[None]:
         for name in [name for name in sys.modules if name.split(".")[0] in ("llava", "llava_parts")]:
             patch.delitem(sys.modules, name)
         patch.setattr(sys, "path", [str(HERE / family), str(HERE / "llava_shared"), *sys.path])
-        patch.setattr(LlavaAdapter, "transformers", ("4.46", "9"))
+        patch.setattr(LlavaAdapter, "transformers", Releases("4.46", "9", "any"))
         importlib.invalidate_caches()
         yield
         for name in [name for name in sys.modules if name.split(".")[0] in ("llava", "llava_parts")]:
@@ -232,11 +234,13 @@ def test_another_architecture(damaged: Path) -> None:
         models.load(str(damaged))
 
 
-@pytest.mark.parametrize("release", ["4.49.0", "4.58.0", "5.23.0"])
+@pytest.mark.parametrize("release", ["4.49.0", "4.56.0", "4.57.6", "5.23.0"])
 def test_releases_of_transformers(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
-    monkeypatch.setattr(LlavaAdapter, "transformers", ("4.50", "4.58"))
+    monkeypatch.setattr(LlavaAdapter, "transformers", RELEASES)
     monkeypatch.setattr(transformers, "__version__", release)
-    with pytest.raises(AdapterError, match=rf"got {release}; pip install 'transformers>=4\.50,<4\.58'"):
+    with pytest.raises(
+        AdapterError, match=rf"4\.56 took away.* got {release}; pip install 'transformers>=4\.50,<4\.56'"
+    ):
         models.load(str(checkpoint))
 
 

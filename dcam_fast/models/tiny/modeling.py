@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dcam_fast.models.adapter import OPEN, AdapterError
-from dcam_fast.models.checkpoint import SINGLE, check_files
+from dcam_fast.models.weights import SINGLE, check_files
 
 Attention = Literal["prefix", "joint"]
 CELL: Final = 8  # pixels, the side of one grid cell

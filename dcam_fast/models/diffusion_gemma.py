@@ -311,7 +311,7 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
         return words_of(self.tokenizer, trajectory.tokens[: trajectory.length])
 
     def decode(self, tokens: Tensor) -> str:
-        return str(self.tokenizer.decode(tokens.tolist()))
+        return str(self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True))
 
 
 def load_adapter(

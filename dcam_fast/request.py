@@ -180,8 +180,9 @@ def choose(
 ) -> list[Word]:
     """The words to explain. Raises ValueError, naming what there is, for one that the answer does not hold."""
     words = adapter.words(trajectory)
-    if targets == "all":
-        return list(words)
+    if targets == "all":  # a sign in a token of a word has the word's map
+        held = {position for word in words if not is_sign(word.text) for position in word.positions}
+        return [word for word in words if not is_sign(word.text) or not held.issuperset(word.positions)]
     if targets == "content":
         return [word for word in words if is_content(word.text)]
     chosen = []

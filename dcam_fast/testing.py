@@ -15,6 +15,7 @@ from dcam_fast.attribution.diffusion_cam import build_targets
 from dcam_fast.attribution.engine import Targets, capture
 from dcam_fast.models.adapter import NO_MASK, OPEN, Adapter, AdapterError, Hidden, Inputs, Trajectory
 from dcam_fast.modes import own_modes
+from dcam_fast.words import is_sign
 
 TOLERANCE = 1e-5  # relative, of gradients in float32: rounding, far below what a wrong graph makes
 
@@ -204,11 +205,17 @@ def _stepping(case: _Case) -> Iterator[str]:
 
 
 def _words(case: _Case) -> Iterator[str]:
-    words = case.adapter.words(case.trajectory)
-    positions = [position for word in words for position in word.positions]
-    wanted = list(range(case.trajectory.length))
-    if positions != wanted:
-        yield f"words: positions must be 0 to {len(wanted) - 1}, each once and in order, got {positions}"
+    length = case.trajectory.length
+    runs = [word.positions for word in case.adapter.words(case.trajectory)]
+    held = {position for run in runs for position in run}
+    texts = (case.adapter.decode(case.trajectory.tokens[position : position + 1]) for position in range(length))
+    spoken = {position for position, text in enumerate(texts) if not is_sign(text)}
+    in_order = all(run and list(run) == sorted(set(run)) for run in runs) and runs == sorted(runs, key=min)
+    if not in_order or not spoken <= held <= set(range(length)):
+        yield (
+            f"words: positions must be from 0 to {length - 1}, in order, and hold every token with a letter or digit, "
+            f"got {runs}"
+        )
     if not isinstance(case.adapter.decode(case.trajectory.tokens), str):
         yield "decode: text must be a str, got something else"
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dcam_fast import fonts, ops, page, rendering, storage
+from dcam_fast import ops, page, rendering, storage
 from dcam_fast.explanation import Explanation, Target, Token
 from dcam_fast.storage import file_names
 
@@ -116,28 +116,6 @@ def test_pieces_of_subword_tokens() -> None:
     assert "".join(piece.text for piece in explanation.pieces()) == explanation.answer
 
 
-def test_pieces_of_characters_that_tokens_share() -> None:
-    """A piece has all the tokens of its characters: the target of any, and the step of the last."""
-    texts = ["\ufffd", "環", "\ufffd", "\ufffd", "红"]
-    tokens = tuple(Token(text, i, i, step) for i, (text, step) in enumerate(zip(texts, (5, 1, 0, 2, 3), strict=True)))
-    targets = (Target("红", (2, 3, 4), 1, 0, 1), Target("環", (0,), 1, 0, 1), Target("環", (1,), 1, 0, 1))
-    maps = torch.zeros(3, 3, 5)
-    explanation = replace(make(), answer="環红", tokens=tokens, targets=targets, maps=maps, raw_maps=maps)
-    assert [(p.text, p.target, p.token.step) for p in explanation.pieces() if p.token] == [("環", 1, 5), ("红", 0, 3)]
-    assert explanation.names == ("红", "環", "環 (2)")
-
-
-def test_a_phrase_is_found_by_its_words() -> None:
-    texts = ["red", ",", "blue", "ring", "red", "Blue"]
-    answer = "red, blue ring red Blue"
-    tokens = tuple(Token(text, i, i, 0) for i, text in enumerate(texts))
-    targets = (Target("red Blue", (4, 5), 1, 0, 1), Target("red, blue", (0, 1, 2), 1, 0, 1))
-    maps = torch.zeros(2, 3, 5)
-    explanation = replace(make(), answer=answer, tokens=tokens, targets=targets, maps=maps, raw_maps=maps)
-    assert explanation.names == ("red Blue#2", "red, blue")
-    assert [explanation.find(name) for name in ("RED blue#2", "red, blue", "red blue")] == [0, 1, 1]
-
-
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -180,57 +158,6 @@ def test_contact_sheet_of_long_and_foreign_words() -> None:
     assert explanation.contact_sheet().width < 2500
     with pytest.raises(ValueError, match="one at least"):
         rendering.contact_sheet([])
-
-
-def test_fonts_are_chosen_by_character(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A character that the base font lacks is written in the first font that has it, and else is said to be missing."""
-    base, bold = fonts.base_font(bold=False), fonts.base_font(bold=True)
-    have = {
-        base: set("ab\u03b1\ufffd"),
-        bold: set("ab\ufffd"),
-        "/fonts/one.ttf": set("环"),
-        "/fonts/two.ttf": set("环红"),
-    }
-    monkeypatch.setattr(fonts, "_found", {})
-    monkeypatch.setattr(fonts, "_system_fonts", lambda: tuple(have)[2:])
-    monkeypatch.setattr(fonts, "_glyphs_in", lambda path, wanted: have[path] & set(wanted))
-    monkeypatch.setattr(fonts, "_load", lambda path, size: path)
-    assert fonts.missing("a环 红क\u093fक\u200d") == ["क", "\u093f"]
-    runs = fonts.Font(12)._runs("a 环 红b क\u093f")
-    assert runs == [("a ", base), ("环 ", "/fonts/one.ttf"), ("红", "/fonts/two.ttf"), ("b \ufffd", base)]
-    assert fonts.Font(12, bold=True)._runs("ab\u03b1") == [("ab", bold), ("\u03b1", base)], "the bold font has no alpha"
-
-
-def test_a_picture_says_what_it_cannot_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = make("a red ring", ("red",))
-    assert rendering.glyph_note([plain]) == ""
-    monkeypatch.setattr(fonts, "_found", {})
-    monkeypatch.setattr(fonts, "_system_fonts", lambda: ())
-    foreign = make("a 红 ring 色 的 圆", ("红",))
-    note = rendering.glyph_note([plain, foreign])
-    assert note == "\ufffd: no font here has U+7EA2, U+8272, U+7684 and 1 more; the page shows them"
-    assert foreign.contact_sheet().height > make("a b ring c d e", ("b",)).contact_sheet().height
-    assert rendering.glyph_note([make("شكل أحمر", ("أحمر",))]) == "", "the base font has Arabic"
-
-
-@pytest.mark.parametrize("word", ["环", "नमस्ते", "أحمر", "👨‍👩‍👧", "👍🏽", "データ", "café"])
-def test_words_of_any_script_are_marked_on_the_page(word: str) -> None:
-    """A byte a token: the page marks the whole word and nothing else, in the direction of its script."""
-    parts = ["a ", word, " b"]
-    texts: list[str] = []
-    for character in word:
-        texts += ["\ufffd"] * (len(character.encode()) - 1) + [character]
-    tokens = tuple(Token(text, i, i, 0) for i, text in enumerate(["a", *texts, " b"]))
-    target = Target(word, tuple(range(1, len(texts) + 1)), 1, 0, 1)
-    maps = torch.zeros(1, 3, 5)
-    one = replace(make(), answer="".join(parts), tokens=tokens, targets=(target,), maps=maps, raw_maps=maps)
-    marked = "".join(piece.text for piece in one.pieces() if piece.target == 0)
-    assert marked == word
-    assert one.names == (word,)
-    shown = one.to_html()
-    assert 'id="answer" dir="auto"' in shown
-    data = json.loads(re.search(r'id="data">(.*?)</script>', shown)[1])  # type: ignore[index]
-    assert "".join(text for text, index, _ in data["pieces"] if index == 0) == word
 
 
 def test_contact_sheet_of_several() -> None:

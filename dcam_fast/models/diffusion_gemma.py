@@ -310,7 +310,7 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
         return words_of(self.tokenizer, trajectory.tokens[: trajectory.length])
 
     def decode(self, tokens: Tensor) -> str:
-        return decode(self.tokenizer, tokens)
+        return decode(self.tokenizer, tokens, skip_special_tokens=True)
 
 
 def load_adapter(

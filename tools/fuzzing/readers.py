@@ -187,11 +187,10 @@ def polygons(rng: np.random.Generator) -> None:
     """Polygons, now and then far outside or none at all; what lies well within a convex one must be in its mask."""
     height, width = rng.integers(1, 40, 2).tolist()
     shape = rng.random((int(rng.integers(0, 7)), 2)) * (width, height)
-    value: Any = [shape.flatten().tolist()]
+    far = rng.choice([1e9, -1e9, 2e8, 100, -5], 2) if rng.random() < 0.1 else ()
+    value: Any = [[*shape.flatten().tolist(), *map(float, far)]]
     if rng.random() < 0.5:
         value = mutated(rng, value)
-    if rng.random() < 0.1:
-        value = [[*value[0], *(rng.choice([1e9, -1e9, 2e8, 100, -5], 2).tolist())]] if value and value[0] else value
     mask = read(decode, value, (height, width))
     if mask is not None:
         assert mask.dtype == bool

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dcam_fast.folders import replacing, write_text
+from dcam_fast.folders import check_writable, replacing, write_text
 
 from .plots import write_plots
 from .results import Results
@@ -27,6 +27,8 @@ def write(results: Results, folder: Path, stem: str) -> list[Path]:
 
 def bench(device: str, quick: bool, only: str, faces: tuple[str, ...], out: Path | None, console: Console) -> None:
     """Measures, prints, and writes to `out` if given."""
+    if out is not None:
+        check_writable(out, "bench")
     plan = quick_plan(device, only, faces) if quick else Plan(device, only=only, faces=faces)
     with console.status("starting") as status:
         results = run(plan, lambda name: status.update(f"measuring {name}"))

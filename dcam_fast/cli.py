@@ -153,8 +153,9 @@ def explain(
     with out_console.status("loading"):
         from dcam_fast.attribution.methods import method_named
         from dcam_fast.config import profile as profile_named
+        from dcam_fast.folders import check_replaceable
         from dcam_fast.models import check_dtype
-        from dcam_fast.storage import PAGE
+        from dcam_fast.storage import PAGE, RECORD
 
     check_name(method_named, method, "--method")
     if profile is not None:
@@ -172,6 +173,7 @@ def explain(
             list(zip(images, _folder_names(images), strict=True)), description="explaining"
         ):
             try:
+                check_replaceable(out / name, RECORD, "explain")
                 if stream:
                     progress.console.print(STREAM_LEGEND, style="dim", markup=False)
                     steps = explainer.stream(image, prompt, method=method, profile=profile)

@@ -45,7 +45,7 @@ def check_replaceable(folder: Path, record: str, caller: str) -> None:
         record: name of the JSON file in which a save lists its "files".
         caller: what the error names.
     """
-    with _naming(folder, caller):
+    with naming(folder, caller):
         if not folder.exists():
             return
         _check_is_folder(folder, caller)
@@ -53,6 +53,12 @@ def check_replaceable(folder: Path, record: str, caller: str) -> None:
     if others:
         need = "new, empty or hold nothing but an earlier save"
         raise FileExistsError(f"{caller}: folder must be {need}, got '{folder}' with '{others[0]}' in it")
+
+
+def check_writable(folder: Path, caller: str) -> None:
+    """Makes a folder where it is not there. Raises OSError, naming it, where it cannot be written to."""
+    with replacing(folder, caller):
+        pass
 
 
 @contextmanager
@@ -81,7 +87,7 @@ def replacing(folder: Path, caller: str, record: str | None = None) -> Iterator[
         FileExistsError: ``folder`` is a file or, with ``record``, holds anything but an earlier save.
         OSError: of the kind that occurred, naming the folder.
     """
-    with _naming(folder, caller):
+    with naming(folder, caller):
         folder = folder.resolve()  # a link stays a link
         missing = [place for place in (folder, *folder.parents) if not place.exists()]
         draft = folder / f".dcam-{uuid.uuid4().hex}.new"
@@ -136,19 +142,24 @@ def _make(folder: Path, caller: str) -> int:
 
 
 @contextmanager
-def _naming(folder: Path, caller: str) -> Iterator[None]:
+def naming(folder: Path, caller: str) -> Iterator[None]:
     """Errors of the system as errors of the caller, of the same type and number, that name the folder."""
     try:
         yield
     except OSError as error:
-        elsewhere = isinstance(error.filename, str) and not (
-            Path(error.filename).is_relative_to(folder) or folder.is_relative_to(error.filename)
-        )
-        if not error.strerror or elsewhere:  # it names what it is about
+        if not error.strerror or _is_elsewhere(error, folder):  # it names what it is about
             raise
         named = type(error)(f"{caller}: folder must be writable, got '{folder}': {error.strerror}")
         named.errno = error.errno
         raise named from error
+
+
+def _is_elsewhere(error: OSError, folder: Path) -> bool:
+    """Whether an error is about a file that has nothing to do with a folder."""
+    if not isinstance(error.filename, str):
+        return False
+    place, folder = Path(error.filename).resolve(), folder.resolve()
+    return not (place.is_relative_to(folder) or folder.is_relative_to(place))
 
 
 def _check_is_folder(folder: Path, caller: str) -> None:

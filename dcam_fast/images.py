@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
@@ -27,6 +29,7 @@ _TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 
+Result = TypeVar("Result")
 ImageSource = str | os.PathLike[str] | Image.Image | NDArray | Tensor
 
 
@@ -103,36 +106,43 @@ def _check_size(height: int, width: int) -> None:
 def exif_orientation(path: Path) -> int:
     """How the EXIF data of a picture's file says that it is to be turned: 1 (not at all, also where there is none that
     can be read) to 8. Raises as `load_image` does."""
-    with _open(path) as image:
-        return _orientation(image)
+    return _use(path, _orientation)
 
 
 def open_image(path: Path) -> Image.Image:
     """A file as a decoded PIL image of its own mode, upright. Raises as `load_image` does."""
-    with _open(path) as image:
-        return _decoded(image, f"'{path}'", owned=True)
+    return _use(path, lambda image: _decoded(image, f"'{path}'", owned=True))
 
 
 def _from_file(path: Path) -> NDArray[np.uint8]:
-    with _open(path) as image:
-        return _from_pil(image, f"'{path}'", owned=True)
+    return _use(path, lambda image: _from_pil(image, f"'{path}'", owned=True))
 
 
-def _open(path: Path) -> Image.Image:
+def _use(path: Path, use: Callable[[Image.Image], Result]) -> Result:
+    """What a function makes of the image in a file."""
     if not path.exists():
         raise FileNotFoundError(f"load_image: image must be a file that exists, got '{path}'")
     if not path.is_file():
         raise _error("a file", f"'{path}', which is none")
     if path.stat().st_size == 0:
         raise _error("a picture", f"'{path}', which is empty")
+    try:
+        with _open(path, path) as image:
+            return use(image)
+    except ImageError:
+        content = _without_metadata(path)
+        if content is None:
+            raise
+        with _open(content, path) as image:
+            return use(image)
+
+
+def _open(source: Path | io.BytesIO, path: Path) -> Image.Image:
     Image.init()
     # PostScript is a program: to open one is to run it.
     formats = [name for name in Image.OPEN if name != "EPS"]
     try:
-        try:
-            return Image.open(path, formats=formats)
-        except UnidentifiedImageError:
-            return Image.open(io.BytesIO(_without_metadata(path.read_bytes())), formats=["PNG"])
+        return Image.open(source, formats=formats)
     except Image.DecompressionBombError as error:
         raise _error(f"at most {MAX_PIXELS:,} pixels", f"'{path}': {error}") from error
     except PermissionError as error:
@@ -141,14 +151,21 @@ def _open(path: Path) -> Image.Image:
         raise _error("a picture in a format that Pillow reads", f"'{path}'") from error
 
 
-def _without_metadata(content: bytes) -> bytes:
-    """A PNG file with those chunks alone that its pixels need; Pillow refuses all of it where another is broken."""
-    kept, start = content[:8], 8
-    while start < len(content):
-        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
-        if content[start + 4 : start + 8] in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            kept += content[start:end]
-        start = end
+def _without_metadata(path: Path) -> io.BytesIO | None:
+    """A PNG file with those chunks alone that its pixels need, and its EXIF data where they are whole: Pillow refuses
+    all of it where another chunk is broken. None for other files."""
+    kept = io.BytesIO()
+    with path.open("rb") as file:
+        signature = file.read(8)
+        if signature != b"\x89PNG\r\n\x1a\n":
+            return None
+        kept.write(signature)
+        while len(head := file.read(8)) == 8:
+            body = file.read(int.from_bytes(head[:4], "big") + 4)
+            sound = head[4:] == b"eXIf" and zlib.crc32(head[4:] + body[:-4]) == int.from_bytes(body[-4:], "big")
+            if sound or head[4:] in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+                kept.write(head + body)
+    kept.seek(0)
     return kept
 
 

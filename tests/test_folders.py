@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from dcam_fast import folders
+from dcam_fast import cli, folders
 from dcam_fast.folders import check_replaceable, files_of, replacing, write_json, write_text
 
 RECORD = "record.json"
@@ -105,13 +106,20 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EEXIST, errno.EROFS, errno.EDQUOT])
-def test_errors_of_the_system_name_caller_and_folder(tmp_path: Path, number: int) -> None:
+def test_errors_of_the_system_name_caller_and_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     error = OSError(number, os.strerror(number))
     message = f"^put: folder must be writable, got '{tmp_path / 'a'}': {os.strerror(number)}$"
     with pytest.raises(type(error), match=message) as caught, replacing(tmp_path / "a", "put", RECORD):
         raise error
     assert caught.value.errno == number
     assert not list(tmp_path.iterdir())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=r"^put: folder must be writable, got 'relative': (Not a directory|File exists)$"):
+        put(Path("relative"), "1", "x", "x/y")  # the system's own error, about a path in it
+    with pytest.raises(FileNotFoundError, match=r"^\[Errno 2\].*'/no/such/file'"), replacing(tmp_path / "a", "put"):
+        Path("/no/such/file").read_text()  # of another's file
     (tmp_path / "file").write_text("mine")
     for place in ("file", "file/a"):
         with pytest.raises(OSError, match=r"^put: folder must be .*file"):
@@ -287,3 +295,12 @@ def test_sigterm_cleans_up(tmp_path: Path, command: list[str]) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 128 + signal.SIGTERM
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for command in (["evaluate", "--limit", "1"], ["reproduce", "table1", "--limit", "1"], ["bench", "--only", "none"]):
+        result = CliRunner().invoke(cli.app, [*command, "--out", str(tmp_path / "file" / "out")])
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"error: {command[0]}: folder must be writable, got '{tmp_path}/file/out': ")
+        assert result.stderr.count("\n") == 1

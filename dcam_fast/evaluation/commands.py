@@ -124,6 +124,7 @@ def reproduce(
         from dcam_fast.evaluation import reproduction
         from dcam_fast.evaluation.datasets import open_dataset
         from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
+        from dcam_fast.folders import check_writable
 
         if study not in reproduction.STUDIES:
             known = ", ".join(reproduction.STUDIES)
@@ -132,6 +133,7 @@ def reproduce(
         if dtype is not None:
             check_name(models.check_dtype, dtype, "--dtype")
         chosen = reproduction.STUDIES[study]
+        check_writable(out, "reproduce")
         seed = SELECTION_SEED if seed is None else seed
         dataset = open_dataset(data, limit=limit, seed=seed)
         adapter = models.load(

@@ -24,12 +24,13 @@ from dcam_fast import models
 from dcam_fast.attribution.attribution import Attribution
 from dcam_fast.attribution.methods import METHODS, describe
 from dcam_fast.config import profile as profile_by_name
+from dcam_fast.entries import Entry, read_json
 from dcam_fast.evaluation.aggregate import Aggregate, Estimate
 from dcam_fast.evaluation.cases import Case, case_maps, curve_metrics, mask_maps, measure, prepare
 from dcam_fast.evaluation.datasets import Dataset
 from dcam_fast.evaluation.perturbation import SHARES, Perturbation
 from dcam_fast.evaluation.randomisation import randomisation_test
-from dcam_fast.folders import replacing, write_json
+from dcam_fast.folders import check_writable, naming, replacing, write_json
 from dcam_fast.models.adapter import Adapter
 from dcam_fast.modes import own_modes
 
@@ -250,10 +251,10 @@ def _work(index: int) -> Record:
 @contextmanager
 def _open_records(folder: Path, settings: Settings) -> Iterator[tuple[IO[str], list[Record]]]:
     """The file of records, open at its end and locked, and the whole records that it holds."""
-    with replacing(folder, "evaluate"):  # which makes it, or says why it cannot be written to
-        pass
+    check_writable(folder, "evaluate")
     path = folder / RECORDS
-    with path.open("a+", encoding="ascii") as file:  # so a killed run cuts no character in two
+    # in ASCII, so that a killed run cuts no character in two
+    with naming(folder, "evaluate"), path.open("a+", encoding="ascii") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -264,8 +265,12 @@ def _open_records(folder: Path, settings: Settings) -> Iterator[tuple[IO[str], l
         whole = text[: text.rfind("\n") + 1]
         try:
             records = [json.loads(line) for line in whole.split("\n")[:-1]]
-            indices = [record["index"] for record in records]
-        except (ValueError, KeyError, TypeError) as error:
+            entries = [Entry(record, "evaluate", f"record {number}", path) for number, record in enumerate(records)]
+            indices = [entry.field("index").integer(0) for entry in entries]
+            for entry in entries:
+                entry.field("words").list()
+                entry.field("methods").fields()
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"evaluate: out must hold records of a run, got '{path}': {error!r}") from error
         if len(set(indices)) != len(indices):
             raise ValueError(f"evaluate: out must hold one record a sample, got '{path}' with some twice")
@@ -291,10 +296,10 @@ def _check_settings(folder: Path, settings: Settings, begun: bool) -> None:
             write_json(draft / RUN, facts | {"torch": torch.__version__})
         return
     try:
-        former = json.loads(path.read_text("utf-8"))
-        differing = [name for name, value in facts.items() if former.get(name) != value]
-    except (OSError, ValueError, AttributeError) as error:
+        former = {name: entry.value for name, entry in read_json(path, "evaluate", RUN).fields().items()}
+    except (OSError, ValueError) as error:
         raise ValueError(f"evaluate: out must be empty or hold a run, got '{folder}' without a sound {RUN}") from error
+    differing = [name for name, value in facts.items() if former.get(name) != value]
     if differing:
         name = differing[0]
         raise ValueError(

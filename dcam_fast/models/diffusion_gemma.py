@@ -310,7 +310,7 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
         return words_of(self.tokenizer, trajectory.tokens[: trajectory.length])
 
     def decode(self, tokens: Tensor) -> str:
-        return decode(self.tokenizer, tokens, skip_special_tokens=True)
+        return decode(self.tokenizer, tokens)
 
 
 def load_adapter(

@@ -279,7 +279,7 @@ class DreamAdapter(Adapter[DreamInputs]):
         return words_of(self.tokenizer, trajectory.tokens[: trajectory.length])
 
     def decode(self, tokens: Tensor) -> str:
-        return decode(self.tokenizer, tokens, skip_special_tokens=True)
+        return decode(self.tokenizer, tokens)
 
 
 def _boxes(size: tuple[int, int], grid: tuple[int, int]) -> Tensor:

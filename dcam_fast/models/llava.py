@@ -189,7 +189,7 @@ class LlavaAdapter(Adapter[LlavaInputs]):
         return words_of(self.tokenizer, trajectory.tokens[: trajectory.length])
 
     def decode(self, tokens: Tensor) -> str:
-        return decode(self.tokenizer, tokens, skip_special_tokens=True)
+        return decode(self.tokenizer, tokens)
 
 
 def _sides(patches: int) -> tuple[int, int]:

@@ -72,13 +72,13 @@ def pieces_of(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
     ]
 
 
-def decode(tokenizer: Any, tokens: Tensor, *, skip_special_tokens: bool = False) -> str:
+def decode(tokenizer: Any, tokens: Tensor) -> str:
     """Token ids ``tokens``, int64 ``[n]``, as text. An id that the tokenizer lacks (models have more rows than their
     tokenizers have tokens) becomes ``<id>``."""
     parts: list[str] = []
     for is_known, ids in groupby(tokens.tolist(), lambda token: piece_of(tokenizer, token) is not None):
         if is_known:
-            parts.append(str(tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)))
+            parts.append(str(tokenizer.decode(list(ids), skip_special_tokens=True)))
         else:
             parts += [f"<{token}>" for token in ids]
     return "".join(parts)

@@ -92,6 +92,7 @@ def test_decode_all_three_formats() -> None:
         {"size": [7, 9], "counts": ""},
         {"size": [7, 9], "counts": "no run \u00e9"},
         {"size": [7, 9], "counts": "\udce9"},
+        {"size": [3, 5], "counts": "\udce9"},  # as "?" it would be right
         {"size": [7, 9], "counts": b"\xff\x00"},
         {"size": [7, 9], "counts": "o" * 1000},
         {"size": [7, 9], "counts": "o"},
@@ -108,8 +109,9 @@ def test_decode_all_three_formats() -> None:
     ],
 )
 def test_broken_segmentations_are_refused(segmentation: Any) -> None:
+    size = (3, 5) if segmentation == {"size": [3, 5], "counts": "\udce9"} else (7, 9)
     with pytest.raises(ValueError, match="datasets: segmentation must be polygons or run lengths of the image, got"):
-        decode(segmentation, (7, 9))
+        decode(segmentation, size)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def _uncompressed(entry: Entry) -> list[int]:
     the one two before it. In a character 32 says that another follows, and 16 in the last that the number is negative.
     """
     counts = entry.value["counts"]
-    text = counts.encode("utf-8", "replace") if isinstance(counts, str) else counts
+    text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
     lengths: list[int] = []
     value = shift = 0
     for character in text:

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dcam_fast.folders import replacing
+from dcam_fast.folders import check_writable, replacing
 from dcam_fast.models.tiny import scenes
 from dcam_fast.models.tiny.modeling import CELL, TinyConfig, TinyForMaskedDiffusion, VisionTower
 from dcam_fast.models.tiny.processing import (
@@ -340,8 +340,7 @@ def train(folder: Path, *, scale: float = 1.0, compile: bool = False) -> Path:
     """
     if not 0 < scale <= 1:
         raise ValueError(f"train: scale must be above 0 and at most 1, got {scale}")
-    with replacing(folder, "train"):  # which makes it, or says why it cannot be written to
-        pass
+    check_writable(folder, "train")
     torch.manual_seed(0)
     config = TinyConfig(vocab_size=len(VOCABULARY), mask_token_id=MASK)
     model = TinyForMaskedDiffusion(config)

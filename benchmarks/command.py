@@ -8,6 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from dcam_fast.models import check_device
+
 from .plots import write_plots
 from .results import Results
 from .suite import Plan, quick_plan, run
@@ -24,6 +26,7 @@ def write(results: Results, folder: Path, stem: str) -> list[Path]:
 
 def bench(device: str, quick: bool, only: str, faces: tuple[str, ...], out: Path | None, console: Console) -> None:
     """Measures, prints, and writes to `out` if given."""
+    check_device("bench", device)
     plan = quick_plan(device, only, faces) if quick else Plan(device, only=only, faces=faces)
     with console.status("starting") as status:
         results = run(plan, lambda name: status.update(f"measuring {name}"))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dcam_fast.folders import check_writable, replacing, write_text
+from dcam_fast.models import check_device
 
 from .plots import write_plots
 from .results import Results
@@ -27,6 +28,7 @@ def write(results: Results, folder: Path, stem: str) -> list[Path]:
 
 def bench(device: str, quick: bool, only: str, faces: tuple[str, ...], out: Path | None, console: Console) -> None:
     """Measures, prints, and writes to `out` if given."""
+    check_device("bench", device)
     if out is not None:
         check_writable(out, "bench")
     plan = quick_plan(device, only, faces) if quick else Plan(device, only=only, faces=faces)

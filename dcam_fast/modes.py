@@ -53,9 +53,9 @@ def own_modes() -> Iterator[None]:
     """The modes of a fresh process: autograd, float32 by default, on the CPU by default, neither inference mode nor
     autocast.
 
-    Also a decorator, for functions that are not generators: between the steps of a generator the modes are the
-    caller's. May be nested. Modes that only watch (profilers, counters of operations) and choices of speed (threads,
-    matmul precision, deterministic algorithms) stay the caller's.
+    May be nested. Also a decorator, but not of generators: between their steps the modes must be the caller's. Modes
+    that only watch (profilers, counters of operations) and choices of speed (threads, matmul precision, deterministic
+    algorithms) stay the caller's.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_default_dtype(torch.float32))

@@ -216,7 +216,7 @@ def test_every_method(explainer: Explainer, method: str) -> None:
 
 
 def test_evaluating_and_checking(explainer: Explainer) -> None:
-    settings = Settings("tiny", "scenes", ("default", "true_mask"), seed=5, steps=12, randomised=1)
+    settings = Settings("tiny", "scenes", ("default", "true_mask"), seed=5, steps=12)
     data = Scenes(1, 5)
     with all_at_once():
         got = evaluate_sample(explainer.adapter, data, 0, settings)

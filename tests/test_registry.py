@@ -194,10 +194,11 @@ def test_arguments_of_loading(arguments: dict[str, Any], error: type[Exception],
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the error of a machine without CUDA")
 def test_cuda_without_cuda_is_one_clear_line(tmp_path: Path) -> None:
-    for command in (["explain", "a.png"], ["evaluate", "--limit", "1"]):
+    for command in (["explain", "a.png"], ["evaluate", "--limit", "1"], ["bench", "--quick"]):
         result = CliRunner().invoke(app, [*command, "--device", "cuda", "--out", str(tmp_path / "out")])
         assert result.exit_code == 1
-        assert "error: load: device must be one that is available (cpu), got 'cuda'" in result.output
+        caller = "bench" if command[0] == "bench" else "load"
+        assert f"error: {caller}: device must be one that is available (cpu), got 'cuda'" in result.output
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def load(
     check_text("load", "attention", attention)
     check_switch("load", "trust_remote_code", trust_remote_code)
     wanted = None if dtype is None else check_dtype(dtype)
-    check_device(device)
+    check_device("load", device)
     path = WEIGHTS if name == "tiny" else Path(name)
     model_type = _model_type(path)
     if not isinstance(model_type, str) or model_type not in FAMILIES:
@@ -87,7 +87,7 @@ def load(
     return adapter
 
 
-def check_device(device: object) -> None:
+def check_device(caller: str, device: object) -> None:
     """Raises AdapterError, with the devices that there are, for one that is not available."""
     try:
         if not isinstance(device, str | torch.device) or torch.device(device).type == "meta":
@@ -96,7 +96,7 @@ def check_device(device: object) -> None:
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # as the backend has it
         known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         raise AdapterError(
-            f"load: device must be one that is available ({', '.join(known)}), got {str(device)!r}"
+            f"{caller}: device must be one that is available ({', '.join(known)}), got {str(device)!r}"
         ) from error
 
 

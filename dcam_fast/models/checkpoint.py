@@ -214,7 +214,7 @@ def _without_weights(dtype: torch.dtype, parts: list[Part]) -> Iterator[None]:
             own = vars(cls)[method]
             setattr(cls, method, _in_this_thread(instead, own.__func__))
             stack.callback(setattr, cls, method, own)
-        stack.callback(register_module_parameter_registration_hook(onto_meta).remove)
+        stack.callback(register_module_parameter_registration_hook(onto_meta).remove)  # type: ignore[arg-type]
         stack.callback(torch.set_default_dtype, default)
         torch.set_default_dtype(dtype)  # for buffers, as transformers does
         yield

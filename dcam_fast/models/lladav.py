@@ -27,7 +27,7 @@ class LladavAdapter(LlavaAdapter):
     family = "llada-v"
     architecture = "LlavaLLaDAModelLM"
     source = "https://github.com/ML-GSAI/LLaDA-V"
-    needed = ("accelerate", "einops", "requests")
+    needed = ("einops", "requests")
     ends = ("<|eot_id|>",)
     stops = True
 

@@ -12,6 +12,7 @@ import checks
 import transformers
 from dream import LENGTH, TEMPLATE, DreamSubject
 from dream_checkpoint import make_checkpoint
+from loading import check_loading
 
 from dcam_fast.models import load
 from dcam_fast.models.adapter import AdapterError
@@ -45,6 +46,9 @@ def check(family: str, repo: Path) -> None:
             shape = tuple(loaded.encode(checks.picture(h, w), "what").views[0].cells.shape)
             found = checks.check_painting(DreamSubject(loaded), h, w)
             print(f"{w} x {h}: cells {shape}, {found} painted cells found")
+        print(
+            f"{check_loading(folder, 8, trust_remote_code=True)} pairs of stored and requested dtype load and explain"
+        )
 
 
 def _variants(loaded: Any) -> Iterator[tuple[str, DreamSubject]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from real_llava import compare, import_package
+from real_llava import compare, compare_loading, import_package
 
 CANVASES = [[384, 768], [768, 384], [768, 768], [1152, 384], [384, 1152]]
+LARGE = 126464  # the tokens of a real one, whose mask a checkpoint is loaded with
 SIZES = [(480, 640), (900, 300), (800, 800), (300, 1200), (333, 517)]
 
 
@@ -20,21 +21,22 @@ def check(family: str, repo: Path) -> None:
         return LavidaSubject(_make(folder), attention)
 
     compare(made, ("prefix", "joint"), SIZES, ((4, 8), (8, 8), (3, 8), (4, 4), (8, 2)))
+    compare_loading(lambda folder: _make(folder, LARGE), LARGE, steps=8)
 
 
-def _make(folder: str) -> Any:
+def _make(folder: str, vocabulary: int | None = None) -> Any:
     from llava.model.language_model.llava_llada import LlavaLladaConfig, LlavaLladaForMaskedDiffusion
     from llava_subjects import MASK, VOCABULARY, shake
     from real_llava import make_tower
 
-    tower = make_tower(folder)
+    tower, size = make_tower(folder), vocabulary or len(VOCABULARY)
     config = LlavaLladaConfig(
         d_model=32,
         n_heads=4,
         n_layers=4,
         mlp_hidden_size=48,
-        vocab_size=len(VOCABULARY),
-        embedding_size=len(VOCABULARY),
+        vocab_size=size,
+        embedding_size=size,
         max_sequence_length=2048,
         rope=True,
         rope_full_precision=True,

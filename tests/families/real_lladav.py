@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from real_llava import compare, import_package
+from real_llava import compare, compare_loading, import_package
 
+VOCABULARY = 126400
 SIZES = [(480, 640), (900, 300), (800, 800), (300, 1200), (333, 517), (1200, 1600), (150, 1900), (2000, 640)]
 
 
@@ -19,6 +20,7 @@ def check(family: str, repo: Path) -> None:
         return LladavSubject(_make(folder))
 
     compare(made, ("joint",), SIZES, ((3, 8), (2, 4)))
+    compare_loading(_make, VOCABULARY, steps=8)
 
 
 def _make(folder: str) -> Any:
@@ -27,7 +29,7 @@ def _make(folder: str) -> Any:
     from real_llava import make_tower
 
     config = LlavaLLaDAConfig(
-        vocab_size=126400,  # their generation names tokens by number
+        vocab_size=VOCABULARY,  # their generation names tokens by number
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=4,

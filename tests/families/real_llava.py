@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import checks
+from llava_subjects import make_tokenizer
+from loading import check_loading
 
 from dcam_fast.models.checkpoint import check_transformers
 from dcam_fast.models.llava import LlavaAdapter
@@ -23,7 +25,7 @@ IMAGE = checks.picture(60, 320)
 
 def import_package(family: str, folder: Path) -> None:
     """Makes the package ``llava`` in ``folder`` the one that is imported."""
-    check_transformers(family, *LlavaAdapter.transformers)
+    check_transformers(family, LlavaAdapter.transformers)
     if not (folder / "llava").is_dir():
         raise SystemExit(f"check_real: --repo must be a folder that holds the package llava, got {folder}")
     sys.path.insert(0, str(folder))
@@ -60,6 +62,16 @@ def compare(
     for h, w in sizes:
         shapes = [tuple(view.cells.shape) for view in subject.adapter.encode(checks.picture(h, w), "what").views]
         print(f"{w} x {h}: cells {shapes}, {checks.check_painting(subject, h, w)} painted cells found")
+
+
+def compare_loading(make: Callable[[str], Any], vocabulary: int, steps: int) -> None:
+    """Says what holds of a checkpoint as it comes from the Hub, with its vision tower and without its own folder of
+    one."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "checkpoint"
+        make(parent).save_pretrained(folder, max_shard_size="5MB")
+        make_tokenizer(vocabulary).save_pretrained(folder)
+        print(f"{check_loading(folder, steps)} pairs of stored and requested dtype load and explain")
 
 
 def _empty(name: str, **attributes: Any) -> None:

@@ -238,9 +238,7 @@ def test_another_architecture(damaged: Path) -> None:
 def test_releases_of_transformers(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
     monkeypatch.setattr(LlavaAdapter, "transformers", RELEASES)
     monkeypatch.setattr(transformers, "__version__", release)
-    with pytest.raises(
-        AdapterError, match=rf"4\.56 took away.* got {release}; pip install 'transformers>=4\.50,<4\.56'"
-    ):
+    with pytest.raises(AdapterError, match=rf"4\.56 took away.* got {release}; pip install .*>=4\.50,<4\.56"):
         models.load(str(checkpoint))
 
 

@@ -154,6 +154,7 @@ class Build(build_ext):
             target, command = job
             if not is_current(target, command):
                 print(shlex.join(command), flush=True)
+                target.with_suffix(".command").unlink(missing_ok=True)  # a killed compiler leaves half a file
                 if subprocess.run(command, check=False, cwd=ROOT).returncode:
                     raise CompileError(
                         f"dcam_fast: {command[0]} could not compile {target.stem}; see above "

@@ -26,7 +26,7 @@ def _load_native() -> tuple[ModuleType | None, str | None]:
     try:
         return importlib.import_module("dcam_fast._C"), None
     except ModuleNotFoundError:
-        return None, "it was not built; install dcam_fast again where a C++ compiler and Python.h are"
+        return None, "install dcam_fast again where a C++ compiler and Python.h are"
     except ImportError as error:
         return None, str(error)
 

@@ -29,9 +29,9 @@ def write(results: Results, folder: Path, stem: str) -> list[Path]:
 def bench(device: str, quick: bool, only: str, faces: tuple[str, ...], out: Path | None, console: Console) -> None:
     """Measures, prints, and writes to `out` if given."""
     check_device("bench", device)
+    plan = quick_plan(device, only, faces) if quick else Plan(device, only=only, faces=faces)
     if out is not None:
         check_writable(out, "bench")
-    plan = quick_plan(device, only, faces) if quick else Plan(device, only=only, faces=faces)
     with console.status("starting") as status:
         results = run(plan, lambda name: status.update(f"measuring {name}"))
     console.print(terminal(results), soft_wrap=False)

@@ -133,12 +133,12 @@ def reproduce(
         if dtype is not None:
             check_name(models.check_dtype, dtype, "--dtype")
         chosen = reproduction.STUDIES[study]
-        check_writable(out, "reproduce")
         seed = SELECTION_SEED if seed is None else seed
         dataset = open_dataset(data, limit=limit, seed=seed)
         adapter = models.load(
             model, device=device, attention=attention, dtype=dtype, trust_remote_code=trust_remote_code
         )
+    check_writable(out, "reproduce")
     with progress_bar() as progress:
         task = progress.add_task(study, total=None)
         result = reproduction.reproduce(
@@ -148,6 +148,9 @@ def reproduce(
             limit,
             lambda done, total: progress.update(task, completed=done, total=total),
         )
+    if not result.words:
+        need = "data must be such that the answers name what is annotated"
+        raise ValueError(f"reproduce: {need}, got 0 words of {min(limit, len(dataset))} samples")
     facts: dict[str, object] = {
         "model": model,
         "attention": attention,

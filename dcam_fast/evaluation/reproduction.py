@@ -156,8 +156,6 @@ def reproduce(
 
     Args:
         progress: called with how many samples are done and how many there are, at first and after each.
-
-    Raises ValueError where no answer names anything that is annotated.
     """
     methods = {row.name: row.method for row in study.rows}
     aggregates = {name: Aggregate() for name in methods}
@@ -171,8 +169,6 @@ def reproduce(
                 measured = measure(case, maps)
                 aggregates[name].update({metric: measured[metric] for metric in (*METRICS, OWN)})
         progress(index + 1, total)
-    if not words:
-        raise ValueError(f"reproduce: data must be such that answers name what is annotated, got 0 words of {total}")
     return Reproduction(named, words, {name: aggregate.compute() for name, aggregate in aggregates.items()})
 
 

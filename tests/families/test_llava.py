@@ -327,6 +327,24 @@ def test_no_package(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         models.load(str(checkpoint))
 
 
+def test_an_import_error_that_the_package_hides(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The authors' package prints why a model's module is not there, and then misses another name."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "llava"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "llava" / "model").mkdir(parents=True)
+    (tmp_path / "llava" / "__init__.py").write_text("from .model import LlavaLlamaForCausalLM")
+    said = "Failed to import llava_llada from llava.language_model.llava_llada. Error: No module named 'einops'"
+    (tmp_path / "llava" / "model" / "__init__.py").write_text(f"print({said!r})")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    importlib.invalidate_caches()
+    with pytest.raises(
+        AdapterError, match=r"importable, got No module named 'einops'; ImportError.*pip install .*einops"
+    ):
+        models.load(str(checkpoint))
+
+
 @every_topology
 def test_requests(subject: Any) -> None:
     adapter = subject.adapter

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.text import check_prompt
 from dcam_fast.models.tiny.modeling import CELL, Attention, TinyForMaskedDiffusion, attend
 from dcam_fast.models.tiny.processing import EOS, MASK, PAD, SPECIAL, UNKNOWN, VOCABULARY, TinyImageProcessor
 from dcam_fast.models.tiny.scenes import CAPTION_PROMPT
@@ -79,6 +80,7 @@ class TinyAdapter(Adapter[TinyInputs]):
     def _encode_prompt(self, prompt: str) -> Tensor:
         tokens = self.tokenizer(prompt)["input_ids"]
         length = self.model.config.prompt_length
+        check_prompt("tiny", prompt, tokens, {token: VOCABULARY[token] for token in (PAD, MASK, EOS)})
         if UNKNOWN in tokens or not tokens:
             known = " ".join(VOCABULARY[len(SPECIAL) :])
             raise AdapterError(f"tiny: prompt must be made of the words it was trained on ({known}), got {prompt!r}")

@@ -238,6 +238,10 @@ def test_prompt_errors() -> None:
     for prompt in ("what is the zebra ?", "", "   "):
         with pytest.raises(AdapterError, match="tiny: prompt must be made of the words it was trained on"):
             adapter.encode(image, prompt)
+    with pytest.raises(
+        AdapterError, match="tiny: prompt must not have the model's own token <mask>, got 'what is <mask>'"
+    ):
+        adapter.encode(image, "what is <mask>")
     with pytest.raises(AdapterError, match="tiny: prompt must be at most 8 tokens, got 9"):
         adapter.encode(image, "the " * 9)
     with pytest.raises(AdapterError, match="tiny: attention must be 'prefix' or 'joint', got 'causal'"):

@@ -20,7 +20,7 @@ def check(family: str, repo: Path) -> None:
         return LladavSubject(_make(folder))
 
     compare(made, ("joint",), SIZES, ((3, 8), (2, 4)))
-    compare_loading(_make, VOCABULARY, steps=8)
+    compare_loading(_make, VOCABULARY, steps=2)
 
 
 def _make(folder: str) -> Any:

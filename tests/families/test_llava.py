@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import checks
+import loading
 import pytest
 import torch
 import transformers
@@ -19,6 +20,7 @@ from llava_subjects import LENGTH, MASK, VOCABULARY, LavidaSubject, LladavSubjec
 from safetensors.torch import load_file, save_file
 
 from dcam_fast import Explainer, models
+from dcam_fast.models import checkpoint as checkpoint_module
 from dcam_fast.models.adapter import AdapterError
 from dcam_fast.models.anyres import Anyres
 from dcam_fast.models.checkpoint import Releases
@@ -55,6 +57,38 @@ def package(family: str) -> Iterator[None]:
         yield
         for name in [name for name in sys.modules if name.split(".")[0] in ("llava", "llava_parts")]:
             del sys.modules[name]
+
+
+def ask_for_a_tower(patch: pytest.MonkeyPatch, name: str = "owner/siglip-tower") -> None:
+    """The model's constructor asks for a pretrained tower, as the authors' does."""
+    parts = importlib.import_module("llava_parts")
+    stand_in = parts.Tower
+
+    class TowerConfig(transformers.PretrainedConfig):
+        model_type = "stand_in_tower"
+
+    class PretrainedTower(transformers.PreTrainedModel):
+        config_class = TowerConfig
+        width = 0
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.patches = stand_in(self.width).patches
+
+        image_size, num_patches_per_side = stand_in.image_size, stand_in.num_patches_per_side
+        image_processor = None
+        forward = stand_in.forward
+
+        def _init_weights(self, module: Any) -> None:
+            """Torch's own."""
+
+    def make(width: int) -> Any:
+        PretrainedTower.width = width
+        tower = PretrainedTower.from_pretrained(name)
+        tower.config.patch_size = parts.PATCH
+        return tower
+
+    patch.setattr(parts, "Tower", make)
 
 
 def make_model(family: str) -> Any:
@@ -191,6 +225,48 @@ def test_loading(family: str, checkpoint: Path) -> None:
         models.load(str(checkpoint), attention=other)
 
 
+@pytest.mark.parametrize("stored", loading.DTYPES)
+@pytest.mark.parametrize("dtype", [None, *loading.DTYPES])
+def test_weights_are_of_one_dtype(damaged: Path, stored: torch.dtype, dtype: torch.dtype | None) -> None:
+    """LaViDa's class says bfloat16 of some of them, whatever is asked for."""
+    loading.store(damaged, stored)
+    adapter: Any = models.load(str(damaged), dtype=dtype)
+    assert {parameter.dtype for parameter in adapter.model.parameters()} == {dtype or torch.float32}
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_tower_that_the_checkpoint_holds_needs_no_network(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask_for_a_tower(monkeypatch)
+    adapter: Any = models.load(str(damaged))
+    assert adapter.encode(IMAGE, checks.PROMPT).embedded.isfinite().all()
+
+
+def test_a_tower_that_is_nowhere_is_named(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask_for_a_tower(monkeypatch)
+    for file in shards(damaged):
+        weights = {key: tensor for key, tensor in load_file(file).items() if "vision_tower" not in key}
+        save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(AdapterError, match=r"load: 'owner/siglip-tower', named in .*config.json, must be a folder or"):
+        models.load(str(damaged))
+
+
+def test_a_towers_own_folder_has_what_the_checkpoint_lacks(
+    damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_for_a_tower(monkeypatch, str(tmp_path / "tower"))
+    own: dict[str, torch.Tensor] = {}
+    for file in shards(damaged):
+        weights = load_file(file)
+        own |= {key.rpartition("vision_tower.")[2]: weights.pop(key) for key in list(weights) if "vision_tower" in key}
+        save_file(weights, file, metadata={"format": "pt"})
+    (tmp_path / "tower").mkdir()
+    (tmp_path / "tower" / "config.json").write_text("{}")
+    save_file(own, tmp_path / "tower" / "model.safetensors", metadata={"format": "pt"})
+    adapter: Any = models.load(str(damaged))
+    for key, tensor in adapter.model.get_vision_tower().state_dict().items():
+        assert tensor.equal(own[key])
+
+
 def shards(path: Path) -> list[Path]:
     files = sorted(path.glob("model-*.safetensors"))
     assert len(files) > 1
@@ -237,7 +313,7 @@ def test_another_architecture(damaged: Path) -> None:
 @pytest.mark.parametrize("release", ["4.49.0", "4.56.0", "4.57.6", "5.23.0"])
 def test_releases_of_transformers(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
     monkeypatch.setattr(LlavaAdapter, "transformers", RELEASES)
-    monkeypatch.setattr(transformers, "__version__", release)
+    monkeypatch.setattr(checkpoint_module.transformers, "__version__", release)
     with pytest.raises(AdapterError, match=rf"4\.56 took away.* got {release}; pip install .*>=4\.50,<4\.56"):
         models.load(str(checkpoint))
 
@@ -256,6 +332,24 @@ def test_no_package(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         models.load(str(checkpoint))
 
 
+def test_an_import_error_that_the_package_hides(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The authors' package prints why a model's module is not there, and then misses another name."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "llava"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "llava" / "model").mkdir(parents=True)
+    (tmp_path / "llava" / "__init__.py").write_text("from .model import LlavaLlamaForCausalLM")
+    said = "Failed to import llava_llada from llava.language_model.llava_llada. Error: No module named 'einops'"
+    (tmp_path / "llava" / "model" / "__init__.py").write_text(f"print({said!r})")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    importlib.invalidate_caches()
+    with pytest.raises(
+        AdapterError, match=r"importable, got No module named 'einops'; ImportError.*pip install .*einops"
+    ):
+        models.load(str(checkpoint))
+
+
 @every_topology
 def test_requests(subject: Any) -> None:
     adapter = subject.adapter
@@ -266,6 +360,10 @@ def test_requests(subject: Any) -> None:
         adapter.generate(inputs, 3, 4)
     with pytest.raises(AdapterError, match="prompt must leave '<image>' to the chat template, got 2"):
         adapter.encode(IMAGE, "what is <image>")
+    own = adapter.tokenizer.convert_ids_to_tokens(adapter.mask_token)
+    with pytest.raises(AdapterError, match="prompt must not have the model's own token"):
+        adapter.encode(IMAGE, f"what is {own} this")
+    assert adapter.decode(torch.tensor([999_999])) == "<999999>"
     with pytest.raises(
         AdapterError, match="image must be wide and high enough for a row of cells, got 4000 x 1 pixels"
     ):

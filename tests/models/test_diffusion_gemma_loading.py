@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,24 @@ def test_loads_from_a_folder(checkpoint: Path, adapter: DiffusionGemmaAdapter) -
 
 def test_the_callers_modes(checkpoint: Path, check_modes: Callable[..., None]) -> None:
     check_modes(lambda: models.load(checkpoint), "what is this")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_of_the_requested_dtype(checkpoint: Path, dtype: torch.dtype) -> None:
+    adapter: Any = models.load(str(checkpoint), dtype=dtype)
+    assert {parameter.dtype for parameter in adapter.model.parameters()} == {dtype}
+    assert adapter.decode(torch.tensor([999_999])) == "<999999>"
+
+
+def test_an_answer_ends_where_transformers_ends_it(damaged: Path) -> None:
+    """By the generation config alone: without an end in it, no token is one."""
+    file = damaged / "generation_config.json"
+    settings = json.loads(file.read_text())
+    for ends, expected in ((None, []), (1, [1]), ([1, 3], [1, 3])):
+        file.write_text(json.dumps(settings | {"eos_token_id": ends}))
+        adapter: Any = models.load(str(damaged))
+        assert adapter.model.generation_config.eos_token_id == ends
+        assert adapter._ends() == expected
 
 
 def test_missing_shard(damaged: Path) -> None:

@@ -7,7 +7,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from dcam_fast.models.text import pieces_of, spell, words_of
+from dcam_fast.models.adapter import AdapterError
+from dcam_fast.models.text import check_prompt, decode, pieces_of, spell, words_of
 from dcam_fast.words import find_phrase
 
 
@@ -101,3 +102,23 @@ def test_special_tokens_end_words_and_are_none() -> None:
     tokenizer.add_special_tokens({"eos_token": "<end>"})
     found = words_of(tokenizer, torch.tensor(tokenizer.convert_tokens_to_ids(pieces)))
     assert [(word.text, word.positions) for word in found] == [("red", (0,)), ("ring", (2,)), ("a", (5,))]
+
+
+def test_ids_that_the_tokenizer_lacks() -> None:
+    pieces = ["a", "Ġred", "Ġri", "ng"]
+    tokenizer = tokenizer_of(pieces, decoders.ByteLevel())
+    for tokens, text in [
+        ([0, 1, 126400, 2, 3], "a red<126400> ring"),
+        ([126400], "<126400>"),
+        ([126400, 126401, 0], "<126400><126401>a"),
+    ]:
+        assert decode(tokenizer, torch.tensor(tokens)) == text
+        words = words_of(tokenizer, torch.tensor(tokens))
+        assert [position for word in words for position in word.positions] == list(range(len(tokens)))
+        assert "".join(word.text for word in words) == text.replace(" ", "")
+
+
+def test_the_models_own_tokens_in_a_prompt() -> None:
+    check_prompt("family", "what is <mask>", [3, 4], {7: "<mask>"})
+    with pytest.raises(AdapterError, match="family: prompt must not have the model's own token <mask>, got 'what is"):
+        check_prompt("family", "what is <mask>", [3, 4, 7], {7: "<mask>"})

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.text import check_prompt
 from dcam_fast.models.tiny import WEIGHTS
 from dcam_fast.models.tiny.modeling import CELL, Attention, TinyForMaskedDiffusion, attend
 from dcam_fast.models.tiny.processing import EOS, MASK, PAD, SPECIAL, TOKENIZER, UNKNOWN, VOCABULARY, TinyImageProcessor
@@ -81,6 +82,7 @@ class TinyAdapter(Adapter[TinyInputs]):
     def _encode_prompt(self, prompt: str) -> Tensor:
         tokens = self.tokenizer.encode(prompt).ids
         length = self.model.config.prompt_length
+        check_prompt("tiny", prompt, tokens, {token: VOCABULARY[token] for token in (PAD, MASK, EOS)})
         if UNKNOWN in tokens or not tokens:
             known = " ".join(VOCABULARY[len(SPECIAL) :])
             raise AdapterError(f"tiny: prompt must be made of the words it was trained on ({known}), got {prompt!r}")

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 from tokenizers import decoders, pre_tokenizers
-from transformers import BatchFeature, PreTrainedTokenizer, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizer, ProcessorMixin
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.image_processing_utils import BaseImageProcessor
 
 
@@ -93,6 +94,14 @@ class CellProcessor(ProcessorMixin):
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, path: Any, *_args: Any, **_options: Any) -> list[Any]:
+        """By name, as AutoImageProcessor wants torchvision in some releases, whatever class it is to read."""
+        name = json.loads((Path(path) / "preprocessor_config.json").read_text())["auto_map"]["AutoImageProcessor"]
+        image_class = get_class_from_dynamic_module(name, path, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=True)
+        return [image_class.from_pretrained(path, local_files_only=True), tokenizer]
 
     def __call__(self, *, text: list[str], images: list[Image.Image], return_tensors: str) -> BatchFeature:
         seen = self.image_processor(images)

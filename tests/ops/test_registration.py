@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
@@ -88,6 +90,7 @@ def chain(A, G, image, boxes, ratios):
     return ops.overlay(room, image, boxes, "turbo"), ops.upsample(maps, boxes, (8, 6)), ragged
 
 
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compile():
     """One graph, also with another number of targets; and the results of the eager calls."""
     start = torch.stack(torch.meshgrid(torch.arange(3.0), torch.arange(4.0), indexing="xy"), -1) * 2

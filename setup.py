@@ -157,6 +157,7 @@ def extension() -> Extension:
     # torch 2.11: the oldest that is served
     flags = [
         "-std=c++20",
+        "-pthread",
         "-fvisibility=hidden",
         "-fopenmp-simd",
         "-Wall",
@@ -179,7 +180,7 @@ def extension() -> Extension:
         libraries=libraries,
         language="c++",
         extra_compile_args=[*flags, *optimise],
-        extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else ["-s"],
+        extra_link_args=["-pthread", f"-fsanitize={SANITIZE}" if SANITIZE else "-s"],
     )
 
 

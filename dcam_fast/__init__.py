@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dcam_fast.environment import Environment, env
     from dcam_fast.explainer import Explainer
     from dcam_fast.explanation import Explanation
+    from dcam_fast.ops.threads import get_num_threads, set_num_threads
     from dcam_fast.streaming import Step, Stream
 
 __version__ = "0.1.0"
@@ -24,7 +25,9 @@ __all__ = [
     "Step",
     "Stream",
     "env",
+    "get_num_threads",
     "profile",
+    "set_num_threads",
 ]
 
 # Loaded on first use: `import dcam_fast` itself needs neither torch nor transformers.
@@ -40,6 +43,8 @@ _HOME = {
     "Explanation": "explanation",
     "Step": "streaming",
     "Stream": "streaming",
+    "get_num_threads": "ops.threads",
+    "set_num_threads": "ops.threads",
 }
 _MODULES = ("config", "environment", "ops", "reference", "models", "attribution", "evaluation", "kernels")
 

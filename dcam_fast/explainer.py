@@ -13,6 +13,7 @@ from dcam_fast.attribution import Attribution, Resources
 from dcam_fast.attribution.diffusion_cam import Method
 from dcam_fast.attribution.methods import METHODS, method_named
 from dcam_fast.attribution.resources import using
+from dcam_fast.attribution.threads import threads_of
 from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
 from dcam_fast.explanation import Explanation
@@ -90,7 +91,7 @@ class Explainer:
                 that can be told, else as soon as it can.
         """
         check_targets(targets)
-        with using(self.resources):
+        with using(self.resources), threads_of(self.adapter):
             request = self._request(image, prompt, method, method_named(method), profile)
             started = time.perf_counter()
             trajectory = self.adapter.generate(request.inputs, steps, block_length)
@@ -126,7 +127,7 @@ class Explainer:
         settings = method_named(method)
         if not isinstance(settings, Method):
             raise ValueError(f"stream: method must be of Diffusion-CAM's kind, a Method, got {method!r}")
-        with using(self.resources):
+        with using(self.resources), threads_of(self.adapter):
             request = self._request(image, prompt, method, replace(settings, state="committed"), profile)
         return Stream(request, self.adapter.denoise(request.inputs, steps, block_length))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast.attribution.resources import using
+from dcam_fast.attribution.threads import threads_of
 from dcam_fast.attribution.words import mean_by_word, positions_of
 from dcam_fast.explanation import Explanation, Token
 from dcam_fast.models.adapter import OPEN, Trajectory, Word
@@ -74,7 +75,7 @@ class Stream(Iterator[Step]):
             raise RuntimeError("Stream.explanation: stream must be at its end, got one before it, or closed")
         check_targets(targets)
         started = time.perf_counter()
-        with using(self._request.resources):
+        with using(self._request.resources), threads_of(self._request.adapter):
             chosen = choose(targets, self._request.adapter.words(self._finished), self._finished)
             view = self._request.inputs.views[0]
             tokens = [view.boxes.new_zeros(0, *view.cells.shape)]
@@ -87,7 +88,8 @@ class Stream(Iterator[Step]):
         trajectory = None
         for index in itertools.count():
             started = time.perf_counter()
-            with using(self._request.resources):  # never around a yield, where the thread is the caller's
+            # never around a yield, where the thread is the caller's
+            with using(self._request.resources), threads_of(self._request.adapter):
                 following = next(denoised, None)
                 if following is None:
                     break

@@ -23,6 +23,7 @@ import dcam_fast
 from dcam_fast import models
 from dcam_fast.attribution.attribution import Attribution
 from dcam_fast.attribution.methods import METHODS, describe
+from dcam_fast.attribution.threads import threads_of
 from dcam_fast.config import profile as profile_by_name
 from dcam_fast.evaluation.aggregate import Aggregate, Estimate
 from dcam_fast.evaluation.cases import Case, case_maps, curve_metrics, mask_maps, measure, prepare
@@ -135,6 +136,11 @@ def all_maps(adapter: Adapter[Any], case: Case, settings: Settings) -> dict[str,
 
 def evaluate_sample(adapter: Adapter[Any], dataset: Dataset, index: int, settings: Settings) -> Record:
     """The record of one sample: its answer, the words that name something, and what was measured of their maps."""
+    with threads_of(adapter):
+        return _record(adapter, dataset, index, settings)
+
+
+def _record(adapter: Adapter[Any], dataset: Dataset, index: int, settings: Settings) -> Record:
     started = time.perf_counter()
     sample = dataset[index]
     answer, case = prepare(adapter, sample, settings.steps, settings.block_length)

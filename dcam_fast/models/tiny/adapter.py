@@ -20,6 +20,7 @@ from dcam_fast.models.tiny.processing import EOS, MASK, PAD, SPECIAL, UNKNOWN, V
 from dcam_fast.models.tiny.scenes import CAPTION_PROMPT
 
 WEIGHTS = Path(__file__).parent / "weights"
+SMALL = 256  # hidden size up to which a second thread of torch saves less time than it may lose
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class TinyAdapter(Adapter[TinyInputs]):
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
         self.processor = TinyImageProcessor.from_pretrained(path)
         self.blocks = self.model.config.num_hidden_layers
+        self.small = self.model.config.hidden_size <= SMALL
 
     def _encode_prompt(self, prompt: str) -> Tensor:
         tokens = self.tokenizer(prompt)["input_ids"]

@@ -90,7 +90,8 @@ def measure(
     clock: Clock, calls: Sequence[Callable[[], object]], *, cold: bool, budget_s: float, most: int, least: int = 5
 ) -> list[Statistics]:
     """Statistics of each call. All take turns, so that they share the machine's noise. Each gets its part of
-    `budget_s` seconds, at least MIN_SAMPLES timings and at most `most`; `least` where they fit into a second."""
+    `budget_s` seconds, at least MIN_SAMPLES timings and at most `most`; `least` where they fit into a second. Once
+    `budget_s` has passed, on a machine that became busier than it was estimated on, those with MIN_SAMPLES stop."""
     counts, repeats = [], []
     overhead = clock.sample(clock.flush, 1, False) if cold else 0.0
     for call in calls:
@@ -100,9 +101,12 @@ def measure(
         floor = least if one * least <= 1 else MIN_SAMPLES
         counts.append(max(floor, min(most, int(budget_s / len(calls) / max(one, 1e-7)))))
     seconds: list[list[float]] = [[] for _ in calls]
+    ends = time.monotonic() + budget_s
     for order in schedule(counts):
+        late = time.monotonic() > ends
         for i in order:
-            seconds[i].append(clock.sample(calls[i], repeats[i], cold))
+            if not late or len(seconds[i]) < MIN_SAMPLES:
+                seconds[i].append(clock.sample(calls[i], repeats[i], cold))
     return [Statistics.of(timings) for timings in seconds]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ Parameters = ParamSpec("Parameters")
 
 out_console = Console(highlight=False, soft_wrap=True)
 error_console = Console(highlight=False, soft_wrap=True, stderr=True)
+_started = time.monotonic()
+
+
+def elapsed() -> float:
+    """Seconds since the command line began to load."""
+    return time.monotonic() - _started
 
 
 @dataclass

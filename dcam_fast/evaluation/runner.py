@@ -31,6 +31,7 @@ from dcam_fast.evaluation.datasets import Dataset
 from dcam_fast.evaluation.perturbation import SHARES, Perturbation
 from dcam_fast.evaluation.randomisation import randomisation_test
 from dcam_fast.models.adapter import Adapter
+from dcam_fast.ops.threads import set_num_threads
 
 SCHEMA: Final = 1
 TRUE_MASK: Final = "true_mask"  # not a method, for it knows the answer: the upper end of the scale
@@ -235,6 +236,7 @@ def _begin_work(dataset: Dataset, settings: Settings, threads: int) -> None:
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    set_num_threads(threads)
     _work_on = dataset, settings
 
 

@@ -185,6 +185,7 @@ def configure(extension: Extension) -> None:
         optimise = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", "-O1", "-g"]
     flags = [
         "-std=c++20",
+        "-pthread",
         "-fvisibility=hidden",
         "-fopenmp-simd",
         "-Wall",
@@ -208,7 +209,7 @@ def configure(extension: Extension) -> None:
     extension.library_dirs = list(map(str, folders))
     extension.libraries = libraries
     extension.extra_compile_args = [*flags, *optimise]
-    extension.extra_link_args = [f"-fsanitize={SANITIZE}"] if SANITIZE else ["-s"]
+    extension.extra_link_args = ["-pthread", f"-fsanitize={SANITIZE}" if SANITIZE else "-s"]
 
 
 def extensions() -> list[Extension]:

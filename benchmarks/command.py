@@ -26,15 +26,26 @@ def write(results: Results, folder: Path, stem: str) -> list[Path]:
     return [folder / name for name in (f"{stem}.json", f"{stem}.md", *(plot.name for plot in plots))]
 
 
-def bench(device: str, quick: bool, only: str, faces: tuple[str, ...], out: Path | None, console: Console) -> None:
-    """Measures, prints, and writes to `out` if given."""
+def bench(
+    device: str,
+    quick: bool,
+    only: str,
+    faces: tuple[str, ...],
+    out: Path | None,
+    console: Console,
+    elapsed_s: float = 0.0,
+) -> None:
+    """Measures, prints, and writes to `out` if given. A quick run counts `elapsed_s` as part of its minute."""
     check_device("bench", device)
-    plan = quick_plan(device, only, faces) if quick else Plan(device, only=only, faces=faces)
+    plan = quick_plan(device, only, faces, elapsed_s) if quick else Plan(device, only=only, faces=faces)
     if out is not None:
         check_writable(out, "bench")
     with console.status("starting") as status:
         results = run(plan, lambda name: status.update(f"measuring {name}"))
-    console.print(terminal(results), soft_wrap=False)
+    if console.is_terminal:
+        console.print(terminal(results), soft_wrap=False)
+    else:  # a pipe or a file, which has no width to fit in
+        console.print(markdown(results, level=2), markup=False, soft_wrap=True)
     if out is not None:
         for path in write(results, out, f"{date.today()}-{device.replace(':', '')}"):
             console.print(str(path), markup=False)
@@ -45,6 +56,10 @@ def show_changes(before: Path, after: Path, console: Console) -> None:
     changes = compare(_read(before), _read(after))
     if not changes:
         console.print("nothing changed beyond the spread")
+        return
+    if not console.is_terminal:
+        for row in changes:
+            console.print(" | ".join(row), markup=False, soft_wrap=True)
         return
     table = Table("case", "contender", "cache", "change")
     for row in changes:

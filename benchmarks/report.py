@@ -13,13 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import report_attribution, report_evaluation
+from . import report_attribution, report_evaluation, report_latency
 from .results import Results
 from .suite import EXPLANATION
 from .tables import markdown
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/evaluation.md", "docs/reproduction.md", "docs/attribution.md")
+DOCUMENTS = ("README.md", "docs/evaluation.md", "docs/reproduction.md", "docs/attribution.md", "docs/threads.md")
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -69,8 +69,16 @@ def accuracy() -> str:
     return "\n".join(lines)
 
 
+def latency() -> str:
+    """Latency beside busy processes, once a run is committed."""
+    if not any(RESULTS.glob("*-latency.json")):
+        return "No run is committed yet."
+    return report_latency.latency(*newest("*-latency.json"))
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "performance": performance,
+    "latency": latency,
     "accuracy": accuracy,
     "evaluation-summary": lambda: report_evaluation.summary(*newest("*-evaluation.json")),
     "evaluation": lambda: report_evaluation.whole(*newest("*-evaluation.json")),

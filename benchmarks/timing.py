@@ -13,6 +13,7 @@ import torch
 
 SAMPLE_S = 100e-6  # a warm sample on a CPU lasts at least this: calls that are shorter are repeated
 MIN_SAMPLES = 3
+LONG_S = 0.1  # a call this long is estimated by its first run alone
 
 
 @dataclass(frozen=True)
@@ -90,19 +91,25 @@ def measure(
     clock: Clock, calls: Sequence[Callable[[], object]], *, cold: bool, budget_s: float, most: int, least: int = 5
 ) -> list[Statistics]:
     """Statistics of each call. All take turns, so that they share the machine's noise. Each gets its part of
-    `budget_s` seconds, at least MIN_SAMPLES timings and at most `most`; `least` where they fit into a second."""
+    `budget_s` seconds, at least MIN_SAMPLES timings and at most `most`; `least` where they fit into a second. Once
+    `budget_s` has passed, on a machine that became busier than it was estimated on, those with MIN_SAMPLES stop."""
     counts, repeats = [], []
     overhead = clock.sample(clock.flush, 1, False) if cold else 0.0
     for call in calls:
-        estimate = min(clock.sample(call, 1, False) for _ in range(2))  # these warm up too
+        estimate = clock.sample(call, 1, False)  # this warms up too
+        if estimate < LONG_S:
+            estimate = min(estimate, clock.sample(call, 1, False))
         repeats.append(max(1, min(1000, math.ceil(SAMPLE_S / max(estimate, 1e-7)))))
         one = estimate * (1 if cold else repeats[-1]) + overhead
         floor = least if one * least <= 1 else MIN_SAMPLES
         counts.append(max(floor, min(most, int(budget_s / len(calls) / max(one, 1e-7)))))
     seconds: list[list[float]] = [[] for _ in calls]
+    ends = time.monotonic() + budget_s
     for order in schedule(counts):
+        late = time.monotonic() > ends
         for i in order:
-            seconds[i].append(clock.sample(calls[i], repeats[i], cold))
+            if not late or len(seconds[i]) < MIN_SAMPLES:
+                seconds[i].append(clock.sample(calls[i], repeats[i], cold))
     return [Statistics.of(timings) for timings in seconds]
 
 

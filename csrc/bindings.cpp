@@ -9,22 +9,12 @@
 #include <vector>
 
 #include "arguments.h"
+#include "dcam/cpu/threads.h"
 
 namespace {
 
-using dcam::check, dcam::as_float, dcam::new_floats, dcam::Pixels, dcam::ScalarType;
+using dcam::check, dcam::as_float, dcam::divide, dcam::new_floats, dcam::Pixels, dcam::ScalarType;
 using torch::stable::Tensor;
-
-// `body` over 0..count, in pieces worth waking a thread for; `cost` is of one item, in nanoseconds, roughly.
-template <class Body>
-void divide(int64_t count, double cost, const Body& body) {
-    constexpr double worth = 100'000;
-    const auto grain = static_cast<int64_t>(worth / cost) + 1;
-    if (count <= grain)
-        body(0, count);
-    else
-        torch::stable::parallel_for(0, count, grain, body);
-}
 
 // ---------------------------------------------------------------------------------------------------------------- pool
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "dcam/cpu/kernels.h"
+#include "dcam/cpu/threads.h"
 #include "dcam/math.h"
 #include "dcam/pool.h"
 #include "dcam/refine.h"
@@ -68,6 +69,8 @@ PYBIND11_MODULE(_C, m) {
     m.attr("cuda_archs") = DCAM_CUDA_ARCHS;
     m.def("cpu_kernels", [] { return dcam::kernels().name; }, "The instruction set in use.");
     m.def("use_cpu_kernels", &dcam::use_kernels, "Choose an instruction set (base, avx2, avx512); False: not here.");
+    m.def("num_threads", &dcam::num_threads, "How many threads a CPU op may use, the calling one included.");
+    m.def("set_num_threads", &dcam::set_num_threads);
     m.def("kernel_side", &dcam::kernel_side, "Side of the adaptive kernel from step_ratio, std and size.");
     m.def("pool_weight_parts", &dcam::weight_parts, "Parts of a CUDA pool's mean gradients, from T, N and D.");
     m.def("refine_array", &refine_array);

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dcam_fast.environment import Environment, env
     from dcam_fast.explainer import Explainer
     from dcam_fast.explanation import Explanation
+    from dcam_fast.ops.threads import get_num_threads, set_num_threads
     from dcam_fast.streaming import Step, Stream
 
 __version__ = "0.1.0"
@@ -26,8 +27,10 @@ __all__ = [
     "Step",
     "Stream",
     "env",
+    "get_num_threads",
     "profile",
     "sample_image",
+    "set_num_threads",
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet unless the application asks
@@ -46,6 +49,8 @@ _HOME = {
     "Explanation": "explanation",
     "Step": "streaming",
     "Stream": "streaming",
+    "get_num_threads": "ops.threads",
+    "set_num_threads": "ops.threads",
 }
 _MODULES = ("config", "environment", "ops", "reference", "models", "attribution", "evaluation", "kernels")
 

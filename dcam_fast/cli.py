@@ -12,7 +12,16 @@ import typer
 from rich.text import Text
 
 import dcam_fast
-from dcam_fast.console import check_name, error_console, one_line, out_console, progress_bar, report_error, settings
+from dcam_fast.console import (
+    check_name,
+    elapsed,
+    error_console,
+    one_line,
+    out_console,
+    progress_bar,
+    report_error,
+    settings,
+)
 from dcam_fast.evaluation import commands
 
 if TYPE_CHECKING:
@@ -229,7 +238,7 @@ def bench(
     if compare is not None:
         command.show_changes(*compare, out_console)
         return
-    command.bench(device, quick, only, tuple(filter(None, faces.split(","))), out, out_console)
+    command.bench(device, quick, only, tuple(filter(None, faces.split(","))), out, out_console, elapsed())
 
 
 @app.command()

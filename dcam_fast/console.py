@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,6 +55,12 @@ def _visible_object(shown: Any) -> Any:
 
 out_console = SafeConsole(highlight=False, soft_wrap=True)
 error_console = SafeConsole(highlight=False, soft_wrap=True, stderr=True)
+_started = time.monotonic()
+
+
+def elapsed() -> float:
+    """Seconds since the command line began to load."""
+    return time.monotonic() - _started
 
 
 @dataclass

@@ -10,11 +10,13 @@ import torch
 
 import dcam_fast
 from dcam_fast.ops import _faces
+from dcam_fast.ops.threads import get_num_threads
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Facts about this installation. `faces` maps every face of the ops to None (usable) or why it is not."""
+    """Facts about this installation. `faces` maps every face of the ops to None (usable) or why it is not;
+    `threads` is torch's count, `op_threads` that of the ops on CPU tensors."""
 
     versions: dict[str, str | None]
     extension: str | None
@@ -24,6 +26,7 @@ class Environment:
     faces: dict[str, str | None]
     forced_backend: str | None
     threads: int
+    op_threads: int
     devices: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -38,7 +41,7 @@ class Environment:
                 for name, reason in self.faces.items()
             ),
             ("backend", self.forced_backend or "chosen by device"),
-            ("threads", str(self.threads)),
+            ("threads", f"{self.threads} of torch, {self.op_threads} of the CPU kernels"),
             ("devices", ", ".join(self.devices)),
         ]
         width = max(len(name) for name, _ in rows)
@@ -71,5 +74,6 @@ def env() -> Environment:
         faces={name: face.unusable() for name, face in _faces.FACES.items()},
         forced_backend=_faces.FORCED,
         threads=torch.get_num_threads(),
+        op_threads=get_num_threads(),
         devices=tuple(devices),
     )

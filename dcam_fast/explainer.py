@@ -14,6 +14,7 @@ from dcam_fast.attribution import Attribution, Resources
 from dcam_fast.attribution.diffusion_cam import Method
 from dcam_fast.attribution.methods import METHODS, method_named
 from dcam_fast.attribution.resources import using
+from dcam_fast.attribution.threads import threads_of
 from dcam_fast.checks import check_count, check_text
 from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
@@ -98,7 +99,7 @@ class Explainer:
         wanted = checked_targets(targets, "explain")
         settings = method_named(method)
         steps, block_length = _check_options("explain", prompt, profile, steps, block_length)
-        with using(self.resources):
+        with using(self.resources), threads_of(self.adapter):
             request = self._request(image, prompt, _name_of(method), settings, profile)
             started = time.perf_counter()
             trajectory = self.adapter.generate(request.inputs, steps, block_length)
@@ -136,7 +137,7 @@ class Explainer:
         if not isinstance(settings, Method):
             raise ValueError(f"stream: method must be of Diffusion-CAM's kind, a Method, got {method!r}")
         committed = replace(settings, state="committed")
-        with using(self.resources):
+        with using(self.resources), threads_of(self.adapter):
             request = self._request(image, prompt, f"{_name_of(method)}, streamed", committed, profile)
             return Stream(request, self.adapter.denoise(request.inputs, steps, block_length))
 

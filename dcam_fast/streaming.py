@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast.attribution.resources import using
+from dcam_fast.attribution.threads import threads_of
 from dcam_fast.attribution.words import mean_by_word, positions_of
 from dcam_fast.explanation import Explanation, Token
 from dcam_fast.models.adapter import OPEN, Trajectory, Word
@@ -77,7 +78,7 @@ class Stream(Iterator[Step]):
             raise RuntimeError("Stream.explanation: stream must be at its end, got one before it, or closed")
         wanted = checked_targets(targets, "Stream.explanation")
         started = time.perf_counter()
-        with using(self._request.resources):
+        with using(self._request.resources), threads_of(self._request.adapter):
             chosen = choose(wanted, self._request.adapter, self._finished, "Stream.explanation")
             view = self._request.inputs.views[0]
             tokens = [view.boxes.new_zeros(0, *view.cells.shape)]
@@ -90,7 +91,8 @@ class Stream(Iterator[Step]):
         trajectory = None
         for index in itertools.count():
             started = time.perf_counter()
-            with using(self._request.resources):  # never around a yield, where the thread is the caller's
+            # never around a yield, where the thread is the caller's
+            with using(self._request.resources), threads_of(self._request.adapter):
                 following = next(denoised, None)
                 if following is None:
                     break

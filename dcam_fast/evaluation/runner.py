@@ -23,6 +23,7 @@ import dcam_fast
 from dcam_fast import models
 from dcam_fast.attribution.attribution import Attribution
 from dcam_fast.attribution.methods import METHODS, describe
+from dcam_fast.attribution.threads import threads_of
 from dcam_fast.config import profile as profile_by_name
 from dcam_fast.entries import Entry, read_json
 from dcam_fast.evaluation.aggregate import Aggregate, Estimate
@@ -33,6 +34,7 @@ from dcam_fast.evaluation.randomisation import randomisation_test
 from dcam_fast.folders import check_writable, naming, replacing, write_json
 from dcam_fast.models.adapter import Adapter
 from dcam_fast.modes import own_modes
+from dcam_fast.ops.threads import set_num_threads
 
 SCHEMA: Final = 2
 TRUE_MASK: Final = "true_mask"  # not a method, for it knows the answer: the upper end of the scale
@@ -144,6 +146,11 @@ def all_maps(adapter: Adapter[Any], case: Case, settings: Settings) -> dict[str,
 @own_modes()
 def evaluate_sample(adapter: Adapter[Any], dataset: Dataset, index: int, settings: Settings) -> Record:
     """The record of one sample: its answer, the words that name something, and what was measured of their maps."""
+    with threads_of(adapter):
+        return _record(adapter, dataset, index, settings)
+
+
+def _record(adapter: Adapter[Any], dataset: Dataset, index: int, settings: Settings) -> Record:
     started = time.perf_counter()
     sample = dataset[index]
     answer, case = prepare(adapter, sample, settings.steps, settings.block_length)
@@ -240,6 +247,7 @@ def _begin_work(dataset: Dataset, settings: Settings, threads: int) -> None:
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    set_num_threads(threads)
     _work_on = dataset, settings
 
 

@@ -138,6 +138,7 @@ class Adapter(ABC, Generic[I]):
     mask_token: int  # or `NO_MASK`: then every trajectory has its canvases
     default_prompt: str
     has_two_streams = False  # whether `prefix_block` and `canvas_block` are there, and so the prefix can run just once
+    small: bool = False  # whether layers take microseconds on a CPU: torch then runs them on one thread
     causal: bool = False  # whether answer tokens see only earlier ones
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -9,12 +9,14 @@ from dcam_fast.ops.overlay import overlay, upsample
 from dcam_fast.ops.pool import AGGREGATIONS, pool, pool_out
 from dcam_fast.ops.rank_filter import rank_filter, rank_filter_array
 from dcam_fast.ops.refine import refine, refine_array, repetition_ratio
+from dcam_fast.ops.threads import get_num_threads, set_num_threads
 
 __all__ = [
     "AGGREGATIONS",
     "diffusion_cam",
     "diffusion_cam_out",
     "diffusion_cam_workspace",
+    "get_num_threads",
     "guided_filter",
     "overlay",
     "pool",
@@ -24,5 +26,6 @@ __all__ = [
     "refine",
     "refine_array",
     "repetition_ratio",
+    "set_num_threads",
     "upsample",
 ]

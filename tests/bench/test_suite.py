@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import time
 
 import pytest
 import torch
+from rich.console import Console
 
-from dcam_fast.benchmarks import suite
+from dcam_fast.benchmarks import command, suite, timing
 from dcam_fast.benchmarks.cases import Case, all_cases, disagreement, exact, make_inputs
 from dcam_fast.benchmarks.contenders import Contender, contenders, usable_faces
 from dcam_fast.benchmarks.plots import write_plots
@@ -148,3 +151,49 @@ def test_plots_are_written(tmp_path):
         "a-grid.png",
         "a-limit.png",
     ]
+
+
+def test_what_is_late_stops(monkeypatch):
+    """A machine that is busier than its estimate: no more timings than a median needs."""
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "monotonic", lambda: now[0])
+    clock = Clock("cpu")
+
+    def sample(call, calls, cold):
+        now[0] += call()
+        return 1e-3
+
+    monkeypatch.setattr(clock, "sample", sample)
+    on_time = timing.measure(clock, [lambda: 1e-3], cold=False, budget_s=1.0, most=50)
+    late = timing.measure(clock, [lambda: 1.0, lambda: 2.0], cold=False, budget_s=1.0, most=50)
+    assert [one.samples for one in on_time] == [50]
+    assert [one.samples for one in late] == [timing.MIN_SAMPLES] * 2
+
+
+def test_baselines_are_cut_before_our_own():
+    case = SMALL[2]
+    candidates = contenders(case, "cpu", usable_faces("cpu"), compiled=False)
+    calls, refused = gate(case, "cpu", candidates, ends=time.monotonic() - 1)
+    assert set(calls) == {candidate.name for candidate in candidates if candidate.ours}
+    assert refused == {candidate.name: "cut for time" for candidate in candidates if not candidate.ours}
+
+
+def test_cut_cases_are_named():
+    found = suite.run(dataclasses.replace(quick_plan(only="refine"), total_s=0.0))
+    assert found.entries == []
+    assert found.notes == [f"cut for time: {case.name}" for case in quick_plan(only="refine").cases()]
+
+
+def test_a_quick_run_counts_what_has_passed():
+    assert quick_plan(elapsed_s=7.0).total_s == quick_plan().total_s - 7.0
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_pipe_gets_whole_lines(monkeypatch, terminal):
+    """One line a row, however narrow; a terminal gets a table of its width."""
+    monkeypatch.setattr(command, "run", lambda plan, progress: results())
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=terminal, width=40, soft_wrap=True, highlight=False)
+    command.bench("cpu", True, "", (), None, console)
+    line = "| dcam_fast cpu | cold | 1.00 ms | 900.0 µs to 1.10 ms | 50% |  |"
+    assert (line in text.getvalue().splitlines()) != terminal

@@ -165,15 +165,3 @@ def test_empty(face, random):
     assert ops.pool(A, G, backend=face.backend).shape == (0, 20)
     flags = torch.empty(0, dtype=torch.int32, device=face.device)
     ops.pool_out(torch.empty(0, 20, device=face.device), flags, A, G, backend=face.backend)
-
-
-def test_threads(random):
-    """The same bits whether the work is divided or not."""
-    A, G = inputs(random, 8, 300, 1200)
-    threads = torch.get_num_threads()
-    maps = []
-    for count in (1, 2):
-        torch.set_num_threads(count)
-        maps.append([ops.pool(A, G, aggregation=name) for name in ops.AGGREGATIONS])
-    torch.set_num_threads(threads)
-    assert all(torch.equal(one, two) for one, two in zip(*maps, strict=True))

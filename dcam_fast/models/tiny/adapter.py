@@ -20,6 +20,8 @@ from dcam_fast.models.tiny.modeling import CELL, Attention, TinyForMaskedDiffusi
 from dcam_fast.models.tiny.processing import EOS, MASK, PAD, SPECIAL, TOKENIZER, UNKNOWN, VOCABULARY, TinyImageProcessor
 from dcam_fast.models.tiny.scenes import CAPTION_PROMPT
 
+SMALL = 256  # hidden size up to which a second thread of torch saves less time than it may lose
+
 
 @dataclass(frozen=True)
 class TinyInputs(Inputs):
@@ -78,6 +80,7 @@ class TinyAdapter(Adapter[TinyInputs]):
         self.tokenizer = _read_tokenizer(path / TOKENIZER)
         self.processor = TinyImageProcessor()
         self.blocks = self.model.config.num_hidden_layers
+        self.small = self.model.config.hidden_size <= SMALL
 
     def _encode_prompt(self, prompt: str) -> Tensor:
         tokens = self.tokenizer.encode(prompt).ids

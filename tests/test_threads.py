@@ -1,0 +1,128 @@
+"""torch's threads during passes: one for a small model, so that maps are bitwise the same whatever the caller's count;
+the caller's count before, between and after them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dcam_fast import Explainer
+from dcam_fast.attribution import Method
+from dcam_fast.attribution.threads import threads_of
+from dcam_fast.models.tiny import scenes
+from dcam_fast.models.tiny.adapter import TinyAdapter
+
+R = TypeVar("R")
+PICTURE = scenes.sample_scene(np.random.default_rng(12), 96, 96, 2).image
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def adapter() -> TinyAdapter:
+    return TinyAdapter()
+
+
+def on_new_thread(function: Callable[[], R]) -> R:
+    results: list[R] = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def counting(seen: list[int]) -> Method:
+    """A method that notes torch's count as it is evaluated."""
+
+    def objective(logits: Tensor) -> Tensor:
+        seen.append(torch.get_num_threads())
+        return logits[5]
+
+    return Method(objective=objective)
+
+
+def test_any_count_gives_the_same_bits(adapter: TinyAdapter) -> None:
+    explainer = Explainer(adapter)
+    explanations = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        explanations.append(explainer.explain(PICTURE))
+    first = explanations[0]
+    for other in explanations[1:]:
+        assert other.tokens == first.tokens
+        assert other.targets == first.targets
+        assert torch.equal(other.raw_maps, first.raw_maps)
+        assert torch.equal(other.maps, first.maps)
+
+
+def test_a_small_model_runs_on_one_thread(adapter: TinyAdapter) -> None:
+    seen: list[int] = []
+    Explainer(adapter).explain(PICTURE, targets=[0], method=counting(seen))
+    assert seen == [1]
+    assert torch.get_num_threads() == 2
+    assert on_new_thread(torch.get_num_threads) == 2
+
+
+def test_a_large_model_keeps_the_callers_threads(adapter: TinyAdapter) -> None:
+    adapter.small = False
+    seen: list[int] = []
+    Explainer(adapter).explain(PICTURE, targets=[0], method=counting(seen))
+    assert seen == [2]
+
+
+def test_the_count_is_restored_after_an_error(adapter: TinyAdapter) -> None:
+    def objective(logits: Tensor) -> Tensor:
+        raise RuntimeError("objective")
+
+    with pytest.raises(RuntimeError, match="objective"):
+        Explainer(adapter).explain(PICTURE, targets=[0], method=Method(objective=objective))
+    assert torch.get_num_threads() == 2
+
+
+def test_between_steps_the_count_is_the_callers(adapter: TinyAdapter) -> None:
+    seen: list[int] = []
+    stream = Explainer(adapter).stream(PICTURE, steps=2, method=counting(seen))
+    for _ in stream:
+        assert torch.get_num_threads() == 2
+        assert on_new_thread(torch.get_num_threads) == 2
+    stream.explanation()
+    assert torch.get_num_threads() == 2
+    assert set(seen) == {1}
+
+
+def test_other_threads_keep_theirs(adapter: TinyAdapter) -> None:
+    """A thread that is there before, one that begins during a pass, and one with a pass of its own."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> int:
+        torch.set_num_threads(3)
+        with threads_of(adapter):
+            inside.set()
+            leave.wait()
+        return torch.get_num_threads()
+
+    restored: list[int] = []
+    thread = threading.Thread(target=lambda: restored.append(hold()))
+    thread.start()
+    inside.wait()
+    assert torch.get_num_threads() == 2
+    assert on_new_thread(torch.get_num_threads) == 3  # what a thread set last is what later ones begin with
+    with threads_of(adapter):
+        assert torch.get_num_threads() == 1
+        leave.set()
+        thread.join()
+        assert torch.get_num_threads() == 1
+    assert restored == [3]
+    assert torch.get_num_threads() == 2

@@ -11,7 +11,7 @@ import torch
 
 from dcam_fast.ops._faces import FACES
 
-from .cases import Case, all_cases, disagreement, exact, make_inputs
+from .cases import Case, all_cases, disagreement, exact, make_inputs, make_sparse_inputs
 from .contenders import Call, Contender, UnavailableError, contenders, usable_faces
 from .results import Entry, Results, describe_machine, now
 from .timing import Clock, Limits, Statistics, measure, measure_limits
@@ -51,15 +51,20 @@ def quick_plan(device: str = "cpu", only: str = "", faces: tuple[str, ...] = ())
 
 
 def gate(case: Case, device: str, candidates: list[Contender]) -> tuple[dict[str, Call], dict[str, str]]:
-    """The calls that agree with the reference, and why the others are refused."""
+    """The calls that agree with the reference, also on sparse inputs, and why the others are refused."""
     inputs = make_inputs(case, device)
     expected = exact(case, inputs)
+    sparse = make_sparse_inputs(case, device)
+    expected_sparse = None if sparse is None else exact(case, sparse)
     calls: dict[str, Call] = {}
     refused: dict[str, str] = {}
     for candidate in candidates:
         try:
             call = candidate.build(case, inputs)
             reason = disagreement(case, call(), expected)
+            if reason is None and sparse is not None and expected_sparse is not None:
+                reason = disagreement(case, candidate.build(case, sparse)(), expected_sparse)
+                reason = None if reason is None else f"{reason} on sparse inputs"
         except UnavailableError as error:
             reason = str(error)
         except Exception as error:  # whatever a compiler or a kernel raises is why there is no figure

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 
 from dcam_fast import ops, reference
+from dcam_fast.benchmarks.edge_maps import KINDS, edge_map
+from dcam_fast.benchmarks.stability import tolerance
 from dcam_fast.config import PAPER, RELEASED, UNGUIDED, RefineConfig
 from dcam_fast.kernels import select, tune, tuning
 from dcam_fast.ops import _faces
@@ -105,6 +107,17 @@ def test_refine(random, config):
         options = {"repetition": 0.07, "image_side": 512.0}
         got = ops.refine(maps.to(DEVICE), config, **options, backend="triton").cpu()
         assert (got - reference.refine(maps.double(), config, **options)).abs().max() <= 2e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_edge_maps(kind):
+    options = {"repetition": 0.07, "image_side": 384.0}
+    map = torch.from_numpy(edge_map(kind, np.random.default_rng(0), 12, 14))
+    for config in (RELEASED, PAPER, RefineConfig(denoise="none", gating_sigma=0.8)):
+        got = ops.refine(map[None].to(DEVICE), config, **options, backend="triton").cpu()
+        assert got.isfinite().all()
+        off = (got.double() - reference.refine(map[None].double(), config, **options)).abs().max()
+        assert off <= tolerance(map.double(), config, **options)
 
 
 def test_adaptive_kernel(random):

@@ -14,6 +14,9 @@ from dcam_fast import reference
 from dcam_fast.config import RefineConfig, profile
 from dcam_fast.ops.overlay import colour_table
 
+from .edge_maps import edge_map
+from .stability import tolerance
+
 Scope = Literal["op", "post-processing", "explanation"]
 Inputs = tuple[Tensor, ...]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -191,6 +194,34 @@ def make_inputs(case: Case, device: str) -> Inputs:
     for target in G:
         target.copy_(torch.randn(case.cells, case.channels, generator=random, device=device))
     return A, G, *guide
+
+
+_SPARSE = ("sparse", "rectangle", "signed zeros", "half zeros")
+
+
+def make_sparse_inputs(case: Case, device: str) -> Inputs | None:
+    """Inputs of the same shapes, most of whose values are exact zeros of either sign: checked, and not timed. None
+    where what comes before the thresholds of `refine` rounds, so that they are no check."""
+    if case.op == "diffusion_cam" or (case.op == "refine" and case.guided):
+        return None
+    inputs = make_inputs(case, device)
+    rng = np.random.default_rng(3)
+    if case.op in ("refine", "guided_filter", "overlay"):
+        return torch.stack([_sparse_map(case, rng) for _ in range(case.targets)]).to(device), *inputs[1:]
+    A, G = (tensor * (tensor.abs() > 1).to(tensor.dtype) for tensor in inputs[:2])
+    return A, G, *inputs[2:]
+
+
+def _sparse_map(case: Case, rng: np.random.Generator) -> Tensor:
+    """A map that no rounding decides about."""
+    for _ in range(100):
+        map = torch.from_numpy(edge_map(_SPARSE[int(rng.integers(len(_SPARSE)))], rng, *case.grid))
+        if case.op != "refine":
+            return map
+        allowed = tolerance(map.double(), case.config, repetition=REPETITION, image_side=IMAGE_SIDE)
+        if allowed <= TOLERANCE:
+            return map
+    raise AssertionError(f"no sparse map of {case.name} has a refinement that roundings do not decide")
 
 
 def exact(case: Case, inputs: Inputs) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 
 from dcam_fast.ops._faces import FACES
 
-from .cases import Case, all_cases, disagreement, exact, make_inputs
+from .cases import Case, all_cases, disagreement, exact, make_inputs, make_sparse_inputs
 from .contenders import Call, Contender, UnavailableError, contenders, usable_faces
 from .results import Entry, Results, describe_machine, now
 from .timing import Clock, Limits, Statistics, measure, measure_limits
@@ -57,10 +57,12 @@ def quick_plan(device: str = "cpu", only: str = "", faces: tuple[str, ...] = (),
 def gate(
     case: Case, device: str, candidates: list[Contender], ends: float = math.inf
 ) -> tuple[dict[str, Call], dict[str, str]]:
-    """The calls that agree with the reference, in the order of the candidates, and why the others are refused. Our own
-    are made first; at `ends` (of `time.monotonic`) no other is begun."""
+    """The calls that agree with the reference, also on sparse inputs, in the order of the candidates, and why the others
+    are refused. Our own are made first; at `ends` (of `time.monotonic`) no other is begun."""
     inputs = make_inputs(case, device)
     expected = exact(case, inputs)
+    sparse = make_sparse_inputs(case, device)
+    expected_sparse = None if sparse is None else exact(case, sparse)
     calls: dict[str, Call] = {}
     refused: dict[str, str] = {}
     for candidate in sorted(candidates, key=lambda candidate: not candidate.ours):
@@ -70,6 +72,9 @@ def gate(
         try:
             call = candidate.build(case, inputs)
             reason = disagreement(case, call(), expected)
+            if reason is None and sparse is not None and expected_sparse is not None:
+                reason = disagreement(case, candidate.build(case, sparse)(), expected_sparse)
+                reason = None if reason is None else f"{reason} on sparse inputs"
         except UnavailableError as error:
             reason = str(error)
         except Exception as error:  # whatever a compiler or a kernel raises is why there is no figure

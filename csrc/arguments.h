@@ -6,10 +6,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <initializer_list>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "dcam/guided.h"
@@ -57,6 +59,44 @@ inline Dtype dtype_of(const Tensor& tensor) {
         default:
             throw std::invalid_argument("pool: activations must be float32, bfloat16 or float16");
     }
+}
+
+// Whether the memory between the first and the last element of two tensors meets.
+inline bool overlap(const Tensor& one, const Tensor& other) {
+    if (one.numel() == 0 || other.numel() == 0) return false;
+    const auto begin = [](const Tensor& tensor) { return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()); };
+    const auto end = [&begin](const Tensor& tensor) {
+        int64_t last = 0;
+        for (int64_t d = 0; d < tensor.dim(); ++d) last += (tensor.size(d) - 1) * tensor.stride(d);
+        return begin(tensor) + (static_cast<uintptr_t>(last) + 1) * tensor.element_size();
+    };
+    return begin(one) < end(other) && begin(other) < end(one);
+}
+
+// Refuses a tensor to write into that overlaps another argument.
+inline void check_apart(const char* caller, const char* name, const Tensor& out, const char* other_name,
+                        const Tensor& other) {
+    check(!overlap(out, other), caller, ": ", name, " must not overlap ", other_name, ", got memory of both");
+}
+inline void check_apart(const char* caller, const char* name, const Tensor& out, const char* other_name,
+                        const std::optional<Tensor>& other) {
+    if (other) check_apart(caller, name, out, other_name, *other);
+}
+inline void check_apart(const char* caller, const char* name, const Tensor& out, const char* other_name,
+                        const std::vector<Tensor>& others) {
+    for (const Tensor& other : others) check_apart(caller, name, out, other_name, other);
+}
+
+// `maps` itself may be written into, if it is what the kernel reads.
+inline void check_refine_out(const Tensor& out, const Tensor& maps, const std::optional<Tensor>& grids,
+                             const std::optional<Tensor>& repetitions) {
+    check(out.scalar_type() == ScalarType::Float && out.is_contiguous() && out.numel() == maps.numel(),
+          "refine: out must be contiguous float32 of the shape of maps");
+    const bool in_place = out.const_data_ptr() == maps.const_data_ptr() && maps.scalar_type() == ScalarType::Float &&
+                          maps.is_contiguous();
+    if (!in_place) check_apart("refine", "out", out, "maps", maps);
+    check_apart("refine", "out", out, "grids", grids);
+    check_apart("refine", "out", out, "repetition", repetitions);
 }
 
 inline Tensor channels_together(const Tensor& tensor) {
@@ -112,6 +152,9 @@ struct PoolArguments {
             const Tensor& G = given_gradients[b];
             check(G.dim() == 3 && G.size(0) == targets && G.size(2) > 0 && (cells || G.size(1) == count) && count > 0,
                   "pool: gradients must be [T, S, D] with the same T and cells in every block");
+            check(G.size(1) > 0, "pool: gradients must have a row and a channel at least, got no row");
+            const int64_t dimensions = given_activations[b].dim();
+            check(dimensions == 2 || dimensions == 3, "pool: activations must be [S, D] or [T, S, D] like gradients");
             activations.push_back(channels_together(given_activations[b]));
             gradients.push_back(channels_together(G));
         }
@@ -126,14 +169,21 @@ struct PoolArguments {
     throw std::invalid_argument(std::string("pool: ") + culprit + " must be finite, got NaN or Inf");
 }
 
-inline void check_pool_out(const Tensor& out, const Tensor& flags, const std::vector<Tensor>& gradients,
+inline void check_pool_out(const char* caller, const Tensor& out, const Tensor& flags,
+                           const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
                            const std::optional<Tensor>& cells) {
-    check(!gradients.empty() && gradients[0].dim() == 3, "pool_out: gradients must be [T, S, D]");
+    check(!gradients.empty() && gradients[0].dim() == 3, caller, ": gradients must be [T, S, D]");
     const int64_t targets = gradients[0].size(0), count = cells ? cells->numel() : gradients[0].size(1);
-    check(out.scalar_type() == ScalarType::Float && out.is_contiguous() && out.numel() == targets * count,
-          "pool_out: out must be contiguous float32 [T, N]");
-    check(flags.scalar_type() == ScalarType::Int && flags.is_contiguous() && flags.numel() == targets,
-          "pool_out: flags must be contiguous int32 [T]");
+    check(out.scalar_type() == ScalarType::Float && out.is_contiguous() && out.numel() == targets * count, caller,
+          ": out must be contiguous float32 [T, N]");
+    check(flags.scalar_type() == ScalarType::Int && flags.is_contiguous() && flags.numel() == targets, caller,
+          ": flags must be contiguous int32 [T]");
+    check_apart(caller, "out", out, "flags", flags);
+    for (const auto& [name, tensor] : {std::pair{"out", &out}, std::pair{"flags", &flags}}) {
+        check_apart(caller, name, *tensor, "activations", activations);
+        check_apart(caller, name, *tensor, "gradients", gradients);
+        check_apart(caller, name, *tensor, "cells", cells);
+    }
 }
 
 // Maps [T, height, width] for the cells that are pooled.
@@ -144,6 +194,22 @@ inline Tensor new_maps(const std::vector<Tensor>& gradients, const std::optional
     check(height > 0 && width > 0 && count % width == 0 && count / width == height,
           "diffusion_cam: grid must have as many cells as are pooled, ", count, ", got ", height, " x ", width);
     return new_floats(gradients[0], {gradients[0].size(0), height, width});
+}
+
+// What the buffers of `diffusion_cam_out` must be beside `check_pool_out`.
+inline void check_diffusion_cam_out(const Tensor& out, const Tensor& flags, const Tensor& workspace,
+                                    const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
+                                    const std::optional<Tensor>& cells, const std::optional<Tensor>& repetitions) {
+    constexpr const char* caller = "diffusion_cam_out";
+    check(out.dim() == 3 && out.size(0) == flags.numel(), caller, ": out must be [T, h, w]");
+    check_apart(caller, "workspace", workspace, "out", out);
+    check_apart(caller, "workspace", workspace, "flags", flags);
+    check_apart(caller, "workspace", workspace, "activations", activations);
+    check_apart(caller, "workspace", workspace, "gradients", gradients);
+    check_apart(caller, "workspace", workspace, "cells", cells);
+    check_apart(caller, "workspace", workspace, "repetition", repetitions);
+    check_apart(caller, "out", out, "repetition", repetitions);
+    check_apart(caller, "flags", flags, "repetition", repetitions);
 }
 
 // The arguments of `refine`, checked, with the memory that its parameters point into. Flags are the caller's.
@@ -209,7 +275,7 @@ inline GuidedParams guided_params(const Tensor& maps, const Tensor& guide, int64
     check(guide.dim() == 3 && guide.size(0) == 3 && guide.size(1) == maps.size(1) && guide.size(2) == maps.size(2),
           "guided_filter: guide must be [3, h, w] like the maps");
     check(radius >= 1 && radius <= 8, "guided_filter: radius must be from 1 to 8 cells, got ", radius);
-    check(epsilon >= 1e-5, "guided_filter: epsilon must be a number from 1e-05 on, got ", epsilon);
+    check(epsilon >= 1e-5 && epsilon <= 1e6, "guided_filter: epsilon must be from 1e-05 to 1e+06, got ", epsilon);
     GuidedParams p{};
     p.count = maps.size(0);
     p.height = maps.size(1);
@@ -241,7 +307,9 @@ struct Pixels {
         const int64_t h = maps.size(1), w = maps.size(2);
         check(boxes.dim() == 3 && boxes.size(0) == h && boxes.size(1) == w && boxes.size(2) == 4, caller,
               ": boxes must be [h, w, 4]");
-        check(height > 0 && width > 0, caller, ": the image must have a pixel at least");
+        constexpr int64_t most = 1 << 30;  // an int holds any pixel's place on its axis
+        check(height > 0 && width > 0 && height <= most && width <= most, caller,
+              ": size must be of 1 to 2^30 pixels a side");
         if (refuse) {
             const Tensor here = on_host(boxes);
             const char* need = check_boxes(here.const_data_ptr<float>(), h, w);

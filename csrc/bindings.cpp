@@ -81,7 +81,7 @@ Tensor pool(const std::vector<Tensor>& activations, const std::vector<Tensor>& g
 
 void pool_out(Tensor out, Tensor flags, const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
               std::optional<Tensor> cells, int64_t aggregation) {
-    dcam::check_pool_out(out, flags, gradients, cells);
+    dcam::check_pool_out("pool_out", out, flags, activations, gradients, cells);
     pool_into(out.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), activations, gradients, cells,
               aggregation, false);
 }
@@ -114,8 +114,7 @@ Tensor refine(const Tensor& maps, const std::vector<double>& config, std::option
 
 void refine_out(Tensor out, const Tensor& maps, const std::vector<double>& config, std::optional<Tensor> grids,
                 double repetition, std::optional<Tensor> repetitions, double image_side, bool refuse) {
-    check(out.scalar_type() == ScalarType::Float && out.is_contiguous() && out.numel() == maps.numel(),
-          "refine: out must be contiguous float32 of the shape of maps");
+    dcam::check_refine_out(out, maps, grids, repetitions);
     refine_into(out.mutable_data_ptr<float>(), maps, config, grids, repetition, repetitions, image_side, refuse);
 }
 
@@ -171,11 +170,12 @@ Tensor diffusion_cam(const std::vector<Tensor>& activations, const std::vector<T
 }
 
 // What the CPU needs beside its result it keeps itself: `workspace` is not used.
-void diffusion_cam_out(Tensor out, Tensor flags, Tensor, const std::vector<Tensor>& activations,
+void diffusion_cam_out(Tensor out, Tensor flags, Tensor workspace, const std::vector<Tensor>& activations,
                        const std::vector<Tensor>& gradients, std::optional<Tensor> cells, int64_t aggregation,
                        const std::vector<double>& config, double repetition, std::optional<Tensor> repetitions,
                        double image_side) {
-    dcam::check_pool_out(out, flags, gradients, cells);
+    dcam::check_pool_out("diffusion_cam_out", out, flags, activations, gradients, cells);
+    dcam::check_diffusion_cam_out(out, flags, workspace, activations, gradients, cells, repetitions);
     const dcam::RefineArguments refinement(out, config, {}, repetition, repetitions, image_side,
                                            out.mutable_data_ptr<float>());
     diffusion_cam_into(out.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), activations, gradients, cells,

@@ -114,7 +114,7 @@ Tensor pool(const std::vector<Tensor>& activations, const std::vector<Tensor>& g
 
 void pool_out(Tensor out, Tensor flags, const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
               std::optional<Tensor> cells, int64_t aggregation) {
-    dcam::check_pool_out(out, flags, gradients, cells);
+    dcam::check_pool_out("pool_out", out, flags, activations, gradients, cells);
     need_device("pool_out", out, gradients[0]);
     need_device("pool_out", flags, gradients[0]);
     const Place place("pool_out", out);
@@ -161,8 +161,7 @@ Tensor refine(const Tensor& maps, const std::vector<double>& config, std::option
 
 void refine_out(Tensor out, const Tensor& maps, const std::vector<double>& config, std::optional<Tensor> grids,
                 double repetition, std::optional<Tensor> repetitions, double image_side, bool refuse) {
-    check(out.scalar_type() == ScalarType::Float && out.is_contiguous() && out.numel() == maps.numel(),
-          "refine: out must be contiguous float32 of the shape of maps");
+    dcam::check_refine_out(out, maps, grids, repetitions);
     need_device("refine", out, maps);
     refine_into(out.mutable_data_ptr<float>(), maps, config, grids, repetition, repetitions, image_side, refuse);
 }
@@ -219,7 +218,8 @@ void diffusion_cam_out(Tensor out, Tensor flags, Tensor workspace, const std::ve
                        const std::vector<Tensor>& gradients, std::optional<Tensor> cells, int64_t aggregation,
                        const std::vector<double>& config, double repetition, std::optional<Tensor> repetitions,
                        double image_side) {
-    dcam::check_pool_out(out, flags, gradients, cells);
+    dcam::check_pool_out("diffusion_cam_out", out, flags, activations, gradients, cells);
+    dcam::check_diffusion_cam_out(out, flags, workspace, activations, gradients, cells, repetitions);
     for (const Tensor* tensor : {&out, &flags, &workspace}) need_device("diffusion_cam_out", *tensor, gradients[0]);
     if (repetitions) need_device("diffusion_cam_out", *repetitions, out);
     const Place place("diffusion_cam_out", out);
@@ -231,6 +231,9 @@ void diffusion_cam_out(Tensor out, Tensor flags, Tensor workspace, const std::ve
               workspace.numel() >= blocks.workspace(),
           "diffusion_cam_out: workspace must be contiguous float32 [", blocks.workspace(), "] at least, got ",
           workspace.numel());
+    // the kernels store 16 bytes at a time
+    check(reinterpret_cast<uintptr_t>(workspace.const_data_ptr()) % 16 == 0,
+          "diffusion_cam_out: workspace must begin at a multiple of 16 bytes");
     if (out.numel() == 0) return;
     blocks.launch(workspace.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), place.stream);
     check_cuda("diffusion_cam_out", dcam::cuda::refine(refinement.params, place.stream));

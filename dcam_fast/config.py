@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any, Final, Literal
 
 Denoise = Literal["none", "rank", "gaussian", "guided"]
@@ -25,6 +27,9 @@ KERNEL_SIZES: Final = (3, 5, 7, 9, 11)
 MAX_SIGMA: Final = 5.0
 MAX_RADIUS: Final = 8
 MIN_EPSILON: Final = 1e-5  # under it float32 cannot tell a window of one colour from one of two
+MAX_EPSILON: Final = 1e6  # far over it float32 overflows; no variance of colours is over 0.25
+MAX_WEIGHT: Final = 1000.0
+_MAX_NUMBER: Final = 3e38  # of a float32, which the kernels take most settings as
 _CODES: Final[dict[str, tuple[str, ...]]] = {"denoise": DENOISE, "size": SIZE_RULES}
 
 
@@ -35,7 +40,11 @@ class RefineConfig:
     Each of the four modules has a switch: `denoise` (AKD), `gating` (DACG), `attenuation` (CBA), `debiasing` (SICD).
     Clipping to the input's maximum and min-max normalisation always run, after the third module.
 
-    Raises ValueError where a field is out of its range.
+    Fields are normalised: numbers of NumPy to Python's, sequences to tuples, so that a config that went through JSON
+    (`RefineConfig(**json.loads(json.dumps(dataclasses.asdict(config))))`) is equal to itself.
+
+    Raises:
+        ValueError: a field of the wrong type or out of its range.
     """
 
     # AKD, adaptive kernel denoising. Two are no part of the method: "gaussian", plain smoothing by `smoothing_sigma`
@@ -67,30 +76,46 @@ class RefineConfig:
     debiasing_in_ablations: bool = True  # the released code debiases in every mode but `baseline`
 
     def __post_init__(self) -> None:
-        def need(ok: bool, name: str, what: str) -> None:
-            if not ok:
-                raise ValueError(f"RefineConfig: {name} must be {what}, got {getattr(self, name)!r}")
-
-        need(self.denoise in DENOISE, "denoise", f"one of {', '.join(DENOISE)}")
-        need(self.kernel_size is None or self.kernel_size in KERNEL_SIZES, "kernel_size", "None or odd, 3 to 11")
-        need(0 < self.step_ratio < math.inf, "step_ratio", "a positive number")
-        need(self.size in SIZE_RULES, "size", f"one of {', '.join(SIZE_RULES)}")
-        need(0 < self.smoothing_sigma <= MAX_SIGMA, "smoothing_sigma", f"over 0 and at most {MAX_SIGMA:g} cells")
-        need(1 <= self.guide_radius <= MAX_RADIUS, "guide_radius", f"from 1 to {MAX_RADIUS} cells")
-        need(MIN_EPSILON <= self.guide_epsilon < math.inf, "guide_epsilon", f"a number from {MIN_EPSILON:g} on")
-        need(0 <= self.gating_sigma <= MAX_SIGMA, "gating_sigma", f"from 0 to {MAX_SIGMA:g} cells")
-        percentiles = self.gating_percentiles
-        need(
-            len(percentiles) == 4 and all(0 <= p <= 100 for p in percentiles), "gating_percentiles", "four of 0 to 100"
+        self._choose("denoise", DENOISE)
+        self._choose("size", SIZE_RULES)
+        if self.kernel_size is not None:
+            self._set("kernel_size", _as_int(self.kernel_size, 3, 11, odd=True), "None or odd, 3 to 11")
+        self._set("guide_radius", _as_int(self.guide_radius, 1, MAX_RADIUS), f"from 1 to {MAX_RADIUS} cells")
+        least = math.ulp(0)
+        self._set("step_ratio", _as_float(self.step_ratio, least, sys.float_info.max), "a positive number")
+        self._set(
+            "smoothing_sigma",
+            _as_float(self.smoothing_sigma, least, MAX_SIGMA),
+            f"over 0 and at most {MAX_SIGMA:g} cells",
         )
-        weights = self.attenuation_weights
-        need(len(weights) == 4 and all(math.isfinite(w) for w in weights), "attenuation_weights", "four finite numbers")
-        for name in ("gating_spread", "gating_bright", "gating_dim", "attenuation_floor"):
-            need(math.isfinite(getattr(self, name)), name, "a finite number")
-        for name in ("c_rep", "c_high", "alpha_max", "keep_range"):
-            need(math.isfinite(getattr(self, name)), name, "a finite number")
+        self._set("gating_sigma", _as_float(self.gating_sigma, 0, MAX_SIGMA), f"from 0 to {MAX_SIGMA:g} cells")
+        epsilon = _as_float(self.guide_epsilon, MIN_EPSILON, MAX_EPSILON)
+        self._set("guide_epsilon", epsilon, f"from {MIN_EPSILON:g} to {MAX_EPSILON:g}")
+        self._set("gating_percentiles", _as_floats(self.gating_percentiles, 4, 100), "four numbers from 0 to 100")
+        weights = _as_floats(self.attenuation_weights, 4, MAX_WEIGHT)
+        self._set("attenuation_weights", weights, f"four numbers from 0 to {MAX_WEIGHT:g}")
+        for name in ("gating_spread", "gating_bright", "gating_dim"):
+            self._set(name, _as_float(getattr(self, name), 0, _MAX_NUMBER), "a number from 0 on")
+        # Outside these ranges maps leave 0..1.
+        for name in ("attenuation_floor", "c_rep", "c_high", "alpha_max", "keep_range"):
+            self._set(name, _as_float(getattr(self, name), 0, 1), "from 0 to 1")
+        for field in fields(self):
+            if isinstance(field.default, bool):
+                value = getattr(self, field.name)
+                self._set(field.name, value if isinstance(value, bool) else None, "True or False")
         # Written once here because the kernels take the settings as one flat list, and a call must not build it anew.
         object.__setattr__(self, "_packed", self._pack())
+
+    def _set(self, name: str, value: object, need: str) -> None:
+        """The field's value in its type; None where what was given is not what it needs to be."""
+        if value is None:
+            raise ValueError(f"RefineConfig: {name} must be {need}, got {getattr(self, name)!r}")
+        object.__setattr__(self, name, value)
+
+    def _choose(self, name: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        chosen = str(value) if isinstance(value, str) and value in choices else None
+        self._set(name, chosen, f"one of {', '.join(choices)}")
 
     @property
     def needs_image_side(self) -> bool:
@@ -128,12 +153,19 @@ class RefineConfig:
 
     @classmethod
     def from_packed(cls, packed: Sequence[float]) -> RefineConfig:
-        """The config that does what `packed` says."""
+        """The config that does what `packed` says.
+
+        Raises:
+            ValueError: `packed` is of no config.
+        """
+        if len(packed) != len(RELEASED.packed) or not all(map(math.isfinite, packed)):
+            raise ValueError(f"refine: config must be RefineConfig.packed, got {list(packed)}")
         left = iter(packed)
         settings: dict[str, Any] = {}
         for field in cls._settings():
             if field.name in _CODES:
-                settings[field.name] = _CODES[field.name][int(next(left))]
+                names, code = _CODES[field.name], next(left)
+                settings[field.name] = names[int(code)] if 0 <= code < len(names) else code
             elif isinstance(field.default, tuple):
                 settings[field.name] = tuple(next(left) for _ in field.default)
             else:
@@ -144,7 +176,7 @@ class RefineConfig:
 
     def ablation(self, mode: Mode) -> RefineConfig:
         """This profile with the modules of one row of the ablation table switched on, and the others off."""
-        if mode not in MODES:
+        if not isinstance(mode, str) or mode not in MODES:
             raise ValueError(f"RefineConfig.ablation: mode must be one of {', '.join(MODES)}, got {mode!r}")
         every = mode == "all_methods"
         denoise: Denoise = "rank" if self.denoise == "none" else self.denoise
@@ -156,6 +188,30 @@ class RefineConfig:
             attenuation=every or mode == "background_only",
             debiasing=every or mode == "debiasing_only" or single_keeps_debiasing,
         )
+
+
+def _as_int(value: Any, least: int, most: int, *, odd: bool = False) -> int | None:
+    """An integer of the range, NumPy's too, as Python's; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return None
+    number = int(value)
+    return number if least <= number <= most and not (odd and number % 2 == 0) else None
+
+
+def _as_float(value: Any, least: float, most: float) -> float | None:
+    """A number of the range, NumPy's too, as Python's; None for anything else, NaN among it."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    number: Any = value  # compared before it is a float: an int may be too large for one
+    return float(number) if least <= number <= most else None
+
+
+def _as_floats(value: object, count: int, most: float) -> tuple[float, ...] | None:
+    """A list or tuple of `count` numbers from 0 to `most` as a tuple; None for anything else."""
+    if not isinstance(value, (list, tuple)):
+        return None
+    numbers = [number for number in (_as_float(one, 0, most) for one in value) if number is not None]
+    return tuple(numbers) if len(numbers) == len(value) == count else None
 
 
 RELEASED: Final = RefineConfig()
@@ -179,6 +235,6 @@ PROFILES: Final = {"released": RELEASED, "paper": PAPER, "default": DEFAULT, "un
 
 def profile(name: str) -> RefineConfig:
     """The named profile: `released`, `paper`, `default` or `unguided`."""
-    if name not in PROFILES:
+    if not isinstance(name, str) or name not in PROFILES:
         raise ValueError(f"profile: name must be one of {', '.join(PROFILES)}, got {name!r}")
     return PROFILES[name]

@@ -168,8 +168,10 @@ def rank_filter(maps: Tensor, k: int) -> Tensor:
 def gaussian_smooth(maps: Tensor, sigma: float) -> Tensor:
     """Gaussian of `sigma` cells over maps [T, h, w], cut at ceil(3 sigma), reflecting borders."""
     radius = math.ceil(3 * sigma)
-    taps = torch.exp(-(torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype) ** 2) / (2 * sigma**2))
-    taps = taps / taps.sum()
+    # in float64: the square of a small sigma is 0 in float32
+    distances = torch.arange(-radius, radius + 1, device=maps.device, dtype=torch.float64) / sigma
+    taps = torch.exp(-(distances**2) / 2)
+    taps = (taps / taps.sum()).to(maps.dtype)
     padded = _pad(maps, radius)[:, None]
     return F.conv2d(F.conv2d(padded, taps.reshape(1, 1, -1, 1)), taps.reshape(1, 1, 1, -1))[:, 0]
 
@@ -199,7 +201,8 @@ def guided_filter(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> T
 
 def kernel_size(step_ratio: float, std: float, size: float) -> int:
     """Side of the adaptive kernel (docs/method.md, section 2): odd, 3 to 11."""
-    k = int(3 * min(int(1 / step_ratio) / 16, 2) * min(5 * std, 2) * min(size / 512, 1.5))
+    steps = int(min(1 / step_ratio, 32))  # more make no larger kernel
+    k = int(3 * (steps / 16) * min(5 * std, 2) * min(size / 512, 1.5))
     return max(3, min(k + 1 - k % 2, 11))
 
 

@@ -152,15 +152,16 @@ DCAM_HD Position percentile_position(int64_t n, double percent) {
     return {below, static_cast<float>(exact - static_cast<double>(below))};
 }
 
-// Floats in the order of integers, and back: a selection can then bisect until nothing lies between.
+// Finite floats as integers of the same order, and back: a selection can then bisect until nothing lies between. Both
+// zeros are 0, so that the integers compare exactly as the floats do.
 DCAM_HD int32_t ordered(float value) {
     int32_t bits;
     __builtin_memcpy(&bits, &value, sizeof bits);
-    return bits ^ ((bits >> 31) & 0x7fffffff);
+    return bits < 0 ? INT32_MIN - bits : bits;
 }
 
 DCAM_HD float from_ordered(int32_t key) {
-    const int32_t bits = key ^ ((key >> 31) & 0x7fffffff);
+    const int32_t bits = key < 0 ? INT32_MIN - key : key;
     float value;
     __builtin_memcpy(&value, &bits, sizeof value);
     return value;

@@ -36,8 +36,10 @@ RefineSettings RefineSettings::unpack(const double* p) {
 
 bool RefineSettings::valid() const {
     const bool side = kernel_size == 0 || (kernel_size >= 3 && kernel_size <= 11 && kernel_size % 2 == 1);
-    return side && denoise >= Denoise::none && denoise <= Denoise::gaussian && step_ratio > 0 && smoothing_sigma > 0 &&
-           smoothing_sigma <= 5 && gating_sigma >= 0 && gating_sigma <= 5;
+    const auto is_percent = [](double percent) { return percent >= 0 && percent <= 100; };
+    return is_percent(percent_spread) && is_percent(percent_bright) && is_percent(percent_dim) &&
+           is_percent(percent_else) && side && denoise >= Denoise::none && denoise <= Denoise::gaussian &&
+           step_ratio > 0 && smoothing_sigma > 0 && smoothing_sigma <= 5 && gating_sigma >= 0 && gating_sigma <= 5;
 }
 
 }  // namespace dcam

@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from dcam_fast.ops._arguments import check_array, check_choice, check_tensor
 
 
 def _load_native() -> tuple[ModuleType | None, str | None]:
@@ -131,9 +133,30 @@ def _on_first_call(module: str, name: str) -> Callable[..., Any]:
     return lambda *args: function()(*args)
 
 
+@functools.cache
+def _fragment(namespace: str) -> torch.library.Library:
+    return torch.library.Library(namespace, "FRAGMENT")
+
+
+def _checked(check: Callable[..., None], function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` after `check` of its arguments, without a graph."""
+
+    def call(*args: Any) -> Any:
+        check(*args)
+        with torch.no_grad():
+            return function(*args)
+
+    return call
+
+
 class Op:
     """One op: the same schema, fake and semantics on every face. `triton` is the module of dcam_fast.kernels that has
-    it; None: that face does not."""
+    it; None: that face does not.
+
+    `check` takes the operator's arguments and raises ValueError or TypeError for those that reach beyond memory or
+    overlap; the extension checks its own (csrc/arguments.h). No operator has gradients, and none of its results claims
+    to.
+    """
 
     def __init__(
         self,
@@ -141,6 +164,7 @@ class Op:
         schema: str,
         fake: Callable[..., Any],
         reference: Callable[..., Any],
+        check: Callable[..., None],
         triton: str | None = None,
     ) -> None:
         self.name = name
@@ -149,9 +173,14 @@ class Op:
         for namespace in dict.fromkeys(FACES[face].namespace for face in faces):
             torch.library.define(f"{namespace}::{name}", schema, tags=_TAGS)
             torch.library.register_fake(f"{namespace}::{name}", fake)
-        torch.library.impl(f"dcam_fast_reference::{name}", "CompositeExplicitAutograd", reference)
+            # without a kernel for it autograd would mark the results of arguments that require gradients
+            _fragment(namespace).impl(name, torch.library.fallthrough_kernel, "Autograd")
+        checked = {"reference": reference}
         if triton is not None:
-            torch.library.impl(f"dcam_fast_triton::{name}", "CompositeExplicitAutograd", _on_first_call(triton, name))
+            checked["triton"] = _on_first_call(triton, name)
+        for face, function in checked.items():
+            qualified = f"{FACES[face].namespace}::{name}"
+            torch.library.impl(qualified, "CompositeExplicitAutograd", _checked(check, function))
         for face in faces:
             self._faces[face] = getattr(getattr(torch.ops, FACES[face].namespace), name).default
         self._cpu = None if native is None or FORCED else self._faces["cpu"]
@@ -162,14 +191,13 @@ class Op:
             return self._cpu
         device = like.device.type
         usable = [name for name in self._faces if FACES[name].serves(device) and FACES[name].unusable() is None]
-        asked = backend or FORCED
+        asked = FORCED if backend is None else backend
         if asked is None:
             if usable[0] == "reference" and not torch.compiler.is_compiling():
                 _notice(device)
             return self._faces[usable[0]]
         caller = caller or self.name
-        if asked not in FACES:
-            raise ValueError(f"{caller}: backend must be one of {', '.join(FACES)}, got {asked!r}")
+        check_choice(caller, "backend", asked, tuple(FACES))
         if asked not in usable:
             reason = FACES[asked].unusable()
             if reason is None and asked not in self._faces:
@@ -187,11 +215,37 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.detach() if tensor.requires_grad else tensor
 
 
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    """Address of the first byte of a tensor, and the one past its last."""
+    begin = tensor.data_ptr()
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return begin, begin + (last + 1) * tensor.element_size()
+
+
+def check_apart(caller: str, name: str, written: Tensor, /, **others: Tensor | Sequence[Tensor] | None) -> None:
+    """Refuse a tensor to write into whose memory meets that of another argument."""
+    for other_name, other in others.items():
+        for tensor in [other] if isinstance(other, Tensor) else other or ():
+            if written.numel() == 0 or tensor.numel() == 0 or written.device != tensor.device:
+                continue
+            (begin, end), (other_begin, other_end) = _extent(written), _extent(tensor)
+            if begin < other_end and other_begin < end:
+                raise ValueError(f"{caller}: {name} must not overlap {other_name}, got memory of both")
+
+
 def need_map(caller: str, map: NDArray[np.float32]) -> Tensor:
     """A NumPy entry's argument as maps [1, h, w], for where there are no `array_kernels`; their checks."""
+    check_array(caller, "map", map)
     if map.dtype != np.float32 or map.ndim != 2 or map.size == 0:
         raise ValueError(f"{caller}: map must be float32 [h, w] with h, w > 0, got {map.dtype} {map.shape}")
     return torch.from_numpy(np.ascontiguousarray(map))[None]
+
+
+def check_maps(caller: str, maps: Tensor) -> None:
+    """Refuse what is not maps [T, h, w]."""
+    check_tensor(caller, "maps", maps)
+    if maps.dim() != 3 or maps.shape[1] == 0 or maps.shape[2] == 0:
+        raise ValueError(f"{caller}: maps must be [T, h, w] with h, w > 0, got {list(maps.shape)}")
 
 
 def need_float(caller: str, name: str, tensor: Tensor, face: torch._ops.OpOverload) -> None:

@@ -9,8 +9,18 @@ from torch import Tensor
 
 from dcam_fast import reference
 from dcam_fast.config import UNGUIDED, RefineConfig
-from dcam_fast.ops._faces import Op, native, need_float
-from dcam_fast.ops.pool import AGGREGATIONS, CODES, checked_blocks, map_shape, out_dtype
+from dcam_fast.ops._arguments import check_bool, check_choice, check_config, check_pair, check_tensor, check_tensors
+from dcam_fast.ops._faces import Op, check_apart, native, need_float
+from dcam_fast.ops.pool import (
+    AGGREGATIONS,
+    CODES,
+    check_code,
+    check_outputs,
+    check_pool_out,
+    checked_blocks,
+    map_shape,
+    out_dtype,
+)
 from dcam_fast.ops.refine import need_image_side, need_no_guide, need_ratios
 
 _WEIGHTED = ("pooled", "gradcam", "gradcam_paper")
@@ -78,6 +88,75 @@ def _reference_out(
     flags.copy_(reached)
 
 
+def _check_refinement(
+    caller: str, shape: tuple[int, ...], cells: int, config: Sequence[float], repetitions: Tensor | None
+) -> None:
+    """`shape` (T, h, w) is of the maps."""
+    T, height, width = shape
+    if height < 1 or width < 1 or height * width != cells:
+        raise ValueError(f"{caller}: grid must be (h, w) of {cells} cells, got {(height, width)}")
+    if repetitions is not None and repetitions.shape != (T,):
+        raise ValueError(f"{caller}: repetition must be a float or float [{T}], got {list(repetitions.shape)}")
+    RefineConfig.from_packed(config)
+
+
+def _check(
+    activations: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    cells: Tensor | None,
+    aggregation: int,
+    height: int,
+    width: int,
+    config: Sequence[float],
+    repetition: float,
+    repetitions: Tensor | None,
+    image_side: float,
+    check: bool,
+) -> None:
+    checked_blocks("diffusion_cam", activations, gradients, cells, check_code("diffusion_cam", aggregation))
+    T, N = map_shape(activations, gradients, cells)
+    _check_refinement("diffusion_cam", (T, height, width), N, config, repetitions)
+
+
+def _check_out(
+    out: Tensor,
+    flags: Tensor,
+    workspace: Tensor,
+    activations: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    cells: Tensor | None,
+    aggregation: int,
+    config: Sequence[float],
+    repetition: float,
+    repetitions: Tensor | None,
+    image_side: float,
+) -> None:
+    caller = "diffusion_cam_out"
+    checked_blocks(caller, activations, gradients, cells, check_code(caller, aggregation))
+    T, N = map_shape(activations, gradients, cells)
+    if out.dim() != 3 or out.shape[0] != T:
+        raise ValueError(f"{caller}: out must be [{T}, h, w], got {list(out.shape)}")
+    _check_refinement(caller, tuple(out.shape), N, config, repetitions)
+    _check_overlap(out, flags, workspace, activations, gradients, cells, repetitions)
+
+
+def _check_overlap(
+    out: Tensor,
+    flags: Tensor,
+    workspace: Tensor,
+    activations: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    cells: Tensor | None,
+    repetitions: Tensor | None,
+) -> None:
+    caller = "diffusion_cam_out"
+    check_pool_out(caller, out, flags, activations, gradients, cells)
+    check_apart(caller, "out", out, repetition=repetitions)
+    check_apart(caller, "flags", flags, repetition=repetitions)
+    inputs = {"activations": activations, "gradients": gradients, "cells": cells, "repetition": repetitions}
+    check_apart(caller, "workspace", workspace, out=out, flags=flags, **inputs)
+
+
 _POOLED = "Tensor[] activations, Tensor[] gradients, Tensor? cells, int aggregation"
 _REFINED = "float[] config, float repetition, Tensor? repetitions, float image_side"
 _OP = Op(
@@ -85,6 +164,7 @@ _OP = Op(
     f"({_POOLED}, int height, int width, {_REFINED}, bool check) -> Tensor",
     _fake,
     _reference,
+    _check,
     "diffusion_cam",
 )
 _OP_OUT = Op(
@@ -92,6 +172,7 @@ _OP_OUT = Op(
     f"(Tensor(a!) out, Tensor(b!) flags, Tensor(c!) workspace, {_POOLED}, {_REFINED}) -> ()",
     _fake_out,
     _reference_out,
+    _check_out,
     "diffusion_cam",
 )
 
@@ -100,6 +181,7 @@ def _settings(
     caller: str, config: RefineConfig, repetition: float | Tensor, image_side: float | None, like: Tensor
 ) -> tuple[float, Tensor | None, float]:
     """repetition, repetitions and image_side of the operators."""
+    check_config(caller, config)
     need_no_guide(caller, config)
     side = need_image_side(caller, image_side) if config.needs_image_side else 0.0
     return *need_ratios(caller, repetition, like.shape[0], like.device), side
@@ -134,7 +216,8 @@ def diffusion_cam(
         ValueError, TypeError: an argument of the wrong shape, dtype or device; a cell outside 0..S-1; NaN or Inf.
     """
     A, G = checked_blocks("diffusion_cam", activations, gradients, cells, aggregation)
-    height, width = grid
+    height, width = check_pair("diffusion_cam", "grid", grid)
+    check_bool("diffusion_cam", "check", check)
     count = map_shape(A, G, cells)[1]
     if height < 1 or width < 1 or height * width != count:
         raise ValueError(f"diffusion_cam: grid must be (h, w) of {count} cells, got {tuple(grid)}")
@@ -148,7 +231,14 @@ def diffusion_cam_workspace(
     gradients: Tensor | Sequence[Tensor], cells: Tensor | None = None, aggregation: str = "elementwise"
 ) -> int:
     """float32 numbers that the `workspace` of `diffusion_cam_out` must have; 0 but for CUDA tensors."""
-    G = [gradients] if isinstance(gradients, Tensor) else list(gradients)
+    caller = "diffusion_cam_workspace"
+    G = check_tensors(caller, "gradients", gradients)
+    check_choice(caller, "aggregation", aggregation, AGGREGATIONS)
+    if cells is not None:
+        check_tensor(caller, "cells", cells)
+    if not G or any(g.dim() != 3 for g in G) or (cells is not None and cells.dim() != 1):
+        shapes = [list(g.shape) for g in G]
+        raise ValueError(f"{caller}: gradients must be [T, S, D] and cells [N], got {shapes}")
     if native is None or not G[0].is_cuda:
         return 0
     T, N = map_shape(G, G, cells)
@@ -183,6 +273,7 @@ def diffusion_cam_out(
         workspace: float32, contiguous, of `diffusion_cam_workspace` numbers at least.
     """
     A, G = checked_blocks("diffusion_cam_out", activations, gradients, cells, aggregation)
+    check_outputs("diffusion_cam_out", out=out, flags=flags, workspace=workspace)
     T, N = map_shape(A, G, cells)
     dtype = out_dtype(G[0])
     if out.dtype is not dtype or out.dim() != 3 or out.shape[0] != T or out.shape[1] * out.shape[2] != N:

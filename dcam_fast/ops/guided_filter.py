@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from dcam_fast import reference
-from dcam_fast.config import MAX_RADIUS, MIN_EPSILON
-from dcam_fast.ops._faces import Op, need_float, plain
+from dcam_fast.config import MAX_EPSILON, MAX_RADIUS, MIN_EPSILON
+from dcam_fast.ops._arguments import check_number, check_tensor, is_int
+from dcam_fast.ops._faces import Op, check_maps, need_float, plain
 
 
 def _fake(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> Tensor:
     return maps.new_empty(maps.shape, dtype=torch.float64 if maps.dtype is torch.float64 else torch.float32)
+
+
+def _check(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> None:
+    check_maps("guided_filter", maps)
+    need_guide("guided_filter", guide, maps)
+    if not is_int(radius) or not 1 <= radius <= MAX_RADIUS:
+        raise ValueError(f"guided_filter: radius must be from 1 to {MAX_RADIUS} cells, got {radius}")
+    if not MIN_EPSILON <= check_number("guided_filter", "epsilon", epsilon) <= MAX_EPSILON:
+        raise ValueError(f"guided_filter: epsilon must be from {MIN_EPSILON:g} to {MAX_EPSILON:g}, got {epsilon}")
 
 
 _GUIDED_FILTER = Op(
@@ -21,7 +29,8 @@ _GUIDED_FILTER = Op(
     "(Tensor maps, Tensor guide, int radius, float epsilon) -> Tensor",
     _fake,
     reference.guided_filter,
-    triton="guided",
+    _check,
+    "guided",
 )
 
 
@@ -36,7 +45,7 @@ def guided_filter(
         maps: [T, h, w]; float32, bfloat16 or float16. Values must be finite, which is not checked.
         guide: float32 [3, h, w], the colours of the cells in 0..1, as `dcam_fast.images.cell_colors` gives them.
         radius: of the square windows in cells, 1 to 8; they are cut at the border.
-        epsilon: variance of colours that counts as an edge, 1e-5 at least; the smaller, the fainter edges are kept.
+        epsilon: variance of colours that counts as an edge, 1e-5 to 1e6; the smaller, the fainter edges are kept.
         backend: a face by name; None: the fastest that serves the tensor's device.
 
     Returns:
@@ -45,16 +54,10 @@ def guided_filter(
     Raises:
         ValueError, TypeError: an argument of the wrong shape, dtype or device.
     """
-    if maps.dim() != 3 or maps.shape[1] == 0 or maps.shape[2] == 0:
-        raise ValueError(f"guided_filter: maps must be [T, h, w] with h, w > 0, got {list(maps.shape)}")
-    need_guide("guided_filter", guide, maps)
-    if type(radius) is not int or not 1 <= radius <= MAX_RADIUS:
-        raise ValueError(f"guided_filter: radius must be from 1 to {MAX_RADIUS} cells, got {radius}")
-    if not MIN_EPSILON <= epsilon < math.inf:
-        raise ValueError(f"guided_filter: epsilon must be a number from {MIN_EPSILON:g} on, got {epsilon}")
+    _check(maps, guide, radius, epsilon)
     face = _GUIDED_FILTER.face(maps, backend)
     need_float("guided_filter", "maps", maps, face)
-    return face(plain(maps), guide, radius, epsilon)
+    return face(plain(maps), plain(guide), int(radius), float(epsilon))
 
 
 def need_guide(caller: str, guide: Tensor | None, maps: Tensor) -> Tensor:
@@ -63,6 +66,7 @@ def need_guide(caller: str, guide: Tensor | None, maps: Tensor) -> Tensor:
         raise ValueError(
             f"{caller}: guide must be the colours of the cells for this config (dcam_fast.images.cell_colors), got None"
         )
+    check_tensor(caller, "guide", guide)
     shape = [3, *maps.shape[1:]]
     if guide.dtype is not torch.float32 or list(guide.shape) != shape or guide.device != maps.device:
         raise ValueError(

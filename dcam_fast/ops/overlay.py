@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dcam_fast import reference
-from dcam_fast.ops._faces import Op, need_float, plain
+from dcam_fast.ops._arguments import check_bool, check_number, check_pair, check_tensor
+from dcam_fast.ops._faces import Op, check_maps, need_float, plain
 
 
 def _fake_upsample(maps: Tensor, boxes: Tensor, height: int, width: int, check: bool) -> Tensor:
@@ -31,11 +33,60 @@ def _reference_overlay(
     return reference.overlay(maps, image, boxes, colormap, alpha, check)
 
 
+MAX_PIXELS: Final = 2**30  # a side
+
+
+def _check(caller: str, maps: Tensor, boxes: Tensor) -> None:
+    check_maps(caller, maps)
+    check_tensor(caller, "boxes", boxes)
+    need = (maps.shape[1], maps.shape[2], 4)
+    if boxes.shape != need or boxes.dtype is not torch.float32 or boxes.device != maps.device:
+        raise ValueError(
+            f"{caller}: boxes must be float32 {list(need)} on {maps.device}, "
+            f"got {boxes.dtype} {list(boxes.shape)} on {boxes.device}"
+        )
+
+
+def _check_upsample(maps: Tensor, boxes: Tensor, height: int, width: int, check: bool) -> None:
+    _check("upsample", maps, boxes)
+    if not (1 <= height <= MAX_PIXELS and 1 <= width <= MAX_PIXELS):
+        raise ValueError(f"upsample: size must be (H, W) of a pixel at least, got {(height, width)}")
+
+
+def _check_overlay(maps: Tensor, image: Tensor, boxes: Tensor, alpha: float) -> None:
+    _check("overlay", maps, boxes)
+    check_tensor("overlay", "image", image)
+    if image.dim() != 3 or image.shape[2] != 3 or image.dtype is not torch.uint8 or image.numel() == 0:
+        raise ValueError(f"overlay: image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+    if image.device != maps.device:
+        raise ValueError(f"overlay: image must be on {maps.device}, got {image.device}")
+    if not 0 <= check_number("overlay", "alpha", alpha) <= 1:
+        raise ValueError(f"overlay: alpha must be from 0 to 1, got {alpha}")
+
+
+def _check_table(colormap: Tensor, device: torch.device) -> None:
+    if not isinstance(colormap, Tensor):
+        raise TypeError(f"overlay: colormap must be a name or a tensor, got {type(colormap).__name__}")
+    if colormap.shape != (256, 3) or colormap.dtype is not torch.uint8 or colormap.device != device:
+        raise ValueError(
+            f"overlay: colormap must be a name or uint8 [256, 3] on {device}, "
+            f"got {colormap.dtype} {list(colormap.shape)} on {colormap.device}"
+        )
+
+
+def _check_overlay_operator(
+    maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float, check: bool
+) -> None:
+    _check_overlay(maps, image, boxes, alpha)
+    _check_table(colormap, maps.device)
+
+
 _UPSAMPLE = Op(
     "upsample",
     "(Tensor maps, Tensor boxes, int height, int width, bool check) -> Tensor",
     _fake_upsample,
     _reference_upsample,
+    _check_upsample,
     "overlay",
 )
 _OVERLAY = Op(
@@ -43,6 +94,7 @@ _OVERLAY = Op(
     "(Tensor maps, Tensor image, Tensor boxes, Tensor colormap, float alpha, bool check) -> Tensor",
     _fake_overlay,
     _reference_overlay,
+    _check_overlay_operator,
     "overlay",
 )
 
@@ -65,17 +117,6 @@ def colour_table(name: str, device: torch.device) -> Tensor:
 colour_table._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _check(caller: str, maps: Tensor, boxes: Tensor) -> None:
-    if maps.dim() != 3 or maps.shape[1] == 0 or maps.shape[2] == 0:
-        raise ValueError(f"{caller}: maps must be [T, h, w] with h, w > 0, got {list(maps.shape)}")
-    need = (maps.shape[1], maps.shape[2], 4)
-    if boxes.shape != need or boxes.dtype is not torch.float32 or boxes.device != maps.device:
-        raise ValueError(
-            f"{caller}: boxes must be float32 {list(need)} on {maps.device}, "
-            f"got {boxes.dtype} {list(boxes.shape)} on {boxes.device}"
-        )
-
-
 def upsample(
     maps: Tensor, boxes: Tensor, size: tuple[int, int], *, check: bool = True, backend: str | None = None
 ) -> Tensor:
@@ -93,13 +134,12 @@ def upsample(
     Returns:
         float32 [T, H, W] (float64 for float64 input on the reference).
     """
-    _check("upsample", maps, boxes)
-    height, width = size
-    if height < 1 or width < 1:
-        raise ValueError(f"upsample: size must be (H, W) of a pixel at least, got {size}")
+    height, width = check_pair("upsample", "size", size)
+    _check_upsample(maps, boxes, height, width, check)
+    check_bool("upsample", "check", check)
     face = _UPSAMPLE.face(maps, backend)
     need_float("upsample", "maps", maps, face)
-    return face(plain(maps), boxes, height, width, check)
+    return face(plain(maps), plain(boxes), height, width, check)
 
 
 def overlay(
@@ -130,22 +170,12 @@ def overlay(
     Returns:
         uint8 [T, H, W, 3].
     """
-    _check("overlay", maps, boxes)
-    if image.dim() != 3 or image.shape[2] != 3 or image.dtype is not torch.uint8 or image.numel() == 0:
-        raise ValueError(f"overlay: image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
-    if image.device != maps.device:
-        raise ValueError(f"overlay: image must be on {maps.device}, got {image.device}")
+    _check_overlay(maps, image, boxes, alpha)
     if isinstance(colormap, str):
-        table = colour_table(colormap, maps.device)
-    elif colormap.shape == (256, 3) and colormap.dtype is torch.uint8 and colormap.device == maps.device:
-        table = colormap
+        colormap = colour_table(colormap, maps.device)
     else:
-        raise ValueError(
-            f"overlay: colormap must be a name or uint8 [256, 3] on {maps.device}, "
-            f"got {colormap.dtype} {list(colormap.shape)} on {colormap.device}"
-        )
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"overlay: alpha must be from 0 to 1, got {alpha}")
+        _check_table(colormap, maps.device)
+    check_bool("overlay", "check", check)
     face = _OVERLAY.face(maps, backend)
     need_float("overlay", "maps", maps, face)
-    return face(plain(maps), image, boxes, table, alpha, check)
+    return face(plain(maps), image, plain(boxes), colormap, float(alpha), check)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dcam_fast import reference
-from dcam_fast.ops._faces import Op, need_float, plain
+from dcam_fast.ops._arguments import check_bool, check_choice, check_tensor, check_tensors
+from dcam_fast.ops._faces import Op, check_apart, need_float, plain
 
 AGGREGATIONS = reference.AGGREGATIONS
 CODES = {name: code for code, name in enumerate(AGGREGATIONS)}
@@ -59,9 +60,57 @@ def _reference_out(
     flags.copy_(reached)
 
 
+def check_code(caller: str, aggregation: int) -> str:
+    """The name of an operator's aggregation."""
+    if not 0 <= aggregation < len(AGGREGATIONS):
+        raise ValueError(f"{caller}: aggregation must be from 0 to {len(AGGREGATIONS) - 1}, got {aggregation}")
+    return AGGREGATIONS[aggregation]
+
+
+def _check(
+    activations: Sequence[Tensor], gradients: Sequence[Tensor], cells: Tensor | None, aggregation: int, check: bool
+) -> None:
+    checked_blocks("pool", activations, gradients, cells, check_code("pool", aggregation))
+
+
+def _check_out(
+    out: Tensor,
+    flags: Tensor,
+    activations: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    cells: Tensor | None,
+    aggregation: int,
+) -> None:
+    checked_blocks("pool_out", activations, gradients, cells, check_code("pool_out", aggregation))
+    check_pool_out("pool_out", out, flags, activations, gradients, cells)
+
+
+def check_pool_out(
+    caller: str,
+    out: Tensor,
+    flags: Tensor,
+    activations: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    cells: Tensor | None,
+) -> None:
+    """Refuse buffers of the wrong size or dtype, or that overlap an input or each other."""
+    shape, dtype = map_shape(activations, gradients, cells), out_dtype(gradients[0])
+    if out.dtype is not dtype or out.numel() != shape[0] * shape[1] or not out.is_contiguous():
+        raise ValueError(f"{caller}: out must be contiguous {dtype} {list(shape)}, got {out.dtype} {list(out.shape)}")
+    if flags.dtype is not torch.int32 or flags.shape != shape[:1] or not flags.is_contiguous():
+        raise ValueError(
+            f"{caller}: flags must be contiguous int32 [{shape[0]}], got {flags.dtype} {list(flags.shape)}"
+        )
+    inputs = {"activations": activations, "gradients": gradients, "cells": cells}
+    check_apart(caller, "out", out, flags=flags, **inputs)
+    check_apart(caller, "flags", flags, **inputs)
+
+
 _INPUTS = "Tensor[] activations, Tensor[] gradients, Tensor? cells, int aggregation"
-_POOL = Op("pool", f"({_INPUTS}, bool check) -> Tensor", _fake, _reference, "pool")
-_POOL_OUT = Op("pool_out", f"(Tensor(a!) out, Tensor(b!) flags, {_INPUTS}) -> ()", _fake_out, _reference_out, "pool")
+_POOL = Op("pool", f"({_INPUTS}, bool check) -> Tensor", _fake, _reference, _check, "pool")
+_POOL_OUT = Op(
+    "pool_out", f"(Tensor(a!) out, Tensor(b!) flags, {_INPUTS}) -> ()", _fake_out, _reference_out, _check_out, "pool"
+)
 
 
 def checked_blocks(
@@ -72,10 +121,9 @@ def checked_blocks(
     aggregation: str,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The arguments as one list of blocks each, checked."""
-    A = [activations] if isinstance(activations, Tensor) else list(activations)
-    G = [gradients] if isinstance(gradients, Tensor) else list(gradients)
-    if aggregation not in CODES:
-        raise ValueError(f"{caller}: aggregation must be one of {', '.join(AGGREGATIONS)}, got {aggregation!r}")
+    A = check_tensors(caller, "activations", activations)
+    G = check_tensors(caller, "gradients", gradients)
+    check_choice(caller, "aggregation", aggregation, AGGREGATIONS)
     if not A or len(A) != len(G):
         raise ValueError(
             f"{caller}: gradients must be one tensor per block of activations, got {len(G)} for {len(A)} blocks"
@@ -99,11 +147,20 @@ def checked_blocks(
         if g.shape[1] == 0 or g.shape[2] == 0:
             raise ValueError(f"{caller}: gradients must have a row and a channel at least, got {list(g.shape)}")
     if cells is not None:
+        check_tensor(caller, "cells", cells)
         if cells.dtype is not torch.int64 or cells.dim() != 1 or cells.shape[0] == 0:
             raise ValueError(f"{caller}: cells must be int64 [N], N > 0, got {cells.dtype} {list(cells.shape)}")
         if cells.device != G[0].device:
             raise ValueError(f"{caller}: cells must be on the gradients' device {G[0].device}, got {cells.device}")
     return list(map(plain, A)), list(map(plain, G))
+
+
+def check_outputs(caller: str, **buffers: Tensor) -> None:
+    """Refuse what is no tensor to write into."""
+    for name, buffer in buffers.items():
+        check_tensor(caller, name, buffer)
+        if buffer.requires_grad:
+            raise ValueError(f"{caller}: {name} must not require gradients, got a tensor that does")
 
 
 def pool(
@@ -136,6 +193,7 @@ def pool(
         ValueError, TypeError: an argument of the wrong shape, dtype or device; a cell outside 0..S-1; NaN or Inf.
     """
     A, G = checked_blocks("pool", activations, gradients, cells, aggregation)
+    check_bool("pool", "check", check)
     face = _POOL.face(G[0], backend)
     need_float("pool", "activations", A[0], face)
     return face(A, G, cells, CODES[aggregation], check)
@@ -156,6 +214,7 @@ def pool_out(
     A, G = checked_blocks("pool_out", activations, gradients, cells, aggregation)
     face = _POOL_OUT.face(G[0], backend)
     need_float("pool_out", "activations", A[0], face)
+    check_outputs("pool_out", out=out, flags=flags)
     shape = map_shape(A, G, cells)
     if out.dtype is not out_dtype(G[0]) or out.shape != shape or not out.is_contiguous():
         raise ValueError(

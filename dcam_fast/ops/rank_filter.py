@@ -9,19 +9,26 @@ from torch import Tensor
 
 from dcam_fast import reference
 from dcam_fast.config import KERNEL_SIZES
-from dcam_fast.ops._faces import Op, array_kernels, need_float, need_map, plain
+from dcam_fast.ops._arguments import check_array, is_int
+from dcam_fast.ops._faces import Op, array_kernels, check_maps, need_float, need_map, plain
 
 
 def _fake(maps: Tensor, k: int) -> Tensor:
     return maps.new_empty(maps.shape, dtype=torch.float64 if maps.dtype is torch.float64 else torch.float32)
 
 
-_RANK_FILTER = Op("rank_filter", "(Tensor maps, int k) -> Tensor", _fake, reference.rank_filter, "refine")
-
-
-def _need_side(k: int, caller: str) -> None:
-    if k not in KERNEL_SIZES:
+def _check_side(caller: str, k: int) -> int:
+    if not is_int(k) or k not in KERNEL_SIZES:
         raise ValueError(f"{caller}: k must be an odd int from 3 to 11, got {k!r}")
+    return int(k)
+
+
+def _check(maps: Tensor, k: int) -> None:
+    check_maps("rank_filter", maps)
+    _check_side("rank_filter", k)
+
+
+_RANK_FILTER = Op("rank_filter", "(Tensor maps, int k) -> Tensor", _fake, reference.rank_filter, _check, "refine")
 
 
 def rank_filter(maps: Tensor, k: int, *, backend: str | None = None) -> Tensor:
@@ -40,9 +47,8 @@ def rank_filter(maps: Tensor, k: int, *, backend: str | None = None) -> Tensor:
     Returns:
         float32 [T, h, w] (float64 for float64 input on the reference).
     """
-    if maps.dim() != 3 or maps.shape[1] == 0 or maps.shape[2] == 0:
-        raise ValueError(f"rank_filter: maps must be [T, h, w] with h, w > 0, got {list(maps.shape)}")
-    _need_side(k, "rank_filter")
+    check_maps("rank_filter", maps)
+    k = _check_side("rank_filter", k)
     face = _RANK_FILTER.face(maps, backend)
     need_float("rank_filter", "maps", maps, face)
     return face(plain(maps), k)
@@ -50,7 +56,8 @@ def rank_filter(maps: Tensor, k: int, *, backend: str | None = None) -> Tensor:
 
 def rank_filter_array(map: NDArray[np.float32], k: int) -> NDArray[np.float32]:
     """`rank_filter` on one float32 [h, w] array, past torch's dispatcher: the path of least latency."""
-    _need_side(k, "rank_filter_array")
+    check_array("rank_filter_array", "map", map)
+    k = _check_side("rank_filter_array", k)
     if array_kernels is None:
         return rank_filter(need_map("rank_filter_array", map), k)[0].numpy()
     return array_kernels.rank_filter_array(map, k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -12,8 +13,18 @@ from torch import Tensor
 
 from dcam_fast import reference
 from dcam_fast.config import UNGUIDED, RefineConfig
-from dcam_fast.ops._faces import Op, array_kernels, need_float, need_map, plain
+from dcam_fast.ops._arguments import (
+    check_array,
+    check_bool,
+    check_config,
+    check_number,
+    check_pair,
+    check_tensor,
+    is_int,
+)
+from dcam_fast.ops._faces import Op, array_kernels, check_apart, check_maps, need_float, need_map, plain
 from dcam_fast.ops.guided_filter import guided_filter, need_guide
+from dcam_fast.ops.pool import check_outputs
 
 
 def _fake(
@@ -64,22 +75,98 @@ def _reference_out(out: Tensor, *inputs: object) -> None:
     out.copy_(_reference(*inputs))  # type: ignore[arg-type]
 
 
+def _check_batch(maps: Tensor, grids: Tensor | None) -> int:
+    """How many maps there are."""
+    if grids is None:
+        check_maps("refine", maps)
+        return maps.shape[0]
+    check_tensor("refine", "maps", maps)
+    check_tensor("refine", "grids", grids)
+    if maps.dim() != 1:
+        raise ValueError(f"refine: maps must be flat, [sum of h w], with grids, got {list(maps.shape)}")
+    if grids.dim() != 2 or grids.shape[1] != 2 or grids.dtype is not torch.int64 or not grids.is_cpu:
+        raise ValueError(
+            f"refine: grids must be int64 [T, 2] on the CPU, got {grids.dtype} {list(grids.shape)} on {grids.device}"
+        )
+    return grids.shape[0]
+
+
+def _check_buffer(out: Tensor, maps: Tensor) -> None:
+    dtype = torch.float64 if maps.dtype is torch.float64 else torch.float32
+    if out.dtype is not dtype or out.shape != maps.shape or out.device != maps.device or not out.is_contiguous():
+        raise ValueError(
+            f"refine: out must be contiguous {dtype} {list(maps.shape)} on {maps.device}, "
+            f"got {out.dtype} {list(out.shape)} on {out.device}"
+        )
+
+
+def _check(
+    maps: Tensor,
+    config: Sequence[float],
+    grids: Tensor | None,
+    repetition: float,
+    repetitions: Tensor | None,
+    image_side: float,
+    check: bool,
+) -> None:
+    count = _check_batch(maps, grids)
+    if repetitions is not None and repetitions.shape != (count,):
+        raise ValueError(f"refine: repetition must be a float or float [{count}], got {list(repetitions.shape)}")
+    RefineConfig.from_packed(config)
+
+
+def _check_out(
+    out: Tensor,
+    maps: Tensor,
+    config: Sequence[float],
+    grids: Tensor | None,
+    repetition: float,
+    repetitions: Tensor | None,
+    image_side: float,
+    check: bool,
+) -> None:
+    _check(maps, config, grids, repetition, repetitions, image_side, check)
+    _check_buffer(out, maps)
+    # `maps` itself may be written into, and nothing else that is read
+    in_place = out.data_ptr() == maps.data_ptr() and out.dtype is maps.dtype and maps.is_contiguous()
+    check_apart("refine", "out", out, maps=None if in_place else maps, grids=grids, repetition=repetitions)
+
+
 _INPUTS = (
     "Tensor maps, float[] config, Tensor? grids, float repetition, Tensor? repetitions, float image_side, bool check"
 )
-_REFINE = Op("refine", f"({_INPUTS}) -> Tensor", _fake, _reference, "refine")
-_REFINE_OUT = Op("refine_out", f"(Tensor(a!) out, {_INPUTS}) -> ()", _fake_out, _reference_out, "refine")
+_REFINE = Op("refine", f"({_INPUTS}) -> Tensor", _fake, _reference, _check, "refine")
+_REFINE_OUT = Op("refine_out", f"(Tensor(a!) out, {_INPUTS}) -> ()", _fake_out, _reference_out, _check_out, "refine")
 
 
 def repetition_ratio(token_ids: Iterable[int] | Tensor) -> float:
     """rho of SICD (docs/method.md, section 5): distinct token ids that occur more than once, per token of the answer; 0
-    if empty."""
-    counts = Counter(token_ids.tolist() if isinstance(token_ids, Tensor) else token_ids)
+    if empty.
+
+    Raises:
+        TypeError: `token_ids` is not a sequence of integers.
+    """
+    if isinstance(token_ids, (Tensor, np.ndarray)) and token_ids.ndim == 1:
+        token_ids = token_ids.tolist()
+    ids = list(token_ids) if isinstance(token_ids, Iterable) and not isinstance(token_ids, Tensor) else None
+    if ids is None or not all(map(is_int, ids)):
+        raise TypeError(f"repetition_ratio: token_ids must be integers, one after the other, got {token_ids!r}")
+    counts = Counter(ids)
     return sum(count > 1 for count in counts.values()) / max(counts.total(), 1)
 
 
+def _grids(grids: object) -> Tensor:
+    """(h, w) of each map as int64 [T, 2]."""
+    if not isinstance(grids, Sequence) or isinstance(grids, str):
+        raise TypeError(f"refine: grids must be a tensor or a sequence of (h, w), got {type(grids).__name__}")
+    pairs = [check_pair("refine", "grids", grid) for grid in grids]
+    if any(abs(size) >= 2**62 for pair in pairs for size in pair):  # of no int64
+        raise ValueError(f"refine: grids must cover the cells of maps, got {pairs}")
+    return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+
+
 def need_image_side(caller: str, image_side: float | None) -> float:
-    if image_side is None or not image_side > 0:
+    if image_side is None or not 0 < check_number(caller, "image_side", image_side) < math.inf:
         raise ValueError(
             f"{caller}: image_side must be the image's shorter side in pixels for this config, got {image_side}"
         )
@@ -95,9 +182,10 @@ def need_no_guide(caller: str, config: RefineConfig) -> None:
 
 
 def _need_ratio(caller: str, repetition: float) -> float:
-    if not 0 <= repetition <= 1:
+    ratio = check_number(caller, "repetition", repetition)
+    if not 0 <= ratio <= 1:
         raise ValueError(f"{caller}: repetition must be from 0 to 1, got {repetition}")
-    return float(repetition)
+    return ratio
 
 
 def need_ratios(
@@ -140,7 +228,8 @@ def refine(
             smooths along the image's edges, as "default" does, and then without `grids`.
         check: refuse NaN and Inf (on a GPU this waits for the result). Otherwise such a map becomes zeros, and the
             other maps are what they would be without it.
-        out: float32 of the shape of `maps`, contiguous, to write into; `maps` itself is allowed.
+        out: float32 of the shape of `maps`, contiguous, to write into; `maps` itself is allowed, any other
+            overlap with what is read is not.
         backend: a face by name; None: the fastest that serves the tensor's device.
 
     Returns:
@@ -149,39 +238,26 @@ def refine(
     Raises:
         ValueError, TypeError: an argument of the wrong shape, dtype or device; NaN or Inf.
     """
-    if grids is None:
-        if maps.dim() != 3 or maps.shape[1] == 0 or maps.shape[2] == 0:
-            raise ValueError(f"refine: maps must be [T, h, w] with h, w > 0, got {list(maps.shape)}")
-        count = maps.shape[0]
-    else:
-        if maps.dim() != 1:
-            raise ValueError(f"refine: maps must be flat, [sum of h w], with grids, got {list(maps.shape)}")
-        if not isinstance(grids, Tensor):
-            grids = torch.tensor(grids, dtype=torch.int64).reshape(-1, 2)
-        if grids.dim() != 2 or grids.shape[1] != 2 or grids.dtype is not torch.int64 or not grids.is_cpu:
-            raise ValueError(
-                f"refine: grids must be int64 [T, 2] on the CPU, "
-                f"got {grids.dtype} {list(grids.shape)} on {grids.device}"
-            )
-        count = grids.shape[0]
+    if grids is not None and not isinstance(grids, Tensor):
+        grids = _grids(grids)
+    count = _check_batch(maps, grids)
+    check_config("refine", config)
+    check_bool("refine", "check", check)
+    if grids is not None:
         need_no_guide("refine of a flat batch", config)
     side = need_image_side("refine", image_side) if config.needs_image_side else 0.0
     ratio, ratios = need_ratios("refine", repetition, count, maps.device)
     op = _REFINE if out is None else _REFINE_OUT
     face = op.face(maps, backend, "refine")
     need_float("refine", "maps", maps, face)
-    if config.needs_guide:
-        maps = guided_filter(
-            maps, need_guide("refine", guide, maps), config.guide_radius, config.guide_epsilon, backend=backend
-        )
+    colors = need_guide("refine", guide, maps) if config.needs_guide else None
+    if out is not None:
+        check_outputs("refine", out=out)
+        _check_buffer(out, maps)
+    if colors is not None:
+        maps = guided_filter(maps, colors, config.guide_radius, config.guide_epsilon, backend=backend)
     if out is None:
         return face(plain(maps), config.packed, grids, ratio, ratios, side, check)
-    dtype = torch.float64 if maps.dtype is torch.float64 else torch.float32
-    if out.dtype is not dtype or out.shape != maps.shape or out.device != maps.device or not out.is_contiguous():
-        raise ValueError(
-            f"refine: out must be contiguous {dtype} {list(maps.shape)} on {maps.device}, "
-            f"got {out.dtype} {list(out.shape)} on {out.device}"
-        )
     face(out, plain(maps), config.packed, grids, ratio, ratios, side, check)
     return out
 
@@ -194,6 +270,8 @@ def refine_array(
     image_side: float | None = None,
 ) -> NDArray[np.float32]:
     """`refine` on one float32 [h, w] array, past torch's dispatcher: the path of least latency."""
+    check_array("refine_array", "map", map)
+    check_config("refine_array", config)
     need_no_guide("refine_array", config)
     side = need_image_side("refine_array", image_side) if config.needs_image_side else 0.0
     ratio = _need_ratio("refine_array", repetition)

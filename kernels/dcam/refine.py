@@ -216,13 +216,14 @@ def _arguments(config: RefineConfig) -> dict[str, Any]:
     """What the kernel takes from the config alone."""
 
     def taps(sigma: float) -> tuple[int, float]:
-        return math.ceil(3 * sigma), 1 / (2 * sigma**2) if sigma else 0.0
+        # a sigma under 0.001 weighs no neighbour, and its inverse would overflow
+        return math.ceil(3 * sigma), 1 / (2 * max(sigma, 1e-3) ** 2) if sigma else 0.0
 
     smoothing_radius, smoothing_inverse = taps(config.smoothing_sigma)
     gating_radius, gating_inverse = taps(config.gating_sigma)
     named = ("median", "p60", "mean", "max"), ("spread", "bright", "dim", "else")
     return {
-        "steps": 3 * min(int(1 / config.step_ratio) / 16, 2.0),
+        "steps": 3 * int(min(1 / config.step_ratio, 32)) / 16,
         "smoothing_radius": smoothing_radius,
         "smoothing_inverse": smoothing_inverse,
         "by_spread": config.gating_spread,

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dcam_fast import ops, reference
+from dcam_fast.benchmarks.edge_maps import KINDS, edge_map
+from dcam_fast.benchmarks.stability import tolerance
 from dcam_fast.config import KERNEL_SIZES, MODES, PAPER, RELEASED, UNGUIDED, RefineConfig
 
 # As in tests/ops: float32 against float64, and the floor set for parity.
@@ -193,6 +195,30 @@ def test_order_statistics(refine, random, kind):
     config = RefineConfig(denoise="none", gating_sigma=0.5, debiasing=False)
     got, _ = refine(maps, config)
     assert_same(got, reference.refine(maps.double(), config))
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_edge_maps(refine, kind, config):
+    for seed in range(2):
+        map = torch.from_numpy(edge_map(kind, np.random.default_rng(seed), 16, 18))
+        got, flags = refine(map[None].contiguous(), config, **OPTIONS)
+        assert flags.tolist() == [0]
+        assert got.min() >= 0
+        assert got.max() <= 1 + 1e-6
+        off = (got.double() - reference.refine(map[None].double(), config, **OPTIONS)).abs().max()
+        assert off <= tolerance(map.double(), config, **OPTIONS)
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_percentiles_of_zeros(refine, zero):
+    config = RefineConfig(denoise="none", gating=False, debiasing=False, attenuation_weights=(0.0, 1.0, 0.0, 0.0))
+    for zeros in range(0, 100, 7):
+        map = torch.linspace(0.5, 1, 100)
+        map[:zeros] = zero
+        map[: zeros // 2] = 0.0
+        map = map.reshape(1, 10, 10)
+        assert_same(refine(map, config)[0], reference.refine(map.double(), config))
 
 
 @pytest.mark.parametrize("spread", ["spread", "bright", "dim", "else"])

@@ -186,7 +186,7 @@ CASES = [
         ValueError,
         "RefineConfig: smoothing_sigma must be over 0 and at most 5 cells, got nan",
     ),
-    (lambda: RefineConfig(c_rep=float("inf")), ValueError, "RefineConfig: c_rep must be a finite number, got inf"),
+    (lambda: RefineConfig(c_rep=float("inf")), ValueError, "RefineConfig: c_rep must be from 0 to 1, got inf"),
     (
         lambda: PAPER.ablation("all"),
         ValueError,

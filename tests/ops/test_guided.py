@@ -150,7 +150,7 @@ ERRORS = [
     ),
     (lambda: ops.guided_filter(MAPS, GUIDE, 9), "guided_filter: radius must be from 1 to 8 cells, got 9"),
     (lambda: ops.guided_filter(MAPS, GUIDE, 2.0), "guided_filter: radius must be from 1 to 8 cells, got 2.0"),
-    (lambda: ops.guided_filter(MAPS, GUIDE, 3, 0), "guided_filter: epsilon must be a number from 1e-05 on, got 0"),
+    (lambda: ops.guided_filter(MAPS, GUIDE, 3, 0), "guided_filter: epsilon must be from 1e-05 to 1e+06, got 0"),
     (
         lambda: reference.refine(MAPS, DEFAULT),
         "refine: guide must be the colours of the cells for this config, got None",

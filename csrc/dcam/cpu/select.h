@@ -23,8 +23,8 @@ DCAM_HD float least_above(const float* values, int64_t n, float bound) {
     return least;
 }
 
-// The value `share` of the way from rank `below` to the next (0-based) among n finite values, all at most `greatest`;
-// `floor` is under the value sought, with `under` of the values at most it.
+// The value `share` of the way from rank `below` to the next (0-based) among n finite values, all at most `greatest`.
+// `under` of them are at most `floor`, and the rank sought is past those.
 static float between_ranks(const float* values, int64_t n, Position at, float floor, int64_t under, float greatest) {
     int32_t low = ordered(floor), high = ordered(greatest);
     int64_t over = n;  // values at most `high`
@@ -40,9 +40,14 @@ static float between_ranks(const float* values, int64_t n, Position at, float fl
     return value + at.share * (least_above(values, n, value) - value);
 }
 
-// Any percentile of n > 0 finite values.
+// Any percentile of n > 0 finite values. Copies of the least are counted first, because there may be no float between
+// it and a floor below it that comparisons tell apart: 0 has -0, and subnormals count as 0 where they are flushed.
 static float percentile(const float* values, int64_t n, double percent, float least, float greatest) {
-    return between_ranks(values, n, percentile_position(n, percent), from_ordered(ordered(least) - 1), 0, greatest);
+    const Position at = percentile_position(n, percent);
+    const int64_t copies = count_at_most(values, n, least);
+    if (at.below >= copies) return between_ranks(values, n, at, least, copies, greatest);
+    if (at.share == 0 || at.below + 1 < copies) return least;
+    return least + at.share * (least_above(values, n, least) - least);
 }
 
 }  // namespace dcam::DCAM_ISA

@@ -1,0 +1,127 @@
+"""Where the method itself is discontinuous: whether a rounding may decide what `refine` makes of a map.
+
+The modules compare values of the map with thresholds taken from it. Where a value lies within roundings of its
+threshold, two right implementations differ. `tolerance` finds this out from the reference alone, so that nothing is
+excused because of what a kernel answered.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dcam_fast import reference
+from dcam_fast.config import RefineConfig
+
+ROUNDING = 4e-6  # relative error of a value that a float32 kernel compares; some ten times what is measured
+TINY = 1e-36  # products of float32 under it may be 0
+PARITY = 2e-5  # the tolerance of the op tests, for maps that are well conditioned
+
+
+def _between(values: Tensor, threshold: float, slack: float) -> bool:
+    """Whether any of the values lies within `slack` of the threshold."""
+    return bool(((values - threshold).abs() <= slack).any())
+
+
+def _unsure_sign(values: Tensor, slack: float, config: RefineConfig) -> bool:
+    """Whether a value might be of either sign, or underflow; zeros are exact where all that went into them is zero."""
+    least = TINY
+    if config.denoise == "rank":  # wide windows leave out the ranks that weigh less
+        least = max(TINY, 1e-8 / ROUNDING * slack)
+    if bool((values < 0).any()):
+        least = max(TINY, slack)
+    return bool(((values != 0) & (values.abs() <= least)).any())
+
+
+def rank_is_sure(x: Tensor, side: int) -> Tensor:
+    """Which cells of a map [h, w] the rank filter of float32 has as it should."""
+    windows = reference._pad(x[None], side // 2).unfold(1, side, 1).unfold(2, side, 1).flatten(-2)[0]
+    mean, largest = windows.mean(-1), windows.abs().amax(-1)
+    # sigma is relative to the mean, which cancellation makes as wrong as it is small
+    cancels = (windows.amin(-1) < 0) & (mean.abs() <= 1e-2 * largest)
+    underflows = (largest > 0) & (largest < 1e-15)  # in float32 the squares of the window's values
+    return ~cancels & ~underflows | (largest == 0)
+
+
+def _denoised(x: Tensor, config: RefineConfig, image_side: float | None) -> Tensor | None:
+    """The map after AKD; None where a rounding decides."""
+    if config.denoise != "rank":
+        return reference._denoise(x, config, image_side)
+    if config.kernel_size is None:
+        size = float(x.shape[0]) if config.size == "grid" else float(image_side or 0)
+        std = x.std(correction=0).item()
+        sides = {reference.kernel_size(config.step_ratio, std * (1 + e), size) for e in (-1e-12, 0, 1e-12)}
+        if len(sides) > 1:
+            return None
+    side = config.kernel_size or sides.pop()
+    return reference.rank_filter(x[None], side)[0] if bool(rank_is_sure(x, side).all()) else None
+
+
+def _gated(y: Tensor, config: RefineConfig, slack: float) -> Tensor | None:
+    """The map after DACG; None where a rounding decides."""
+    if not config.gating or config.gating_sigma == 0:
+        return y
+    mean, spread = y.mean().item(), y.std(correction=0).item()
+    for value, threshold in ((spread, config.gating_spread), (mean, config.gating_bright), (mean, config.gating_dim)):
+        if abs(value - threshold) <= ROUNDING * max(abs(value), abs(threshold)) + slack:
+            return None
+    if config.denoise != "none" and _unsure_sign(y, slack, config):
+        return None
+    by_spread, by_bright, by_dim, otherwise = config.gating_percentiles
+    dark = by_dim if mean < config.gating_dim else otherwise
+    percent = by_spread if spread > config.gating_spread else by_bright if mean > config.gating_bright else dark
+    positive = y[y != 0]
+    if len(positive):
+        zeta = max(reference._percentile(positive, percent).item(), 1e-6)
+        near = (y - zeta).abs() <= max(slack, ROUNDING * zeta)
+        # a value that is the threshold itself is so in every implementation, if no filter has rounded it
+        exact = config.denoise == "none" and bool((y[near] == zeta).all()) and zeta > 1e-6
+        if bool(near.any()) and not exact:
+            return None
+    return reference._gate(y, config)
+
+
+def _debiasing_is_sure(z: Tensor, config: RefineConfig, repetition: float, slack: float) -> bool:
+    if not config.debiasing or not bool(z.any()):
+        return True
+    mean, std = z.mean().item(), z.std(correction=0).item()
+    if _between(z, mean + 2 * std, slack):
+        return False
+    if config.c_rep * repetition == 0 and not bool((z > mean + 2 * std).any()):
+        return True
+    free = reference._debias(z, replace(config, keep_range=0.0), repetition)
+    left, span = (free.max() - free.min()).item(), (z.max() - z.min()).item()
+    return abs(left - config.keep_range * span) > slack
+
+
+def tolerance(x: Tensor, config: RefineConfig, *, repetition: float = 0.0, image_side: float | None = None) -> float:
+    """What a right float32 `refine` of the float64 map [h, w] may be off by; infinite where a rounding decides.
+
+    `x` is what the kernel reads, and after the guided filter for a config that needs a guide.
+    """
+    scale = float(x.abs().max())
+    slack = ROUNDING * scale
+    y = _denoised(x, config, image_side)
+    if y is None:
+        return math.inf
+    if config.denoise != "none" and _unsure_sign(y, slack, config) and config.attenuation:
+        return math.inf  # the levels are of the positive values
+    z = _gated(y, config, slack)
+    if z is None:
+        return math.inf
+    if config.gating and config.gating_sigma > 0 and config.attenuation and _unsure_sign(z, slack, config):
+        return math.inf
+    if config.attenuation:
+        z = reference._attenuate(z, config)
+    z = torch.minimum(z.clamp(min=0), x.max())
+    span = float(z.max() - z.min())
+    # normalisation magnifies what is left, against 1e-8 where nothing is
+    allowed = max(PARITY, ROUNDING * scale / (span + 1e-8)) if scale > 0 else PARITY
+    if span == 0 and config.denoise == "none":
+        allowed = PARITY
+    if allowed > 1e-2 or not _debiasing_is_sure(reference._min_max(z[None])[0], config, repetition, max(1e-5, allowed)):
+        return math.inf
+    return allowed

@@ -57,7 +57,7 @@ def quick_plan(device: str = "cpu", only: str = "", faces: tuple[str, ...] = (),
 def gate(
     case: Case, device: str, candidates: list[Contender], ends: float = math.inf
 ) -> tuple[dict[str, Call], dict[str, str]]:
-    """The calls that agree with the reference, also on sparse inputs, in the order of the candidates, and why the others
+    """The calls that agree with the reference, also on sparse inputs, in the order of the candidates, and why others
     are refused. Our own are made first; at `ends` (of `time.monotonic`) no other is begun."""
     inputs = make_inputs(case, device)
     expected = exact(case, inputs)

@@ -224,8 +224,8 @@ def extensions() -> list[Extension]:
 
 if __name__ == "__main__":
     setup(
-        # listed here, for no search finds the folder that `package-dir` puts elsewhere
-        packages=[*find_packages(include=["dcam_fast*"]), "dcam_fast.kernels", "dcam_fast.benchmarks"],
+        # kernels/ and benchmarks/ are parts of the package by the links dcam_fast/kernels and dcam_fast/benchmarks
+        packages=find_packages(include=["dcam_fast*"]),
         ext_modules=extensions(),
         cmdclass={"build_ext": Build},
     )

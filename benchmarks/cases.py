@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcam_fast import reference
+from dcam_fast.benchmarks.edge_maps import edge_map
+from dcam_fast.benchmarks.stability import tolerance
 from dcam_fast.config import RefineConfig, profile
+from dcam_fast.ops import reference
 from dcam_fast.ops.overlay import colour_table
-
-from .edge_maps import edge_map
-from .stability import tolerance
 
 Scope = Literal["op", "post-processing", "explanation"]
 Inputs = tuple[Tensor, ...]

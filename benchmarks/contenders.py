@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcam_fast import ops, reference
-from dcam_fast.ops._faces import FACES
-
-from .baselines import (
+from dcam_fast import ops
+from dcam_fast.benchmarks.baselines import (
     array_filter,
     loop_filter,
     numba_filter,
@@ -24,7 +22,9 @@ from .baselines import (
     refine_released,
     refine_torch,
 )
-from .cases import ALPHA, IMAGE_SIDE, REPETITION, Case, Inputs
+from dcam_fast.benchmarks.cases import ALPHA, IMAGE_SIDE, REPETITION, Case, Inputs
+from dcam_fast.ops import reference
+from dcam_fast.ops._backends import FACES
 
 Call = Callable[[], Tensor]
 POOLINGS = ("elementwise", "pooled")  # that the baselines know

@@ -31,7 +31,7 @@ from dcam_fast.benchmarks.cases import Case
 from dcam_fast.benchmarks.contenders import contenders
 from dcam_fast.benchmarks.results import describe_machine, now
 from dcam_fast.benchmarks.suite import gate
-from dcam_fast.models.tiny import scenes
+from dcam_fast.scenes import drawing as scenes
 
 BUSY = (0, 1, 2, 3, 4)
 OURS = "dcam_fast cpu"

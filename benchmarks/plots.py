@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .results import Entry, Results
+from dcam_fast.benchmarks.results import Entry, Results
 
 CACHE = "cold"
 

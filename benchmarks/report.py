@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import report_attribution, report_evaluation, report_latency
-from .results import Results
-from .suite import EXPLANATION
-from .tables import markdown
+from dcam_fast.benchmarks import report_attribution, report_evaluation, report_latency
+from dcam_fast.benchmarks.results import Results
+from dcam_fast.benchmarks.suite import EXPLANATION
+from dcam_fast.benchmarks.tables import markdown
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "docs/evaluation.md", "docs/reproduction.md", "docs/attribution.md", "docs/threads.md")

@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 from dcam_fast.evaluation.aggregate import Estimate
-from dcam_fast.evaluation.reproduction import STUDIES, Reproduction, to_markdown
 from dcam_fast.evaluation.runner import TRUE_MASK
-from dcam_fast.evaluation.search import describe
+from dcam_fast.evaluation.studies.reproduction import STUDIES, Reproduction, to_markdown
+from dcam_fast.evaluation.studies.search import describe
 
 # metric, heading, whether more is better
 Columns = tuple[tuple[str, str, bool], ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .tables import readable
+from dcam_fast.benchmarks.tables import readable
 
 
 def latency(name: str, data: dict[str, Any]) -> str:

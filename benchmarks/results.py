@@ -24,9 +24,8 @@ from typing import Any
 
 import torch
 
+from dcam_fast.benchmarks.timing import Limits
 from dcam_fast.environment import env
-
-from .timing import Limits
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,8 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dcam_fast import reference
 from dcam_fast.config import RefineConfig
+from dcam_fast.ops import reference
 
 ROUNDING = 4e-6  # relative error of a value that a float32 kernel compares; some ten times what is measured
 TINY = 1e-36  # products of float32 under it may be 0

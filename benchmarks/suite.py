@@ -10,12 +10,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from dcam_fast.ops._faces import FACES
-
-from .cases import Case, all_cases, disagreement, exact, make_inputs, make_sparse_inputs
-from .contenders import Call, Contender, UnavailableError, contenders, usable_faces
-from .results import Entry, Results, describe_machine, now
-from .timing import Clock, Limits, Statistics, measure, measure_limits
+from dcam_fast.benchmarks.cases import Case, all_cases, disagreement, exact, make_inputs, make_sparse_inputs
+from dcam_fast.benchmarks.contenders import Call, Contender, UnavailableError, contenders, usable_faces
+from dcam_fast.benchmarks.results import Entry, Results, describe_machine, now
+from dcam_fast.benchmarks.timing import Clock, Limits, Statistics, measure, measure_limits
+from dcam_fast.ops._backends import FACES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +126,7 @@ def run_explanation(clock: Clock, *, budget_s: float, most: int) -> list[Entry]:
     ops in it pass the gate of their own cases."""
     from dcam_fast import Explainer
     from dcam_fast.attribution.threads import threads_of
-    from dcam_fast.models.tiny import scenes
+    from dcam_fast.scenes import drawing as scenes
 
     scene = scenes.sample_scene(np.random.default_rng(12), objects=3)
     explainer = Explainer.from_pretrained("tiny", device=clock.device)

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from .results import Entry, Results
+from dcam_fast.benchmarks.results import Entry, Results
 
 SCOPES = {
     "op": "One op at a time",

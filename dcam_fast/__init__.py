@@ -7,8 +7,8 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dcam_fast.cli.demonstration import sample_image
     from dcam_fast.config import DEFAULT, PAPER, RELEASED, RefineConfig, profile
-    from dcam_fast.demo import sample_image
     from dcam_fast.environment import Environment, env
     from dcam_fast.explainer import Explainer
     from dcam_fast.explanation import Explanation

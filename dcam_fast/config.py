@@ -216,7 +216,7 @@ def _as_floats(value: object, count: int, most: float) -> tuple[float, ...] | No
 
 RELEASED: Final = RefineConfig()
 PAPER: Final = RefineConfig(size="image", gating_sigma=0.3, c_rep=0.02, c_high=0.05, debiasing_in_ablations=False)
-# Chosen by dcam_fast.evaluation.search on scenes that no figure is reported on (docs/evaluation.md).
+# Chosen by dcam_fast.evaluation.studies.search on scenes that no figure is reported on (docs/evaluation.md).
 UNGUIDED: Final = RefineConfig(  # for maps that come without their image
     denoise="gaussian",
     smoothing_sigma=0.6,

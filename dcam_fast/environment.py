@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 import dcam_fast
-from dcam_fast.ops import _faces
+from dcam_fast.ops import _backends as _faces
 from dcam_fast.ops.threads import get_num_threads
 
 

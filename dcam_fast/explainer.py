@@ -11,8 +11,8 @@ import torch
 
 from dcam_fast import models
 from dcam_fast.attribution import Attribution, Resources
-from dcam_fast.attribution.diffusion_cam import Method
-from dcam_fast.attribution.methods import METHODS, method_named
+from dcam_fast.attribution.methods.gradient_cam import Method
+from dcam_fast.attribution.methods.registry import METHODS, method_named
 from dcam_fast.attribution.resources import using
 from dcam_fast.attribution.threads import threads_of
 from dcam_fast.checks import check_count, check_text
@@ -21,8 +21,8 @@ from dcam_fast.config import profile as profile_named
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource, load_image
 from dcam_fast.models.adapter import Adapter
-from dcam_fast.ops.graphs import GraphCache
-from dcam_fast.request import Request, Targets, checked_targets, choose
+from dcam_fast.ops.cuda_graphs import GraphCache
+from dcam_fast.session import Request, Targets, checked_targets, choose
 from dcam_fast.streaming import Stream
 
 

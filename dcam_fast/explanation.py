@@ -185,7 +185,7 @@ class Explanation:
     @own_modes()
     def overlay(self, target: str | SupportsIndex, *, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
         """The map of a target in colour over the image, at the image's size; see `dcam_fast.ops.overlay`."""
-        from dcam_fast.rendering import overlays
+        from dcam_fast.output.pictures import overlays
 
         index = self.find(target)
         return overlays(self, self.image, [index], colormap=colormap, alpha=alpha)[0]
@@ -193,19 +193,19 @@ class Explanation:
     @own_modes()
     def contact_sheet(self, *, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
         """The answer, the image and one overlay per target with its groundedness, in one picture."""
-        from dcam_fast.rendering import contact_sheet
+        from dcam_fast.output.pictures import contact_sheet
 
         return contact_sheet([self], colormap=colormap, alpha=alpha)
 
     @own_modes()
     def to_html(self) -> str:
         """A page on its own, needing nothing from elsewhere, on which a word that is pointed at shows its map."""
-        from dcam_fast.page import to_html
+        from dcam_fast.output.html import to_html
 
         return to_html(self)
 
     def _repr_html_(self) -> str:
-        from dcam_fast.page import to_iframe
+        from dcam_fast.output.html import to_iframe
 
         return to_iframe(self)
 
@@ -230,7 +230,7 @@ class Explanation:
             FileExistsError: it is a file, or a folder with anything else in it.
             OSError: of the kind that occurred, naming the folder, where it cannot be written to.
         """
-        from dcam_fast.storage import save
+        from dcam_fast.output.files import save
 
         return save(self, _path(folder, "save"))
 
@@ -244,7 +244,7 @@ class Explanation:
             FileNotFoundError: it holds no save.
             ValueError: naming what is damaged.
         """
-        from dcam_fast.storage import load
+        from dcam_fast.output.files import load
 
         return load(_path(folder, "load"))
 

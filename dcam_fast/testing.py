@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcam_fast.attribution.diffusion_cam import build_targets
 from dcam_fast.attribution.engine import Targets, capture
+from dcam_fast.attribution.methods.gradient_cam import build_targets
 from dcam_fast.models.adapter import NO_MASK, OPEN, Adapter, AdapterError, Hidden, Inputs, Trajectory
 from dcam_fast.modes import own_modes
 from dcam_fast.words import is_sign

@@ -10,7 +10,7 @@ with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
 
 project = _project["name"]
 author = "The dcam_fast developers"
-copyright = f"2026, {author}"  # noqa: A001
+copyright = f"2026, {author}"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 source_suffix = {".md": "markdown"}

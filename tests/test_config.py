@@ -12,10 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcam_fast import ops, reference
+from dcam_fast import ops
 from dcam_fast.benchmarks.edge_maps import KINDS, edge_map
 from dcam_fast.benchmarks.stability import tolerance
 from dcam_fast.config import KERNEL_SIZES, PROFILES, RELEASED, RefineConfig
+from dcam_fast.ops import reference
 
 
 def through_json(config: RefineConfig) -> RefineConfig:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dcam_fast import cli
+from dcam_fast.cli import app as cli
 
 ROOT = Path(__file__).parents[1]
 REASONS = {"needs a checkpoint", "needs a GPU", "needs another package", "takes hours", "installs packages"}

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from dcam_fast import Explainer, ops
 from dcam_fast.attribution import Method, engine
-from dcam_fast.attribution.diffusion_cam import build_targets, raw_maps
 from dcam_fast.attribution.engine import Targets, capture, differentiate
+from dcam_fast.attribution.methods.gradient_cam import build_targets, raw_maps
 from dcam_fast.attribution.objectives import Scores, evaluate
 from dcam_fast.attribution.resources import Meter, Resources, using
-from dcam_fast.benchmarks.memory import PeakMemory
-from dcam_fast.benchmarks.shaped import Shape, ShapedAdapter
+from dcam_fast.benchmarks.attribution.memory import PeakMemory
+from dcam_fast.benchmarks.attribution.shaped import Shape, ShapedAdapter
 from dcam_fast.models.adapter import Adapter, AdapterError, Inputs, Trajectory, Word
-from dcam_fast.models.tiny import scenes
 from dcam_fast.models.tiny.adapter import TinyAdapter
+from dcam_fast.scenes import drawing as scenes
 
 SMALL = Shape(blocks=5, width=32, mlp=48, heads=4, words=61, base=2, rows=3, columns=5, prompt=6, answer=9)
 PICTURE = np.zeros((48, 80, 3), np.uint8)

@@ -15,9 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from dcam_fast import ops, page, rendering, storage
+from dcam_fast import ops
 from dcam_fast.explanation import Explanation, Target, Token
-from dcam_fast.storage import file_names
+from dcam_fast.output import files as storage
+from dcam_fast.output import html as page
+from dcam_fast.output import pictures as rendering
+from dcam_fast.output.files import file_names
 
 
 def cells(height: int, width: int, rows: int, columns: int) -> torch.Tensor:

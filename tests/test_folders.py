@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dcam_fast import cli, folders
+from dcam_fast import folders
+from dcam_fast.cli import app as cli
 from dcam_fast.folders import check_replaceable, files_of, replacing, write_json, write_text
 
 RECORD = "record.json"

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from dcam_fast import Explainer, models
-from dcam_fast.cli import app
+from dcam_fast.cli.app import app
 from dcam_fast.models import AdapterError
 from dcam_fast.models.tiny import WEIGHTS
 from dcam_fast.models.tiny.modeling import TinyForMaskedDiffusion

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from dcam_fast import fonts, rendering
 from dcam_fast.explanation import Explanation, Target, Token
+from dcam_fast.output import fonts
+from dcam_fast.output import pictures as rendering
 
 
 def explanation_of(

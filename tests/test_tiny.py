@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dcam_fast.models.adapter import AdapterError
-from dcam_fast.models.tiny import accuracy, scenes
+from dcam_fast.models.tiny import accuracy
 from dcam_fast.models.tiny.adapter import WEIGHTS, TinyAdapter
 from dcam_fast.models.tiny.modeling import TinyForMaskedDiffusion
 from dcam_fast.models.tiny.processing import (
@@ -21,8 +21,9 @@ from dcam_fast.models.tiny.processing import (
     build_tokenizer,
     encode_words,
 )
-from dcam_fast.models.tiny.textures import HARD_TEXTURES, background
 from dcam_fast.models.tiny.train import mask_answers, schedule, train
+from dcam_fast.scenes import drawing as scenes
+from dcam_fast.scenes.textures import HARD_TEXTURES, background
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ namespace dcam {
 
 enum class Dtype : int { float32, bfloat16, float16 };
 
-// In the order of dcam_fast.reference.AGGREGATIONS.
+// In the order of dcam_fast.ops.reference.AGGREGATIONS.
 enum class Aggregation : int { pooled, elementwise, layercam, gradcam, gradcam_paper, hirescam, activation };
 
 constexpr bool uses_weights(Aggregation a) {

@@ -24,7 +24,8 @@ from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, Inputs
 
 log = logging.getLogger(__name__)
 
-ROWS = 4096  # of hidden states that run at once: more is no faster (benchmarks/passes.py) and takes more memory
+# Hidden states that run at once: more is no faster (benchmarks/attribution/passes.py) and takes more memory.
+ROWS = 4096
 CHUNK = 16  # canvases that are embedded at once
 
 # What becomes of the gradients behind one of the blocks as they appear: index into the blocks, maps int64 [n],

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from dcam_fast import ops
-from dcam_fast.attribution.attribution import Attribution
-from dcam_fast.attribution.methods import all_raw_maps
-from dcam_fast.attribution.refined import refined
-from dcam_fast.attribution.words import positions_of
+from dcam_fast.attribution.by_word import positions_of
+from dcam_fast.attribution.methods.protocol import Attribution
+from dcam_fast.attribution.methods.registry import all_raw_maps
+from dcam_fast.attribution.refinement import refined
+from dcam_fast.evaluation.datasets.matching import named_words
 from dcam_fast.evaluation.datasets.sample import Sample
-from dcam_fast.evaluation.matching import named_words
 from dcam_fast.evaluation.metrics import inter_word_correlation, overlap, points_at
 from dcam_fast.evaluation.perturbation import Curves
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dcam_fast.attribution.diffusion_cam import Method
+from dcam_fast.attribution.methods.gradient_cam import Method
 from dcam_fast.evaluation.cases import Case, Metrics, case_maps, curve_metrics, measure, prepare
 from dcam_fast.evaluation.datasets.scenes import Scenes
 from dcam_fast.evaluation.perturbation import Perturbation

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcam_fast.attribution.diffusion_cam import build_targets
+from dcam_fast.attribution.by_word import mean_by_word, owners_of, positions_of
 from dcam_fast.attribution.engine import Targets, log_probabilities
-from dcam_fast.attribution.words import mean_by_word, owners_of, positions_of
+from dcam_fast.attribution.methods.gradient_cam import build_targets
 from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
 from dcam_fast.modes import own_modes
 

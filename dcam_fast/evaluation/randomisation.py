@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcam_fast.attribution.attribution import Attribution
-from dcam_fast.attribution.methods import all_raw_maps
-from dcam_fast.attribution.refined import refined
+from dcam_fast.attribution.methods.protocol import Attribution
+from dcam_fast.attribution.methods.registry import all_raw_maps
+from dcam_fast.attribution.refinement import refined
 from dcam_fast.evaluation.metrics import correlation
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
 from dcam_fast.modes import own_modes

@@ -22,8 +22,8 @@ from dcam_fast.evaluation.datasets import Dataset
 from dcam_fast.evaluation.runner import TRUE_MASK, Record, Settings, Summary, all_maps
 from dcam_fast.folders import replacing, write_text
 from dcam_fast.models.adapter import Adapter
-from dcam_fast.page import data_url, fill
-from dcam_fast.rendering import fit, resized
+from dcam_fast.output.html import data_url, fill
+from dcam_fast.output.pictures import fit, resized
 
 MARKDOWN: Final = "report.md"
 PAGE: Final = "report.html"

@@ -21,8 +21,8 @@ from torch import Tensor
 
 import dcam_fast
 from dcam_fast import models
-from dcam_fast.attribution.attribution import Attribution
-from dcam_fast.attribution.methods import METHODS, describe
+from dcam_fast.attribution.methods.protocol import Attribution
+from dcam_fast.attribution.methods.registry import METHODS, describe
 from dcam_fast.attribution.threads import threads_of
 from dcam_fast.config import profile as profile_by_name
 from dcam_fast.entries import Entry, read_json

@@ -23,10 +23,10 @@ __all__ = ["DTYPES", "FAMILIES", "Adapter", "AdapterError", "check_device", "loa
 # makes the adapter. Imported when asked for, so that a family costs nothing and needs nothing until then.
 FAMILIES: Final[dict[str, str]] = {
     "dcam_tiny": "dcam_fast.models.tiny.adapter",
-    "diffusion_gemma": "dcam_fast.models.diffusion_gemma",
-    "dimple": "dcam_fast.models.dimple",
-    "dream-vl": "dcam_fast.models.dream_vl",
-    "llava_llada": "dcam_fast.models.llava_llada",
+    "diffusion_gemma": "dcam_fast.models.diffusion_gemma.adapter",
+    "dimple": "dcam_fast.models.dream.dimple",
+    "dream-vl": "dcam_fast.models.dream.dream_vl",
+    "llava_llada": "dcam_fast.models.llava.loading",
 }
 
 log = logging.getLogger(__name__)

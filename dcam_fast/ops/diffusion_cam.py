@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dcam_fast import reference
 from dcam_fast.config import UNGUIDED, RefineConfig
+from dcam_fast.ops import reference
 from dcam_fast.ops._arguments import check_bool, check_choice, check_config, check_pair, check_tensor, check_tensors
-from dcam_fast.ops._faces import Op, check_apart, native, need_float
+from dcam_fast.ops._backends import Op, check_apart, native, need_float
 from dcam_fast.ops.pool import (
     AGGREGATIONS,
     CODES,

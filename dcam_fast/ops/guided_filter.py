@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dcam_fast import reference
 from dcam_fast.config import MAX_EPSILON, MAX_RADIUS, MIN_EPSILON
+from dcam_fast.ops import reference
 from dcam_fast.ops._arguments import check_number, check_tensor, is_int
-from dcam_fast.ops._faces import Op, check_maps, need_float, plain
+from dcam_fast.ops._backends import Op, check_maps, need_float, plain
 
 
 def _fake(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> Tensor:

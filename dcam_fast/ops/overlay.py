@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcam_fast import reference
+from dcam_fast.ops import reference
 from dcam_fast.ops._arguments import check_bool, check_number, check_pair, check_tensor
-from dcam_fast.ops._faces import Op, check_maps, need_float, plain
+from dcam_fast.ops._backends import Op, check_maps, need_float, plain
 
 
 def _fake_upsample(maps: Tensor, boxes: Tensor, height: int, width: int, check: bool) -> Tensor:

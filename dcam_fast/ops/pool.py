@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dcam_fast import reference
+from dcam_fast.ops import reference
 from dcam_fast.ops._arguments import check_bool, check_choice, check_tensor, check_tensors
-from dcam_fast.ops._faces import Op, check_apart, need_float, plain
+from dcam_fast.ops._backends import Op, check_apart, need_float, plain
 
 AGGREGATIONS = reference.AGGREGATIONS
 CODES = {name: code for code, name in enumerate(AGGREGATIONS)}

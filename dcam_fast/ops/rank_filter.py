@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcam_fast import reference
 from dcam_fast.config import KERNEL_SIZES
+from dcam_fast.ops import reference
 from dcam_fast.ops._arguments import check_array, is_int
-from dcam_fast.ops._faces import Op, array_kernels, check_maps, need_float, need_map, plain
+from dcam_fast.ops._backends import Op, array_kernels, check_maps, need_float, need_map, plain
 
 
 def _fake(maps: Tensor, k: int) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcam_fast import reference
 from dcam_fast.config import UNGUIDED, RefineConfig
+from dcam_fast.ops import reference
 from dcam_fast.ops._arguments import (
     check_array,
     check_bool,
@@ -22,7 +22,7 @@ from dcam_fast.ops._arguments import (
     check_tensor,
     is_int,
 )
-from dcam_fast.ops._faces import Op, array_kernels, check_apart, check_maps, need_float, need_map, plain
+from dcam_fast.ops._backends import Op, array_kernels, check_apart, check_maps, need_float, need_map, plain
 from dcam_fast.ops.guided_filter import guided_filter, need_guide
 from dcam_fast.ops.pool import check_outputs
 

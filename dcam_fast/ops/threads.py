@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from dcam_fast.ops import _faces
+from dcam_fast.ops import _backends as _faces
 
 VARIABLE: Final = "DCAM_NUM_THREADS"
 LIMIT: Final = 1024

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dcam_fast import reference
+from dcam_fast.ops import reference
 
 from .tuning import launch, on_device
 

@@ -17,9 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dcam_fast import reference
 from dcam_fast.config import RefineConfig
-from dcam_fast.ops._faces import others
+from dcam_fast.ops import reference
+from dcam_fast.ops._backends import others
 
 from .select import lerp_ranks, position, select, to_keys
 from .tuning import launch, on_device

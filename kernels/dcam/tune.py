@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dcam_fast import ops
 from dcam_fast.config import RELEASED, UNGUIDED
-from dcam_fast.ops import _faces
+from dcam_fast.ops import _backends as _faces
 
 from .tuning import TABLE, launch, table
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from dcam_fast.benchmarks import command, suite, timing
+from dcam_fast.benchmarks import suite, timing
 from dcam_fast.benchmarks.cases import Case, all_cases, disagreement, exact, make_inputs
 from dcam_fast.benchmarks.contenders import Contender, contenders, usable_faces
 from dcam_fast.benchmarks.plots import write_plots
@@ -19,6 +19,7 @@ from dcam_fast.benchmarks.results import Entry, Results, now
 from dcam_fast.benchmarks.suite import Plan, gate, quick_plan, run_case
 from dcam_fast.benchmarks.tables import compare, markdown
 from dcam_fast.benchmarks.timing import Clock, Limits, Statistics, cache_bytes, schedule
+from dcam_fast.cli import benchmarks as command
 
 SMALL = [
     Case("op", "pool", "elementwise", 2, (5, 7), 32, "bfloat16"),

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dcam_fast import reference
 from dcam_fast.config import MAX_RADIUS
+from dcam_fast.ops import reference
 
 TOLERANCE = 2e-5  # as in tests/ops/test_guided.py
 GRIDS = [(1, 1), (1, 6), (7, 1), (2, 2), (3, 5), (9, 13), (17, 33), (27, 27), (48, 48)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcam_fast import reference
+from dcam_fast.ops import reference
 
 TOLERANCE = 5e-7  # as in tests/ops/test_overlay.py
 GRIDS = [(1, 1), (1, 7), (6, 1), (2, 2), (9, 13), (27, 27)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcam_fast import reference
+from dcam_fast.ops import reference
 
 TOLERANCE, TOLERANCE_SIGNED = 3e-6, 3e-5  # as in tests/ops/test_pool.py
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # in the order of dcam::Dtype

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dcam_fast import ops, reference
+from dcam_fast import ops
 from dcam_fast.benchmarks.edge_maps import KINDS, edge_map
 from dcam_fast.benchmarks.stability import tolerance
 from dcam_fast.config import KERNEL_SIZES, MODES, PAPER, RELEASED, UNGUIDED, RefineConfig
+from dcam_fast.ops import reference
 
 # As in tests/ops: float32 against float64, and the floor set for parity.
 TOLERANCE = 2e-5

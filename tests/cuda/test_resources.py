@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dcam_fast.config import KERNEL_SIZES, PAPER, RELEASED, UNGUIDED
-from dcam_fast.ops import _faces
+from dcam_fast.ops import _backends as _faces
 
 STATIC_SHARED = 48 * 1024  # bytes that a kernel may declare without asking at launch
 # Bytes that a block may have in all on each architecture.

@@ -25,7 +25,7 @@ from dcam_fast.evaluation.datasets import (
 )
 from dcam_fast.evaluation.datasets.masks import decode
 from dcam_fast.images import ImageError
-from dcam_fast.models.tiny import scenes
+from dcam_fast.scenes import drawing as scenes
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 needs_extra = pytest.mark.skipif(

@@ -5,8 +5,8 @@ import pytest
 
 from dcam_fast.evaluation.datasets import Region, Sample
 from dcam_fast.evaluation.datasets.coco import category_terms
+from dcam_fast.evaluation.datasets.matching import find_terms, head_of, named_words, plural, spoken_parts
 from dcam_fast.evaluation.datasets.terms import COCO_SYNONYMS
-from dcam_fast.evaluation.matching import find_terms, head_of, named_words, plural, spoken_parts
 from dcam_fast.models.adapter import Word
 from dcam_fast.words import words_in
 

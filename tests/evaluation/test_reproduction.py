@@ -11,15 +11,24 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from dcam_fast import cli
 from dcam_fast.attribution import METHODS
-from dcam_fast.attribution.diffusion_cam import DIFFUSION_CAM, PUBLISHED
+from dcam_fast.attribution.methods.gradient_cam import DIFFUSION_CAM, PUBLISHED
+from dcam_fast.cli import app as cli
 from dcam_fast.config import DEFAULT, PAPER, RAW
 from dcam_fast.evaluation.aggregate import Estimate
 from dcam_fast.evaluation.cases import case_maps, measure, prepare
 from dcam_fast.evaluation.datasets import Region, Sample, Scenes
 from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
-from dcam_fast.evaluation.reproduction import STUDIES, TABLE1, TABLE2, Reproduction, Row, Study, reproduce, to_markdown
+from dcam_fast.evaluation.studies.reproduction import (
+    STUDIES,
+    TABLE1,
+    TABLE2,
+    Reproduction,
+    Row,
+    Study,
+    reproduce,
+    to_markdown,
+)
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
 SMALL = Study("Small", "Two rows.", (Row("ours", DIFFUSION_CAM, coco=(1, 2, 3, 4)), Row("noise", METHODS["random"])))

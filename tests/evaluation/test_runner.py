@@ -17,15 +17,16 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from dcam_fast import cli, ops
+from dcam_fast import ops
 from dcam_fast.attribution import METHODS
+from dcam_fast.cli import app as cli
 from dcam_fast.config import RELEASED
 from dcam_fast.evaluation.cases import Case, case_maps, mask_maps, measure, prepare
 from dcam_fast.evaluation.datasets import ImageFolder, Region, Sample, Scenes, open_dataset
 from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
 from dcam_fast.evaluation.runner import RECORDS, RUN, Settings, all_maps, run, summarise
-from dcam_fast.models.tiny import scenes
 from dcam_fast.models.tiny.adapter import TinyAdapter
+from dcam_fast.scenes import drawing as scenes
 
 SETTINGS = Settings("tiny", "scenes", ("random", "true_mask"), SELECTION_SEED, shares=(0.1,))
 
@@ -44,7 +45,7 @@ def finished(adapter: TinyAdapter, tmp_path_factory: pytest.TempPathFactory) -> 
 # `evaluate` in a process that is killed without notice while it works on its third sample.
 KILLED = """
 import os, signal, sys
-from dcam_fast import cli
+from dcam_fast.cli import app as cli
 from dcam_fast.evaluation import runner
 
 evaluate = runner.evaluate_sample

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from dcam_fast.models.dimple import DimpleAdapter
-from dcam_fast.models.dream_vl import DreamVLAdapter
-from dcam_fast.models.lavida import LavidaAdapter
-from dcam_fast.models.lladav import LladavAdapter
+from dcam_fast.models.dream.dimple import DimpleAdapter
+from dcam_fast.models.dream.dream_vl import DreamVLAdapter
+from dcam_fast.models.llava.lavida import LavidaAdapter
+from dcam_fast.models.llava.llada_v import LladavAdapter
 
 # family -> the module whose ``check(family, repo)`` says what holds and raises what does not
 FAMILIES = {"lavida": "real_lavida", "llada-v": "real_lladav", "dimple": "real_dream", "dream-vl": "real_dream"}

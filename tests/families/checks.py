@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcam_fast.attribution.diffusion_cam import build_targets
+from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.engine import capture
-from dcam_fast.attribution.states import canvases
+from dcam_fast.attribution.methods.gradient_cam import build_targets
 from dcam_fast.models.adapter import ImageView
 
 PROMPT = "what is this"

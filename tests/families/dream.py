@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from dcam_fast.models.dimple import DimpleAdapter
-from dcam_fast.models.dream import DreamAdapter, DreamInputs
+from dcam_fast.models.dream.adapter import DreamAdapter, DreamInputs
+from dcam_fast.models.dream.dimple import DimpleAdapter
 
 LENGTH = 8
 MASK = "<|mask|>"

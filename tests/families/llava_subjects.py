@@ -18,9 +18,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from dcam_fast.models.lavida import LavidaAdapter
-from dcam_fast.models.lladav import MASK_TOKEN, LladavAdapter
-from dcam_fast.models.llava import LlavaInputs
+from dcam_fast.models.llava.adapter import LlavaInputs
+from dcam_fast.models.llava.lavida import LavidaAdapter
+from dcam_fast.models.llava.llada_v import MASK_TOKEN, LladavAdapter
 
 SPECIAL = ("<|endoftext|>", "<|eot_id|>", "<mask>")
 WORDS = ("<unk>", "what", "is", "this", "system", "user", "assistant")

@@ -17,7 +17,7 @@ from llava_subjects import make_tokenizer
 from loading import check_loading
 
 from dcam_fast.models.checkpoint import check_transformers
-from dcam_fast.models.llava import LlavaAdapter
+from dcam_fast.models.llava.adapter import LlavaAdapter
 from dcam_fast.testing import check_adapter
 
 IMAGE = checks.picture(60, 320)

@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from dcam_fast import Explainer, models
-from dcam_fast.cli import app
+from dcam_fast.cli.app import app
 from dcam_fast.models import AdapterError, checkpoint
 from dcam_fast.models.adapter import OPEN
-from dcam_fast.models.dimple import DimpleAdapter
-from dcam_fast.models.dream import DreamAdapter, DreamInputs
-from dcam_fast.models.dream_vl import DreamVLAdapter
+from dcam_fast.models.dream.adapter import DreamAdapter, DreamInputs
+from dcam_fast.models.dream.dimple import DimpleAdapter
+from dcam_fast.models.dream.dream_vl import DreamVLAdapter
 from dcam_fast.testing import check_adapter
 
 STAND_INS = Path(__file__).parent / "stand_ins"

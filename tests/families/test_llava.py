@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from dcam_fast import Explainer, models
 from dcam_fast.models import checkpoint as checkpoint_module
 from dcam_fast.models.adapter import AdapterError
-from dcam_fast.models.anyres import Anyres
 from dcam_fast.models.checkpoint import Releases
-from dcam_fast.models.llava import LlavaAdapter
+from dcam_fast.models.llava.adapter import LlavaAdapter
+from dcam_fast.models.llava.anyres import Anyres
 from dcam_fast.testing import check_adapter
 
 HERE = Path(__file__).parent / "stand_ins"

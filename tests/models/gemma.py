@@ -15,7 +15,7 @@ from transformers.models.diffusion_gemma import (
 from transformers.models.gemma4 import Gemma4VisionConfig
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
-from dcam_fast.models.diffusion_gemma import DiffusionGemmaAdapter
+from dcam_fast.models.diffusion_gemma.adapter import DiffusionGemmaAdapter
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<boi>", "<image>", "<eoi>")
 WORDS = ("what", "is", "this", "describe", "the", "image", ".", "user", "model")

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast import Explainer
-from dcam_fast.attribution.diffusion_cam import Method, build_targets
+from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.engine import capture, log_probabilities
-from dcam_fast.attribution.states import canvases
+from dcam_fast.attribution.methods.gradient_cam import Method, build_targets
 from dcam_fast.models import AdapterError
 from dcam_fast.models.adapter import OPEN
-from dcam_fast.models.diffusion_gemma import DiffusionGemmaAdapter, DiffusionGemmaInputs
-from dcam_fast.models.diffusion_gemma_generation import DiffusionGemmaTrajectory
+from dcam_fast.models.diffusion_gemma.adapter import DiffusionGemmaAdapter, DiffusionGemmaInputs
+from dcam_fast.models.diffusion_gemma.generation import DiffusionGemmaTrajectory
 from dcam_fast.words import is_sign
 
 gemma = pytest.importorskip("gemma", reason="this transformers is older than DiffusionGemma")

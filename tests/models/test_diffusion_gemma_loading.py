@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dcam_fast import models
 from dcam_fast.models import AdapterError
-from dcam_fast.models.diffusion_gemma import DiffusionGemmaAdapter
+from dcam_fast.models.diffusion_gemma.adapter import DiffusionGemmaAdapter
 
 gemma = pytest.importorskip("gemma", reason="this transformers is older than DiffusionGemma")
 
@@ -133,6 +133,6 @@ def test_missing_tokenizer(damaged: Path) -> None:
 
 def test_older_transformers_is_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers.models.gemma4.image_processing_pil_gemma4", None)
-    monkeypatch.setattr("dcam_fast.models.diffusion_gemma.transformers.__version__", "4.57.6")
+    monkeypatch.setattr("dcam_fast.models.diffusion_gemma.adapter.transformers.__version__", "4.57.6")
     with pytest.raises(AdapterError, match=r"transformers must be 5\.11\.0 or newer, got 4\.57\.6"):
         models.load(str(checkpoint))

@@ -18,8 +18,8 @@ from torch import Tensor
 from dcam_fast import Explainer, models
 from dcam_fast.evaluation.randomisation import randomised_from_top
 from dcam_fast.models import AdapterError
-from dcam_fast.models.diffusion_gemma import DiffusionGemmaAdapter
-from dcam_fast.models.diffusion_gemma_generation import DiffusionGemmaTrajectory
+from dcam_fast.models.diffusion_gemma.adapter import DiffusionGemmaAdapter
+from dcam_fast.models.diffusion_gemma.generation import DiffusionGemmaTrajectory
 
 PROMPT = "what is this"
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcam_fast.ops import _faces
+from dcam_fast.ops import _backends as _faces
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from dcam_fast import ops, reference
+from dcam_fast import ops
 from dcam_fast.benchmarks.edge_maps import KINDS, edge_map, edge_maps
 from dcam_fast.benchmarks.stability import PARITY, rank_is_sure, tolerance
 from dcam_fast.config import PAPER, RELEASED, UNGUIDED, RefineConfig
+from dcam_fast.ops import reference
 
 GRID = (16, 18)
 OPTIONS = {"repetition": 0.07, "image_side": 384.0}

@@ -13,7 +13,7 @@ import torch
 
 import dcam_fast
 from dcam_fast.config import DEFAULT, PAPER, PROFILES, RELEASED, RefineConfig
-from dcam_fast.ops import _faces
+from dcam_fast.ops import _backends as _faces
 
 
 def run(code: str, **variables: str) -> dict:

@@ -9,7 +9,7 @@ import torch
 import dcam_fast
 from dcam_fast import ops
 from dcam_fast.config import PAPER, RefineConfig
-from dcam_fast.ops import _faces
+from dcam_fast.ops import _backends as _faces
 
 A, G = torch.zeros(6, 8), torch.zeros(2, 6, 8)
 MAPS = torch.rand(2, 5, 7)

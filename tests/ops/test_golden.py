@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dcam_fast import ops, reference
+from dcam_fast import ops
 from dcam_fast.config import MODES, RELEASED
-from dcam_fast.ops import _faces
+from dcam_fast.ops import _backends as _faces
+from dcam_fast.ops import reference
 
 POSTS, RANKS, RAWS = range(12), range(20), range(3)
 

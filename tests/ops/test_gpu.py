@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dcam_fast import ops, reference
+from dcam_fast import ops
 from dcam_fast.config import DEFAULT, RELEASED
-from dcam_fast.ops import _faces
-from dcam_fast.ops.graphs import GraphCache
+from dcam_fast.ops import _backends as _faces
+from dcam_fast.ops import reference
+from dcam_fast.ops.cuda_graphs import GraphCache
 
 _REASON = _faces.FACES["cuda"].unusable()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(_REASON is not None, reason=f"the CUDA face is unusable: {_REASON}")]

@@ -9,8 +9,8 @@ import torch
 
 from dcam_fast import ops
 from dcam_fast.config import DEFAULT, UNGUIDED
-from dcam_fast.ops import graphs
-from dcam_fast.ops.graphs import LRU, GraphCache, layout
+from dcam_fast.ops import cuda_graphs as graphs
+from dcam_fast.ops.cuda_graphs import LRU, GraphCache, layout
 
 
 def test_lru():

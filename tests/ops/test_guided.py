@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcam_fast import ops, reference
+from dcam_fast import ops
 from dcam_fast.config import DEFAULT, MAX_RADIUS, MIN_EPSILON, PAPER
 from dcam_fast.images import cell_colors
+from dcam_fast.ops import reference
 
 GRIDS = [(1, 1), (1, 6), (7, 1), (2, 2), (3, 5), (9, 13), (16, 16), (17, 33), (27, 27), (48, 48)]
 # Float32 against float64: in a window of one colour the slopes are sums that cancel (1e-7) over epsilon, times colours

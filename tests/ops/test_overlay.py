@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dcam_fast import ops, reference
+from dcam_fast import ops
+from dcam_fast.ops import reference
 
 # One linear interpolation per axis of values up to 1: four roundings of 6e-8.
 TOLERANCE = 5e-7

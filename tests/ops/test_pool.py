@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcam_fast import ops, reference
+from dcam_fast import ops
+from dcam_fast.ops import reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Both sides read the same stored values, so only float32 sums differ: D or N terms in parallel partial sums of which

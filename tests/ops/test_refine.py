@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcam_fast import ops, reference
+from dcam_fast import ops
 from dcam_fast.config import KERNEL_SIZES, PAPER, RELEASED, UNGUIDED, RefineConfig
+from dcam_fast.ops import reference
 
 # float32 against float64. The rank weights exp(-d^2 / 2 sigma^2) multiply the relative error of sigma^2 (window sums of
 # up to 121 terms: 1e-6) by an exponent of at most 20, for ranks that weigh less the larger it is; the rest is a handful

@@ -9,7 +9,7 @@ import torch
 
 from dcam_fast import ops
 from dcam_fast.config import PAPER, RELEASED
-from dcam_fast.ops import _faces
+from dcam_fast.ops import _backends as _faces
 
 
 def operands(name: str) -> list[tuple]:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 import dcam_fast
 from dcam_fast import ops
-from dcam_fast.ops import _faces, threads
+from dcam_fast.ops import _backends as _faces
+from dcam_fast.ops import threads
 
 ROOT = Path(__file__).parents[2]
 needs_native = pytest.mark.skipif(_faces.native is None, reason="the extension is not built")

@@ -21,9 +21,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from dcam_fast import reference
 from dcam_fast.config import PAPER, RELEASED, UNGUIDED, RefineConfig
 from dcam_fast.kernels import guided, overlay, pool, refine
+from dcam_fast.ops import reference
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

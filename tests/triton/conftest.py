@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dcam_fast.ops import _faces
+from dcam_fast.ops import _backends as _faces
 
 # It launches kernels: on a GPU, or in the process that test_interpreter.py starts.
 collect_ignore = [] if _faces.FACES["triton"].unusable() is None else ["test_kernels.py"]

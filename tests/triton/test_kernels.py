@@ -11,12 +11,13 @@ import torch
 import triton
 import triton.language as tl
 
-from dcam_fast import ops, reference
+from dcam_fast import ops
 from dcam_fast.benchmarks.edge_maps import KINDS, edge_map
 from dcam_fast.benchmarks.stability import tolerance
 from dcam_fast.config import PAPER, RELEASED, UNGUIDED, RefineConfig
 from dcam_fast.kernels import select, tune, tuning
-from dcam_fast.ops import _faces
+from dcam_fast.ops import _backends as _faces
+from dcam_fast.ops import reference
 
 DEVICE = next(
     name for name in _faces.FACES["triton"].devices if name == "cpu" or torch.get_device_module(name).is_available()

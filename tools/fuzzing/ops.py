@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcam_fast import ops, reference
+from dcam_fast import ops
 from dcam_fast.benchmarks.edge_maps import KINDS, edge_map
 from dcam_fast.benchmarks.stability import PARITY, rank_is_sure, tolerance
 from dcam_fast.config import KERNEL_SIZES, PROFILES, RefineConfig
+from dcam_fast.ops import reference
 
 UNDECIDED: Counter[str] = Counter()  # calls of a target of which only the range was checked
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

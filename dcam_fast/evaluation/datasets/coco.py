@@ -12,9 +12,9 @@ from typing import overload
 
 from dcam_fast.entries import Entry, read_json
 from dcam_fast.evaluation.datasets import masks
+from dcam_fast.evaluation.datasets.matching import find_terms, plural, spoken_parts
 from dcam_fast.evaluation.datasets.sample import Region, Sample, find_folder, load_annotated
 from dcam_fast.evaluation.datasets.terms import COCO_SYNONYMS
-from dcam_fast.evaluation.matching import find_terms, plural, spoken_parts
 
 
 class CocoCaptions(Sequence[Sample]):

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcam_fast.entries import Entry
+from dcam_fast.evaluation.datasets.matching import spoken_parts
 from dcam_fast.evaluation.datasets.sample import Region, Sample, load_annotated
-from dcam_fast.evaluation.matching import spoken_parts
 from dcam_fast.images import ImageError, open_image
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

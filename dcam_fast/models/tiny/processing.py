@@ -12,9 +12,9 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-from dcam_fast.models.tiny import scenes
 from dcam_fast.models.tiny.modeling import CELL
-from dcam_fast.models.tiny.textures import PHOTOGRAPHIC, TEXTURES
+from dcam_fast.scenes import drawing as scenes
+from dcam_fast.scenes.textures import PHOTOGRAPHIC, TEXTURES
 
 SPECIAL = ("<pad>", "<mask>", "<eos>", "<unk>")
 WORDS = (

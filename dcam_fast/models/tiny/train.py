@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dcam_fast.folders import check_writable, replacing
-from dcam_fast.models.tiny import scenes
 from dcam_fast.models.tiny.modeling import CELL, TinyConfig, TinyForMaskedDiffusion, VisionTower
 from dcam_fast.models.tiny.processing import (
     EOS,
@@ -40,7 +39,8 @@ from dcam_fast.models.tiny.processing import (
     encode_words,
     to_pixel_values,
 )
-from dcam_fast.models.tiny.textures import TEXTURES
+from dcam_fast.scenes import drawing as scenes
+from dcam_fast.scenes.textures import TEXTURES
 
 SAVE_EVERY = 100
 QUESTIONS = {

@@ -1,0 +1,98 @@
+"""What the approximate modes lose and gain, on the selection scenes:
+``./run python -m dcam_fast.benchmarks.attribution.approximations --out benchmarks/results/DATE-approximations.json``.
+
+Every mode is compared with the exact maps of the same words or phrases: how well it points, how alike its maps are, and
+what it takes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import statistics
+import time
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from dcam_fast import models
+from dcam_fast.attribution import METHODS, Method
+from dcam_fast.config import DEFAULT
+from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
+from dcam_fast.evaluation.localisation import draw_cases, method_maps, score, summarise
+from dcam_fast.models.adapter import Word
+
+MODES: dict[str, dict[str, Any]] = {
+    "words": {
+        "exact": Method(),
+        "2 blocks above": Method(depth=2),
+        "1 block above": Method(depth=1),
+        "no gradient (TAM)": METHODS["tam"],
+        "no gradient (attention rollout)": replace(METHODS["attention_rollout"], profile=DEFAULT),  # type: ignore[type-var]
+        "no gradient (activations)": replace(METHODS["activation"], profile=DEFAULT),  # type: ignore[type-var]
+    },
+    "phrases": {"exact": Method(), "one way back for a phrase": Method(shared=True)},
+}
+
+
+def phrases_of(case: Any) -> Any:
+    """The same case, with the words that name one object as one phrase."""
+    groups = [
+        list(group)
+        for _, group in itertools.groupby(range(len(case.words)), lambda i: case.masks[i].flatten().nonzero()[0].item())
+    ]
+    words = tuple(Word("", tuple(p for i in group for p in case.words[i].positions)) for group in groups)
+    first = [group[0] for group in groups]
+    return replace(case, words=words, masks=case.masks[first], others=case.others[first])
+
+
+def compare(cases: list[Any], adapter: Any, modes: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Per mode: localisation, mean cosine with the exact maps, and median seconds of a scene's maps."""
+    table = {}
+    exact: list[torch.Tensor] = []
+    for name, method in modes.items():
+        measured, alike, times = [], [], []
+        for index, case in enumerate(cases):
+            started = time.perf_counter()
+            maps = method_maps(adapter, case, method)
+            times.append(time.perf_counter() - started)
+            if name == "exact":
+                exact.append(maps)
+            alike += torch.cosine_similarity(maps.flatten(1), exact[index].flatten(1)).tolist()
+            measured.append(score(adapter, case, maps, with_deletion=False))
+        found = summarise(measured)
+        table[name] = {key: found[key] for key in ("pointing", "obj_iou", "f3")}
+        table[name] |= {"cosine": statistics.fmean(alike), "seconds": statistics.median(times)}
+    return table
+
+
+def main(
+    count: Annotated[int, typer.Option(help="Selection scenes.")] = 40,
+    attention: Annotated[str, typer.Option(help="Attention topology, prefix or joint.")] = "prefix",
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Measures and prints every mode."""
+    load = os.getloadavg()[0]
+    adapter = models.load("tiny", attention=attention)
+    cases = list(draw_cases(adapter, count, SELECTION_SEED))
+    tables = {
+        "words": compare(cases, adapter, MODES["words"]),
+        "phrases": compare([phrases_of(case) for case in cases], adapter, MODES["phrases"]),
+    }
+    for kind, table in tables.items():
+        for name, row in table.items():
+            typer.echo(f"{kind:8} {name:28} " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        head = {"date": date.today().isoformat(), "scenes": count, "seed": SELECTION_SEED, "attention": attention}
+        machine = {"threads": torch.get_num_threads(), "load_before": load, "torch": torch.__version__}
+        out.write_text(json.dumps(head | {"machine": machine, "tables": tables}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,183 @@
+"""The attribution of 8 words by the published flow and by this package, on the same model, machine and run:
+``./run python -m dcam_fast.benchmarks.attribution.speed --out benchmarks/results/DATE-attribution.json``.
+
+No figure is taken before both flows, asked the same question, give the same gradients. Times are medians; memory is the
+peak above what one denoising step without gradients needs.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from dcam_fast.attribution import Method
+from dcam_fast.attribution.engine import capture
+from dcam_fast.attribution.methods.gradient_cam import build_targets, raw_maps
+from dcam_fast.benchmarks.attribution import published
+from dcam_fast.benchmarks.attribution.memory import PeakMemory
+from dcam_fast.benchmarks.attribution.shaped import Shape, ShapedAdapter
+from dcam_fast.models.adapter import Adapter, Inputs, Trajectory
+from dcam_fast.models.tiny.adapter import TinyAdapter
+from dcam_fast.scenes import drawing as scenes
+
+WORDS = 8
+AGREE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}  # of the largest gradient; the flows' kernels round differently
+
+
+def measure(run: Callable[[], object], device: torch.device, repeats: int) -> dict[str, Any]:
+    """Median seconds, and the bytes that were allocated at once above what was there before. Where one run is long
+    enough to be the only one, both are its own."""
+    if repeats > 1:
+        run()
+    times = []
+    for _ in range(repeats if repeats > 1 else 0):
+        _wait(device)
+        started = time.perf_counter()
+        run()
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    started = time.perf_counter()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        _wait(device)
+        peak = torch.cuda.max_memory_allocated(device) - before
+    else:
+        with PeakMemory() as memory:
+            run()
+        peak = memory.peak
+    times = times or [time.perf_counter() - started]
+    return {"seconds": statistics.median(times), "all": times, "peak_bytes": peak}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@torch.no_grad()
+def denoise_once(adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory) -> torch.Tensor:
+    """One forward pass of generation: the logits of every position of the answer."""
+    hidden = adapter.embed(inputs, trajectory.tokens[None])
+    for index in range(adapter.blocks):
+        hidden = adapter.block(index, hidden, inputs)
+    return adapter.logits(hidden, torch.arange(len(trajectory.tokens), device=adapter.device)[None], inputs)
+
+
+def agreement(adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory) -> float:
+    """Largest difference of the two flows' gradients for one question, over the largest gradient."""
+    block = adapter.default_blocks[0]
+    positions = torch.tensor([trajectory.length // 2], device=adapter.device)
+    targets = build_targets(trajectory, positions, "remask", adapter.mask_token)
+    ((_, expected),) = published.passes(adapter, inputs, targets, block, "logit")
+    (captured,) = capture(adapter, inputs, targets, (block,), "logit")
+    cells = inputs.views[0].cells.flatten()
+    difference = (captured.gradients[:, cells].float() - expected[:, cells].float()).abs().max()
+    return float(difference / expected[:, cells].float().abs().max())
+
+
+def compare(
+    name: str, ours: Adapter[Any], joint: Adapter[Any], inputs: Inputs, dtype: torch.dtype, repeats: int
+) -> dict[str, Any]:
+    """The row of one model. ``joint`` is the same model with joint attention, as the published flow runs it."""
+    trajectory = ours.generate(inputs)
+    gate = {adapter.attention: agreement(adapter, inputs, trajectory) for adapter in (ours, joint)}  # type: ignore[attr-defined]
+    if not all(value <= AGREE[dtype] for value in gate.values()):
+        raise SystemExit(f"attribution: gradients must agree to {AGREE[dtype]}, got {gate} on {name}: nothing measured")
+    positions = torch.linspace(0, trajectory.length - 1, WORDS, device=ours.device).round().long()
+    final = build_targets(trajectory, positions, "final", ours.mask_token)
+    view = inputs.views[0]
+    rows: dict[str, dict[str, Any]] = {}
+
+    runs: dict[str, Callable[[], object]] = {
+        "inference, prefix": lambda: denoise_once(ours, inputs, trajectory),
+        "inference, joint": lambda: denoise_once(joint, inputs, trajectory),
+        "published": lambda: published.raw_maps(joint, inputs, final, 0, "contrast_sum"),
+    }
+    for adapter, state in ((ours, "remask"), (ours, "committed"), (ours, "final"), (joint, "remask")):
+        method = Method(state=state)
+        targets = build_targets(trajectory, positions, state, ours.mask_token)
+        label = f"dcam_fast, {adapter.attention}, {state}"  # type: ignore[attr-defined]
+        runs[label] = functools.partial(raw_maps, adapter, inputs, targets, method, view)
+    for label, run in runs.items():
+        rows[label] = measure(run, ours.device, repeats)
+        typer.echo(f"{name}: {label}: {rows[label]['seconds']:.3f} s, {rows[label]['peak_bytes'] / 2**20:.1f} MiB")
+    for label, row in rows.items():
+        inference = rows["inference, prefix" if "prefix" in label else "inference, joint"]["peak_bytes"]
+        row["above_inference_bytes"] = max(0, row["peak_bytes"] - inference)
+    return {"model": name, "dtype": str(dtype).removeprefix("torch."), "words": WORDS, "agreement": gate, "rows": rows}
+
+
+def tiny(device: str, repeats: int) -> dict[str, Any]:
+    """The embedded model."""
+    adapter, joint = (TinyAdapter(device=device, attention=attention) for attention in ("prefix", "joint"))
+    inputs = adapter.encode(scenes.sample_scene(np.random.default_rng(12), objects=3).image, scenes.CAPTION_PROMPT)
+    about = {"blocks": adapter.blocks, "explained": adapter.default_blocks[0], "tokens": 256 + 8 + 24}
+    return compare("embedded model", adapter, joint, inputs, torch.float32, repeats) | about
+
+
+def lavida(device: str, shape: Shape, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
+    """LaViDa-8B's shapes, random weights."""
+    adapter = ShapedAdapter(shape, "prefix", device, dtype)
+    joint = ShapedAdapter(shape, "joint", device, dtype, adapter.model)
+    inputs = adapter.encode(np.zeros((480, 640, 3), np.uint8), "?")
+    name = f"LaViDa-8B's shapes, {shape.blocks} of 32 blocks" if shape.blocks < 32 else "LaViDa-8B's shapes"
+    about = {"shape": asdict(shape), "blocks": shape.blocks, "explained": adapter.default_blocks[0]}
+    about["tokens"] = shape.image + shape.prompt + shape.answer
+    return compare(name, adapter, joint, inputs, dtype, repeats) | about
+
+
+def main(
+    device: Annotated[str, typer.Option(help="cpu or cuda; without it cuda where there is one.")] = "",
+    blocks: Annotated[
+        int, typer.Option(help="Blocks of LaViDa's shapes, 0 for none; by default 32 on cuda, else 4.")
+    ] = -1,
+    dtype: Annotated[str, typer.Option(help="Of LaViDa's weights, bfloat16 or float32.")] = "bfloat16",
+    repeats: Annotated[
+        int, typer.Option(help="Runs of the embedded model; of LaViDa's shapes on a CPU it is one.")
+    ] = 9,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Measures and prints both models."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    blocks = (32 if device == "cuda" else 4) if blocks < 0 else blocks
+    load = os.getloadavg()[0]
+    results = [tiny(device, repeats)]
+    if blocks:
+        shape = replace(Shape(), blocks=blocks)
+        results.append(lavida(device, shape, getattr(torch, dtype), repeats if device == "cuda" else 1))
+    machine = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu(),
+        "threads": torch.get_num_threads(),
+        "load_before": load,
+        "torch": torch.__version__,
+    }
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        head = {"date": date.today().isoformat(), "machine": machine}
+        out.write_text(json.dumps(head | {"results": results}, indent=1) + "\n")
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""The search for the default and the paper's tables."""

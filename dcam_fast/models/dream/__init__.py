@@ -1,0 +1,1 @@
+"""Dimple and Dream-VL, which share Dream's decoding."""

@@ -1,0 +1,57 @@
+"""Dream-VL (``model_type`` dream-vl), by the code that comes with the checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dcam_fast.models.checkpoint import Releases
+from dcam_fast.models.dream.adapter import DreamAdapter, load_checkpoint
+
+Attention = Literal["joint"]
+
+
+class DreamVLAdapter(DreamAdapter):
+    """Answers of 128 tokens in as many steps, each of which writes the guesses that are surest (maskgit_plus), as many
+    as the authors' clock says. Guesses are the best ones, not sampled, so the same question has the same answer."""
+
+    family = "dream-vl"
+    transformers = Releases("4.46", "4.52", "the authors' processor imports a name that 4.52 moved")
+    topologies = ("joint",)
+    projector = "projector"
+    default_prompt = "Describe this image"
+
+    def __init__(
+        self, model: Any, processor: Any, *, name: str, attention: Attention | None = None, answer_length: int = 128
+    ) -> None:
+        """
+        Args:
+            model: a ``DreamVLModel``; it is frozen.
+            processor: the checkpoint's, with its chat template.
+            name: shown in results.
+            attention: joint, the only one there is.
+            answer_length: tokens in an answer.
+        """
+        super().__init__(model, processor, name=name, attention=attention, answer_length=answer_length)
+
+    def chances(self, logits: Tensor) -> Tensor:
+        """Among the best guesses only, as many as the configuration says (``top_k``): 50, unless a checkpoint's own
+        says otherwise. It changes no guess, but which of them are surest."""
+        floor = logits.topk(min(self.config.top_k, logits.shape[-1])).values[:, -1:]
+        return logits.masked_fill(logits < floor, -torch.inf).softmax(-1)
+
+    def quota(self, left: int, step: int, times: Tensor) -> int:
+        """The share of the time that is left."""
+        return left if step == len(times) - 2 else int(left * (1 - times[step + 1] / times[step]))
+
+
+def load_adapter(
+    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+) -> DreamAdapter:
+    """See `dcam_fast.models.load`."""
+    return load_checkpoint(
+        DreamVLAdapter, path, device=device, attention=attention, trust_remote_code=trust_remote_code, dtype=dtype
+    )

@@ -1,0 +1,1 @@
+"""LaViDa and LLaDA-V, which share LLaVA's front."""

@@ -1,0 +1,91 @@
+"""LLaDA-V (``model_type`` llava_llada, architecture LlavaLLaDAModelLM), by the authors' package.
+
+Prompt, image and answer are one sequence in which every token sees every other: the only attention there is. The
+authors' dLLM-Cache, an approximation that they can switch on, is not replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from dcam_fast.models.adapter import AdapterError, Hidden
+from dcam_fast.models.llava.adapter import LlavaAdapter, LlavaInputs, View
+
+Attention = Literal["joint"]
+MASK_TOKEN: Final = 126336
+NEVER_WRITTEN: Final = (126081, 126080, 126346, 126347)  # end and start of the text, start and end of a header
+
+
+class LladavAdapter(LlavaAdapter):
+    """Answers of 128 tokens in as many steps, as the authors' example asks for, which stop at the end of the turn;
+    always the model's best guess, so the same question has the same answer."""
+
+    family = "llada-v"
+    architecture = "LlavaLLaDAModelLM"
+    source = "https://github.com/ML-GSAI/LLaDA-V"
+    needed = ("einops", "requests")
+    ends = ("<|eot_id|>",)
+    stops = True
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        attention: Attention = "joint",
+        view: View = "grid",
+        mask_token: int = MASK_TOKEN,
+        never_written: tuple[int, ...] = NEVER_WRITTEN,
+        answer_length: int = 128,
+    ) -> None:
+        """
+        Args:
+            model: a ``LlavaLLaDAModelLM``; it is frozen.
+            tokenizer: the checkpoint's, with its chat template.
+            name: shown in results.
+            attention: of the generation, and so of its replay.
+            view: the grid that is explained.
+            mask_token: what stands where nothing is written yet.
+            never_written: tokens that generation does not write, however sure the model is of them.
+            answer_length: tokens in an answer.
+        """
+        if attention not in get_args(Attention):
+            raise AdapterError(f"llada-v: attention must be joint, got {attention!r}")
+        self.attention = attention
+        self.core = model.get_model()
+        self.never_written = torch.tensor(never_written, dtype=torch.int64)
+        super().__init__(
+            model,
+            tokenizer,
+            name=name,
+            layers=self.core.layers,
+            mask_token=mask_token,
+            answer_length=answer_length,
+            view=view,
+        )
+
+    def reader(self, inputs: LlavaInputs) -> Callable[[Tensor], Tensor]:
+        read, never = super().reader(inputs), self.never_written.to(self.device)
+        return lambda canvas: read(canvas).index_fill(1, never, -torch.inf)
+
+    def embed(self, inputs: LlavaInputs, canvases: Tensor) -> Hidden:
+        canvas = self.core.embed_tokens(canvases)
+        return Hidden(torch.cat((inputs.embedded.expand(len(canvas), -1, -1), canvas), 1))
+
+    def block(self, index: int, hidden: Hidden, inputs: LlavaInputs) -> Hidden:
+        positions = torch.arange(hidden.image.shape[1], device=self.device)[None]
+        return Hidden(self.layers[index](hidden.image, position_ids=positions)[0])
+
+    def logits(self, hidden: Hidden, rows: Tensor, inputs: LlavaInputs) -> Tensor:
+        logits: Tensor = self.model.lm_head(self.core.norm(self.answer_rows(hidden, rows)))
+        return logits.float()
+
+    def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: LlavaInputs) -> Tensor:
+        behind = self.block(self.blocks - 1, hidden, inputs).image[:, cells]
+        logits: Tensor = self.core.norm(behind) @ self.model.lm_head.weight[tokens].T
+        return logits.float()

@@ -1,0 +1,79 @@
+"""Checkpoints with the ``model_type`` llava_llada: LaViDa's and LLaDA-V's, told apart by their ``architectures``."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from dcam_fast.models.adapter import AdapterError
+from dcam_fast.models.checkpoint import build_model, check_transformers, default_dtype
+from dcam_fast.models.llava.adapter import LlavaAdapter
+from dcam_fast.models.llava.lavida import LavidaAdapter
+from dcam_fast.models.llava.llada_v import LladavAdapter
+
+
+def load_adapter(
+    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+) -> LlavaAdapter:
+    """See `dcam_fast.models.load`. The code is that of an installed package; code that comes with the checkpoint is
+    not run, trusted or not."""
+    families: dict[str, type[LavidaAdapter] | type[LladavAdapter]] = {
+        family.architecture: family for family in (LavidaAdapter, LladavAdapter)
+    }
+    named = json.loads((path / "config.json").read_text()).get("architectures") or [None]
+    if named[0] not in families:
+        raise AdapterError(
+            f"load: architectures in {path / 'config.json'} must be {' or '.join(families)}, got {named[0]!r}"
+        )
+    if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
+        raise AdapterError(f"load: {path} must have a tokenizer.json or tokenizer.model, got neither")
+    family = families[named[0]]
+    check_transformers(family.family, LlavaAdapter.transformers)
+    package = package_of(family.family, family.architecture, family.source, family.needed)
+    model_class = getattr(package, family.architecture)
+
+    def build(config: Any) -> Any:
+        model = model_class(config)
+        tower = model.get_vision_tower()
+        if not getattr(tower, "is_loaded", True):  # the configuration leaves it to whoever loads the model
+            tower.load_model()
+        return model
+
+    model = build_model(build, model_class.config_class, path, device, dtype or default_dtype(device))
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    options: dict[str, Any] = {} if attention is None else {"attention": attention}
+    return family(model, tokenizer, name=path.resolve().name, **options)
+
+
+def package_of(family: str, architecture: str, source: str, needed: tuple[str, ...]) -> ModuleType:
+    """The module of the authors' package that holds the model.
+
+    Raises:
+        AdapterError: where it is not there, is another family's, or cannot be imported with this transformers.
+    """
+    help_ = (
+        f"it is not on PyPI: clone {source} and put the folder that holds `llava` on PYTHONPATH, with what it "
+        f"imports: pip install {' '.join(needed)}"
+    )
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):  # where the package prints the errors that it goes on after
+            module = importlib.import_module("llava.model.language_model.llava_llada")
+    except (ImportError, AttributeError, RuntimeError) as error:
+        hidden = [line.partition("Error: ")[2] for line in said.getvalue().splitlines() if "Failed to import" in line]
+        causes = "; ".join(dict.fromkeys([*hidden, repr(error)]))
+        raise AdapterError(f"{family}: package `llava` must be importable, got {causes}; {help_}") from error
+    if not hasattr(module, architecture):
+        raise AdapterError(
+            f"{family}: package `llava` must be that of {source}, got {module.__file__}. LaViDa and LLaDA-V both call "
+            f"theirs `llava`, so that one process can hold only one of them; {help_}"
+        )
+    return module

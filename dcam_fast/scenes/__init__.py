@@ -1,0 +1,1 @@
+"""Synthetic scenes: pictures, captions, questions and masks."""

@@ -1,0 +1,223 @@
+"""`Request`: what was asked about an image and how to answer; what becomes of raw maps, streamed or not."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import time
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any, SupportsIndex
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import dcam_fast
+from dcam_fast.attribution import Attribution, Resources, scores
+from dcam_fast.attribution.by_word import mean_by_word, owners_of, positions_of
+from dcam_fast.attribution.engine import CHUNK, ablated_log_probabilities, log_probabilities
+from dcam_fast.attribution.engine import Targets as AnswerTargets
+from dcam_fast.attribution.methods.gradient_cam import build_targets
+from dcam_fast.attribution.methods.registry import describe
+from dcam_fast.attribution.refinement import refined
+from dcam_fast.config import RefineConfig
+from dcam_fast.explanation import Explanation, Target, Token
+from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
+from dcam_fast.models.text import pieces_of, spell
+from dcam_fast.ops.cuda_graphs import GraphCache
+from dcam_fast.words import BROKEN, find_run, is_content, is_sign, positions_in, split_parts
+
+log = logging.getLogger(__name__)
+
+Targets = str | Iterable[str | SupportsIndex] | Tensor
+CheckedTargets = str | tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """An encoded image and prompt, and how its answer is explained.
+
+    Attributes:
+        adapter: of the model that answers.
+        inputs: what it is asked.
+        method: how raw maps are made, and its ``method_name``.
+        config: how they are refined, and its ``profile_name``.
+        resources: what passes may use.
+        graphs: CUDA graphs of the explainer's refinements.
+    """
+
+    adapter: Adapter[Any]
+    inputs: Inputs
+    method: Attribution
+    method_name: str
+    config: RefineConfig
+    profile_name: str
+    resources: Resources
+    graphs: GraphCache
+
+    def raw_maps(self, trajectory: Trajectory, words: list[Word]) -> Tensor:
+        """Raw maps float32 ``[len(words), h, w]`` over the first view of the image."""
+        return self.method.raw_maps(self.adapter, self.inputs, trajectory, words, self.inputs.views[0])
+
+    def refined(self, raw: Tensor, known: Tensor) -> Tensor:
+        """Raw maps refined, ``[T, h, w]``, where ``known`` tokens int64 ``[n]`` make up the answer."""
+        return refined(raw, self.config, self.inputs, known, self.graphs)
+
+    def token(self, trajectory: Trajectory, position: int) -> Token:
+        token = trajectory.tokens[position : position + 1]
+        return Token(self.adapter.decode(token), int(token), position, int(trajectory.steps[position]))
+
+    def _tokens(self, trajectory: Trajectory) -> tuple[Token, ...]:
+        """The tokens of the answer. Of those that spell a character together, the last has it."""
+        tokens = [self.token(trajectory, position) for position in range(trajectory.length)]
+        if any(BROKEN in token.text for token in tokens):
+            pieces = pieces_of(*spell(self._decode, trajectory.tokens[: trajectory.length].tolist()))
+            tokens = [
+                replace(token, text=piece) if BROKEN in token.text else token
+                for token, piece in zip(tokens, pieces, strict=True)
+            ]
+        return tuple(tokens)
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self.adapter.decode(torch.tensor(tokens, dtype=torch.int64))
+
+    def explanation(
+        self, trajectory: Trajectory, chosen: list[Word], raw: Tensor, seconds: dict[str, float], started: float
+    ) -> Explanation:
+        """The explanation of a finished answer from the raw maps ``[T, h, w]`` of the chosen words. To ``seconds`` is
+        added what explaining took since ``started``."""
+        adapter, answer = self.adapter, trajectory.tokens[: trajectory.length]
+        maps = self.refined(raw, answer)
+        measures = self._measures(trajectory, chosen, maps)
+        explaining = seconds.get("explain", 0.0) + time.perf_counter() - started
+        log.info(
+            "%s: method %s, %d tokens, %d maps of %s; generation %.3f s, explanation %.3f s",
+            *(adapter.name, self.method_name, trajectory.length, len(maps), "x".join(map(str, maps.shape[1:]))),
+            *(seconds["generate"], explaining),
+        )
+        return Explanation(
+            image=self.inputs.image,
+            prompt=self.inputs.prompt,
+            answer=adapter.decode(answer),
+            tokens=self._tokens(trajectory),
+            targets=tuple(Target(w.text, w.positions, *values) for w, values in zip(chosen, measures, strict=True)),
+            maps=maps,
+            raw_maps=raw,
+            boxes=self.inputs.views[0].boxes,
+            provenance={
+                "dcam_fast": dcam_fast.__version__,
+                "torch": torch.__version__,
+                "model": adapter.name,
+                "method": self.method_name,
+                **describe(self.method),
+                "blocks": list(self.method.blocks or adapter.default_blocks),
+                "profile": self.profile_name,
+                "seconds": {**seconds, "explain": explaining},
+            },
+        )
+
+    def _measures(self, trajectory: Trajectory, chosen: list[Word], maps: Tensor) -> list[tuple[float, float, float]]:
+        """(peak, spread, groundedness) of every chosen word."""
+        if not chosen:
+            return []
+        adapter = self.adapter
+        positions, owners = positions_of(chosen).to(adapter.device), owners_of(chosen).to(adapter.device)
+        masked = build_targets(trajectory, positions, "remask", adapter.mask_token)
+        seen = mean_by_word(log_probabilities(adapter, self.inputs, masked), chosen)
+        ablated = mean_by_word(self._without(masked, scores.hot_cells(maps).flatten(1)[owners]), chosen)
+        measures = (scores.peak(maps), scores.spread(maps), scores.groundedness(maps, seen, ablated))
+        return [(float(p), float(s), float(g)) for p, s, g in torch.stack(measures, 1).tolist()]
+
+    def _without(self, targets: AnswerTargets, hot: Tensor) -> Tensor:
+        """Log-probability ``[T]`` of each token without what its hot cells, bool ``[T, N]``, hold at the explained
+        block."""
+        block = (self.method.blocks or self.adapter.default_blocks)[0]
+        cells = self.inputs.views[0].cells.flatten()
+        parts = zip(targets.chunks(CHUNK), hot.split(CHUNK), strict=True)
+        return torch.cat(
+            [ablated_log_probabilities(self.adapter, self.inputs, some, block, cells, of) for some, of in parts]
+        )
+
+
+def checked_targets(targets: Targets, caller: str) -> CheckedTargets:
+    """Targets as words and positions, each in its turn.
+
+    Raises ValueError, naming the caller, for what no answer could hold.
+    """
+    need = "'content', 'all' or words and positions in some order, such as a list or a 1-D array"
+    if isinstance(targets, str):
+        if targets not in ("content", "all"):
+            raise ValueError(f"{caller}: targets must be {need}, got {targets!r}")
+        return targets
+    if isinstance(targets, np.ndarray | Tensor):
+        targets = targets.tolist()
+    if not isinstance(targets, Iterable) or isinstance(targets, bytes | bytearray | Mapping | Set):
+        raise ValueError(f"{caller}: targets must be {need}, got {targets!r}")
+    return tuple(_checked_target(target, caller) for target in targets)
+
+
+def _checked_target(target: object, caller: str) -> str | int:
+    if isinstance(target, str):
+        if not split_parts(target):
+            raise ValueError(f"{caller}: target must be words or a sign of the answer, got {target!r}")
+        return target
+    if isinstance(target, np.ndarray | Tensor) and target.ndim == 0:
+        target = target.item()
+    if isinstance(target, bool | np.bool_) or not isinstance(target, SupportsIndex):
+        raise ValueError(f"{caller}: target must be words or a position, a whole number, got {target!r}")
+    try:
+        position = operator.index(target)
+    except TypeError as error:
+        raise ValueError(f"{caller}: target must be words or a position, a whole number, got {target!r}") from error
+    if position < 0:
+        raise ValueError(f"{caller}: target must be a position from 0, got {position}")
+    return position
+
+
+def choose(
+    targets: CheckedTargets, adapter: Adapter[Any], trajectory: Trajectory, caller: str = "explain"
+) -> list[Word]:
+    """The words to explain. Raises ValueError, naming what there is, for one that the answer does not hold."""
+    words = adapter.words(trajectory)
+    if targets == "all":  # a sign in a token of a word has the word's map
+        held = {position for word in words if not is_sign(word.text) for position in word.positions}
+        return [word for word in words if not is_sign(word.text) or not held.issuperset(word.positions)]
+    if targets == "content":
+        return [word for word in words if is_content(word.text)]
+    chosen = []
+    for target in targets:
+        if isinstance(target, int):
+            if target >= trajectory.length:
+                last = trajectory.length - 1
+                raise ValueError(f"{caller}: target must be a position from 0 to {last}, got {target}")
+            chosen.append(Word(_text_at(target, words, adapter, trajectory), (target,)))
+            continue
+        run = find_run(target, words)
+        if run is None:
+            answer = " ".join(word.text for word in words)
+            raise ValueError(f"{caller}: target must be words of the answer ({answer}), got {target!r}")
+        chosen.append(Word(_text_of(run, adapter, trajectory), positions_in(run)))
+    return chosen
+
+
+def _text_of(run: Sequence[Word], adapter: Adapter[Any], trajectory: Trajectory) -> str:
+    """Some words that follow each other as they read in the answer, with what is between them."""
+    if len(run) == 1:
+        return run[0].text
+    tokens = trajectory.tokens[min(run[0].positions) : max(run[-1].positions) + 1]
+    text = adapter.decode(tokens)
+    start, end = text.find(run[0].text), text.rfind(run[-1].text)
+    return text[start : end + len(run[-1].text)] if 0 <= start <= end else " ".join(word.text for word in run)
+
+
+def _text_at(position: int, words: Sequence[Word], adapter: Adapter[Any], trajectory: Trajectory) -> str:
+    """What the token at a position spells, without signs beside it; all of a character that it is a part of."""
+    holders = [word for word in words if position in word.positions]
+    spoken = [word for word in holders if not is_sign(word.text)] or holders
+    if len(spoken) == 1 and spoken[0].positions == (position,):
+        return spoken[0].text
+    text = adapter.decode(trajectory.tokens[position : position + 1]).strip()
+    if text and BROKEN not in text:
+        return text
+    return spoken[0].text if spoken else f"token {position}"

@@ -162,8 +162,8 @@ def main() -> int:
     built = stage("build", [sys.executable, "setup.py", "build", "--build-lib", str(BUILT)], BUDGETS["build"])
     notes.append(built.note)
     sys.path.insert(0, str(BUILT))
+    from dcam_fast.benchmarks.files import write
     from dcam_fast.benchmarks.suite import Plan, run
-    from dcam_fast.cli.benchmarks import write
 
     found, right = check(started)
     left = max(60.0, TOTAL_S - (time.monotonic() - started))

@@ -26,12 +26,11 @@ import numpy as np
 import torch
 import typer
 
-from dcam_fast import Explainer
+from dcam_fast import Explainer, scenes
 from dcam_fast.benchmarks.cases import Case
 from dcam_fast.benchmarks.contenders import contenders
 from dcam_fast.benchmarks.results import describe_machine, now
 from dcam_fast.benchmarks.suite import gate
-from dcam_fast.scenes import drawing as scenes
 
 BUSY = (0, 1, 2, 3, 4)
 OURS = "dcam_fast cpu"

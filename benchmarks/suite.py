@@ -124,9 +124,8 @@ EXPLANATION = "explanation of a caption, embedded model, 3 objects"
 def run_explanation(clock: Clock, *, budget_s: float, most: int) -> list[Entry]:
     """The whole explanation, and the generation that it explains apart; refused where the answer is wrong: the
     ops in it pass the gate of their own cases."""
-    from dcam_fast import Explainer
+    from dcam_fast import Explainer, scenes
     from dcam_fast.attribution.threads import threads_of
-    from dcam_fast.scenes import drawing as scenes
 
     scene = scenes.sample_scene(np.random.default_rng(12), objects=3)
     explainer = Explainer.from_pretrained("tiny", device=clock.device)

@@ -6,20 +6,49 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+from dcam_fast._version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from dcam_fast.cli.demonstration import sample_image
-    from dcam_fast.config import DEFAULT, PAPER, RELEASED, RefineConfig, profile
+    from dcam_fast.attribution.methods import METHODS
+    from dcam_fast.config import DEFAULT, PAPER, RELEASED, UNGUIDED, RefineConfig, profile
     from dcam_fast.environment import Environment, env
     from dcam_fast.explainer import Explainer
     from dcam_fast.explanation import Explanation
+    from dcam_fast.images import load_image
+    from dcam_fast.models import AdapterError
     from dcam_fast.ops.threads import get_num_threads, set_num_threads
+    from dcam_fast.scenes import sample_image
     from dcam_fast.streaming import Step, Stream
 
-__version__ = "0.1.0"
+# Where each public name lives. Loaded on first use: `import dcam_fast` itself needs neither torch nor transformers.
+_HOMES = {
+    "DEFAULT": "config",
+    "METHODS": "attribution.methods",
+    "PAPER": "config",
+    "RELEASED": "config",
+    "UNGUIDED": "config",
+    "AdapterError": "models",
+    "Environment": "environment",
+    "Explainer": "explainer",
+    "Explanation": "explanation",
+    "RefineConfig": "config",
+    "Step": "streaming",
+    "Stream": "streaming",
+    "env": "environment",
+    "get_num_threads": "ops.threads",
+    "load_image": "images",
+    "profile": "config",
+    "sample_image": "scenes",
+    "set_num_threads": "ops.threads",
+}
+_MODULES = ("attribution", "config", "evaluation", "models", "ops", "scenes", "testing")
 __all__ = [
     "DEFAULT",
+    "METHODS",
     "PAPER",
     "RELEASED",
+    "UNGUIDED",
+    "AdapterError",
     "Environment",
     "Explainer",
     "Explanation",
@@ -28,6 +57,7 @@ __all__ = [
     "Stream",
     "env",
     "get_num_threads",
+    "load_image",
     "profile",
     "sample_image",
     "set_num_threads",
@@ -35,33 +65,14 @@ __all__ = [
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet unless the application asks
 
-# Loaded on first use: `import dcam_fast` itself needs neither torch nor transformers.
-_HOME = {
-    "DEFAULT": "config",
-    "PAPER": "config",
-    "RELEASED": "config",
-    "RefineConfig": "config",
-    "profile": "config",
-    "sample_image": "demo",
-    "Environment": "environment",
-    "env": "environment",
-    "Explainer": "explainer",
-    "Explanation": "explanation",
-    "Step": "streaming",
-    "Stream": "streaming",
-    "get_num_threads": "ops.threads",
-    "set_num_threads": "ops.threads",
-}
-_MODULES = ("config", "environment", "ops", "reference", "models", "attribution", "evaluation", "kernels")
-
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"dcam_fast.{_HOME[name]}"), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"dcam_fast.{_HOMES[name]}"), name)
     if name in _MODULES:
         return importlib.import_module(f"dcam_fast.{name}")
     raise AttributeError(f"module 'dcam_fast' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*__all__, *_MODULES, "__version__"})

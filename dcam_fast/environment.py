@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-import dcam_fast
+from dcam_fast._version import __version__
 from dcam_fast.ops import _backends as _faces
 from dcam_fast.ops.threads import get_num_threads
 
@@ -63,7 +63,7 @@ def env() -> Environment:
         devices += [f"{kind}:{i} {module.get_device_name(i)}" for i in range(module.device_count())]
     return Environment(
         versions={
-            "dcam_fast": dcam_fast.__version__,
+            "dcam_fast": __version__,
             "python": platform.python_version(),
             **{name: _version(name) for name in ("torch", "numpy", "transformers", "triton")},
         },

@@ -12,7 +12,7 @@ import torch
 from dcam_fast import models
 from dcam_fast.attribution import Attribution, Resources
 from dcam_fast.attribution.methods.gradient_cam import Method
-from dcam_fast.attribution.methods.registry import METHODS, method_named
+from dcam_fast.attribution.methods.presets import METHODS, method_named
 from dcam_fast.attribution.resources import using
 from dcam_fast.attribution.threads import threads_of
 from dcam_fast.checks import check_count, check_text

@@ -2,212 +2,49 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-import operator
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import SupportsIndex
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from PIL import Image
 
+from dcam_fast.explained import ExplainedAnswer
 from dcam_fast.modes import own_modes
-from dcam_fast.words import align, fold, is_sign, occurrences, positions_in, split_ordinal, split_parts, words_in
-
-if TYPE_CHECKING:
-    from PIL import Image
+from dcam_fast.output import files, html, pictures
 
 
-@dataclass(frozen=True)
-class Token:
-    """One token of the answer: its place there, and the denoising step (from 0) that committed it."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanation(ExplainedAnswer):
+    """An answer, its targets and their maps, which can be drawn, saved and loaded.
 
-    text: str
-    id: int
-    position: int
-    step: int
-
-
-@dataclass(frozen=True)
-class Target:
-    """What one map explains: a word or phrase of the answer.
-
-    Attributes:
-        text: as it reads in the answer.
-        positions: of its tokens, as in `Token.position`.
-        peak: share of the map's total that its strongest cell holds, 0 to 1.
-        spread: share of the cells that the map is spread over, 0 to 1 (even).
-        groundedness: 0 to 1, low where the word points nowhere in particular.
+    Example:
+        >>> from dcam_fast import Explainer, sample_image
+        >>> explanation = Explainer.from_pretrained("tiny").explain(sample_image())
+        >>> sorted(explanation) == sorted(explanation.names)
+        True
+        >>> explanation[explanation.names[0]].shape
+        torch.Size([16, 16])
     """
-
-    text: str
-    positions: tuple[int, ...]
-    peak: float
-    spread: float
-    groundedness: float
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of the answer's text: a token, with the index of the target it belongs to, or what lies between."""
-
-    text: str
-    token: Token | None = None
-    target: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """An answer, its targets and their maps.
-
-    Attributes:
-        image: uint8 [H, W, 3], the picture that was asked about.
-        prompt, answer: the texts.
-        tokens: of the answer, in its order.
-        targets: T of them.
-        maps: float32 [T, h, w] in 0..1, refined, on the model's device.
-        raw_maps: float32 [T, h, w], before refinement.
-        boxes: float32 [h, w, 4], the pixels (x0, y0, x1, y1) of `image` that each cell covers.
-        provenance: model, method, settings, versions and seconds per stage; what JSON can hold.
-
-    Raises ValueError where these do not fit together.
-    """
-
-    image: NDArray[np.uint8]
-    prompt: str
-    answer: str
-    tokens: tuple[Token, ...]
-    targets: tuple[Target, ...]
-    maps: Tensor
-    raw_maps: Tensor
-    boxes: Tensor
-    provenance: Mapping[str, object]
-
-    def __post_init__(self) -> None:
-        if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3 or not self.image.size:
-            raise _error("image", "uint8 [H, W, 3]", f"{self.image.dtype} {list(self.image.shape)}")
-        maps, count = self.maps, len(self.targets)
-        if maps.dtype is not torch.float32 or maps.dim() != 3 or len(maps) != count or 0 in maps.shape[1:]:
-            raise _error("maps", f"float32 [{count}, h, w]", f"{maps.dtype} {list(maps.shape)}")
-        for name, tensor, shape in (
-            ("raw_maps", self.raw_maps, maps.shape),
-            ("boxes", self.boxes, (*maps.shape[1:], 4)),
-        ):
-            if tensor.dtype is not torch.float32 or tensor.shape != shape or tensor.device != maps.device:
-                got = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}"
-                raise _error(name, f"float32 {list(shape)} on {maps.device}", got)
-        for target in self.targets:
-            if not all(map(math.isfinite, (target.peak, target.spread, target.groundedness))):
-                raise _error("targets", "of finite scores", target)
-
-    def __repr__(self) -> str:
-        names = ", ".join(self.names)
-        return f"Explanation(answer={self.answer!r}, targets=[{names}], maps={list(self.maps.shape)})"
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """A different name for each target, as `find` takes it: its text, with "#2" where that is the second of the
-        answer, and " (2)" where an earlier target has the name already."""
-        words = words_in(self.answer, self._spans)
-        names: list[str] = []
-        for target in self.targets:
-            runs = [set(positions_in(run)) for run in occurrences(target.text, words)]
-            number = next((i for i, run in enumerate(runs, 1) if run.issuperset(target.positions)), 1)
-            name = target.text if number == 1 else f"{target.text}#{number}"
-            same = (name, *(f"{name} ({count})" for count in range(2, len(self.targets) + 1)))
-            taken = set(map(fold, names))
-            names.append(next(one for one in same if fold(one) not in taken))
-        return tuple(names)
-
-    def find(self, target: str | SupportsIndex) -> int:
-        """Index of a target: by its name, or by the index itself.
-
-        Case, Unicode normal form and the signs between words do not matter. ``"ring#2"`` is the second ring of the
-        answer; ``"ring"`` is the first, or the first that is a target.
-
-        Raises ValueError, which lists the targets, where there is no such.
-        """
-        if isinstance(target, str):
-            text, ordinal = split_ordinal(target)
-            named = f"{text}#{ordinal}" if ordinal not in (None, 1) else text
-            texts = [one.text for one in self.targets] if ordinal is None else []
-            for known in (self.names, texts):
-                for key in (fold, _spoken):
-                    keys = [key(name) for name in known]
-                    if key(named).strip() and key(named) in keys:
-                        return keys.index(key(named))
-        elif 0 <= operator.index(target) < len(self.targets):
-            return operator.index(target)
-        known_names = ", ".join(map(repr, self.names)) or "none, for there are no targets"
-        raise ValueError(f"Explanation.find: target must be one of {known_names} (or an index), got {target!r}")
-
-    def map(self, target: str | SupportsIndex) -> Tensor:
-        """The refined map of a target, float32 [h, w] in 0..1; see `find`."""
-        return self.maps[self.find(target)]
-
-    @cached_property
-    def _spans(self) -> list[tuple[int, int]]:
-        """The (start, end) characters of the answer that each token is in."""
-        return align(self.answer, [token.text for token in self.tokens])
-
-    def pieces(self) -> tuple[Piece, ...]:
-        """The answer cut into tokens and what lies between them; joined again, the texts are the answer.
-
-        A character that several tokens spell together is a piece, and its token the last that was committed. A token
-        that is part of several targets belongs to the one with the fewest tokens.
-        """
-        holders: list[list[Token]] = [[] for _ in self.answer]
-        for token, (start, end) in zip(self.tokens, self._spans, strict=True):
-            for character in range(start, end):
-                holders[character].append(token)
-        pieces, cursor = [], 0
-        for _, run in itertools.groupby(holders, lambda tokens: [token.position for token in tokens]):
-            tokens, *rest = run
-            text = self.answer[cursor : cursor + 1 + len(rest)]
-            positions = {token.position for token in tokens}
-            owners = [i for i, target in enumerate(self.targets) if positions.intersection(target.positions)]
-            owner = min(owners, key=lambda i: len(self.targets[i].positions), default=None)
-            pieces.append(Piece(text, max(tokens, key=lambda token: token.step, default=None), owner))
-            cursor += len(text)
-        return tuple(pieces)
-
-    def steps(self, index: int) -> tuple[int, ...]:
-        """The denoising steps that committed the tokens of a target, ascending."""
-        positions = self.targets[index].positions
-        return tuple(sorted({token.step for token in self.tokens if token.position in positions}))
 
     @own_modes()
     def overlay(self, target: str | SupportsIndex, *, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
         """The map of a target in colour over the image, at the image's size; see `dcam_fast.ops.overlay`."""
-        from dcam_fast.output.pictures import overlays
-
         index = self.find(target)
-        return overlays(self, self.image, [index], colormap=colormap, alpha=alpha)[0]
+        return pictures.overlays(self, self.image, [index], colormap=colormap, alpha=alpha)[0]
 
     @own_modes()
     def contact_sheet(self, *, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
         """The answer, the image and one overlay per target with its groundedness, in one picture."""
-        from dcam_fast.output.pictures import contact_sheet
-
-        return contact_sheet([self], colormap=colormap, alpha=alpha)
+        return pictures.contact_sheet([self], colormap=colormap, alpha=alpha)
 
     @own_modes()
     def to_html(self) -> str:
         """A page on its own, needing nothing from elsewhere, on which a word that is pointed at shows its map."""
-        from dcam_fast.output.html import to_html
-
-        return to_html(self)
+        return html.to_html(self)
 
     def _repr_html_(self) -> str:
-        from dcam_fast.output.html import to_iframe
-
-        return to_iframe(self)
+        return html.to_iframe(self)
 
     def show(self) -> None:
         """Displays the page in a notebook."""
@@ -230,9 +67,7 @@ class Explanation:
             FileExistsError: it is a file, or a folder with anything else in it.
             OSError: of the kind that occurred, naming the folder, where it cannot be written to.
         """
-        from dcam_fast.output.files import save
-
-        return save(self, _path(folder, "save"))
+        return files.save(self, _path(folder, "save"))
 
     @classmethod
     @own_modes()
@@ -244,25 +79,10 @@ class Explanation:
             FileNotFoundError: it holds no save.
             ValueError: naming what is damaged.
         """
-        from dcam_fast.output.files import load
-
-        return load(_path(folder, "load"))
+        return cls(**files.read(_path(folder, "load")))
 
 
 def _path(folder: object, caller: str) -> Path:
     if not isinstance(folder, str | os.PathLike):
         raise TypeError(f"Explanation.{caller}: folder must be a path, got {type(folder).__name__}")
     return Path(folder)
-
-
-def _spoken(name: str) -> str:
-    """A name as `find` compares it where its signs do not matter."""
-    text, ordinal = split_ordinal(name)
-    parts = (text[start:end] for start, end in split_parts(text))
-    return " ".join(
-        [*(fold(part) for part in parts if not is_sign(part)), *([] if ordinal is None else [f"#{ordinal}"])]
-    )
-
-
-def _error(name: str, need: str, got: object) -> ValueError:
-    return ValueError(f"Explanation: {name} must be {need}, got {got}")

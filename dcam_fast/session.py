@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import dcam_fast
+from dcam_fast._version import __version__
 from dcam_fast.attribution import Attribution, Resources, scores
 from dcam_fast.attribution.by_word import mean_by_word, owners_of, positions_of
 from dcam_fast.attribution.engine import CHUNK, ablated_log_probabilities, log_probabilities
 from dcam_fast.attribution.engine import Targets as AnswerTargets
 from dcam_fast.attribution.methods.gradient_cam import build_targets
-from dcam_fast.attribution.methods.registry import describe
+from dcam_fast.attribution.methods.shared import describe
 from dcam_fast.attribution.refinement import refined
 from dcam_fast.config import RefineConfig
-from dcam_fast.explanation import Explanation, Target, Token
+from dcam_fast.explained import Target, Token
+from dcam_fast.explanation import Explanation
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
 from dcam_fast.models.text import pieces_of, spell
 from dcam_fast.ops.cuda_graphs import GraphCache
@@ -106,7 +107,7 @@ class Request:
             raw_maps=raw,
             boxes=self.inputs.views[0].boxes,
             provenance={
-                "dcam_fast": dcam_fast.__version__,
+                "dcam_fast": __version__,
                 "torch": torch.__version__,
                 "model": adapter.name,
                 "method": self.method_name,

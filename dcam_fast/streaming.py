@@ -14,7 +14,8 @@ from torch import Tensor
 from dcam_fast.attribution.by_word import mean_by_word, positions_of
 from dcam_fast.attribution.resources import using
 from dcam_fast.attribution.threads import threads_of
-from dcam_fast.explanation import Explanation, Token
+from dcam_fast.explained import Token
+from dcam_fast.explanation import Explanation
 from dcam_fast.models.adapter import OPEN, Trajectory, Word
 from dcam_fast.session import Request, Targets, checked_targets, choose
 

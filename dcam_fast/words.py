@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import regex
-
-from dcam_fast.models.adapter import Word
 
 _FUNCTION_WORDS = """
 a about above after again all also am an and any are as at be because been before being below between both but by can
@@ -48,6 +47,22 @@ _COMPOUND = regex.compile(rf"{_EMOJI}|{_WORD}(?:[-\u2010\u2011]{_WORD}|{_POSSESS
 _SPOKEN = regex.compile(rf"[\p{{L}}\p{{N}}]|{_EMOJI}")
 _ORDINAL = regex.compile(r"(?P<phrase>.*[^\s#])#(?P<ordinal>[0-9]{1,9})\s*", regex.DOTALL)
 _HYPHENS = str.maketrans("\u2019\u2010\u2011", "'--")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the answer.
+
+    Attributes:
+        text: as it reads there, without the signs around it.
+        positions: of its tokens.
+        parts: its words, where it is made of several that can be asked for alone (``t-shirt``); see
+            `dcam_fast.words`.
+    """
+
+    text: str
+    positions: tuple[int, ...]
+    parts: tuple[Word, ...] = ()
 
 
 def fold(text: str) -> str:

@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcam_fast import Explainer
+from dcam_fast import Explainer, scenes
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.methods.attention_rollout import AttentionRollout, roll_out, weights
 from dcam_fast.models import AdapterError
 from dcam_fast.models.adapter import Hidden, Word
 from dcam_fast.models.tiny.adapter import TinyAdapter, TinyInputs
-from dcam_fast.scenes import drawing as scenes
 
 PICTURE = scenes.sample_scene(np.random.default_rng(21), 64, 80, 2).image
 

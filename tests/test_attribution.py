@@ -7,16 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcam_fast import models
+from dcam_fast import models, scenes
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.engine import Targets, capture, log_probabilities
 from dcam_fast.attribution.methods.gradient_cam import Method, build_targets, raw_maps
-from dcam_fast.attribution.methods.registry import METHODS, method_named
+from dcam_fast.attribution.methods.presets import METHODS, method_named
 from dcam_fast.attribution.objectives import Scores, evaluate
 from dcam_fast.models.adapter import AdapterError, Hidden, Trajectory
 from dcam_fast.models.tiny.adapter import TinyAdapter, TinyInputs
 from dcam_fast.models.tiny.processing import MASK
-from dcam_fast.scenes import drawing as scenes
 
 ATTENTIONS = ("prefix", "joint")
 

@@ -17,12 +17,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import dcam_fast
+from dcam_fast import scenes
 from dcam_fast.cli import app as cli
 from dcam_fast.cli import console
 from dcam_fast.cli import demonstration as demo
-from dcam_fast.explanation import Explanation, Target, Token
+from dcam_fast.explained import Target, Token
+from dcam_fast.explanation import Explanation
 from dcam_fast.images import load_image
-from dcam_fast.scenes import drawing as scenes
 
 
 class FakeExplainer:

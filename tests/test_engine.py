@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcam_fast import Explainer, ops
+from dcam_fast import Explainer, ops, scenes
 from dcam_fast.attribution import Method, engine
 from dcam_fast.attribution.engine import Targets, capture, differentiate
 from dcam_fast.attribution.methods.gradient_cam import build_targets, raw_maps
@@ -24,7 +24,6 @@ from dcam_fast.benchmarks.attribution.memory import PeakMemory
 from dcam_fast.benchmarks.attribution.shaped import Shape, ShapedAdapter
 from dcam_fast.models.adapter import Adapter, AdapterError, Inputs, Trajectory, Word
 from dcam_fast.models.tiny.adapter import TinyAdapter
-from dcam_fast.scenes import drawing as scenes
 
 SMALL = Shape(blocks=5, width=32, mlp=48, heads=4, words=61, base=2, rows=3, columns=5, prompt=6, answer=9)
 PICTURE = np.zeros((48, 80, 3), np.uint8)

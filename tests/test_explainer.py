@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from dcam_fast import Explainer, Explanation
+from dcam_fast import Explainer, Explanation, scenes
 from dcam_fast.attribution import METHODS, scores
 from dcam_fast.attribution.methods.gradient_cam import Method
 from dcam_fast.config import RELEASED
 from dcam_fast.evaluation.localisation import draw_cases, method_maps, score, summarise
-from dcam_fast.scenes import drawing as scenes
 
 SEED = 33_000  # of scenes that settings are not chosen on and figures not reported on
 

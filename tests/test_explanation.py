@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from dcam_fast import ops
-from dcam_fast.explanation import Explanation, Target, Token
+from dcam_fast.explained import Target, Token
+from dcam_fast.explanation import Explanation
 from dcam_fast.output import files as storage
 from dcam_fast.output import html as page
 from dcam_fast.output import pictures as rendering

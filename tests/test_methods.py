@@ -17,18 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcam_fast import ops
+from dcam_fast import ops, scenes
 from dcam_fast.attribution import METHODS, Attribution, Method
 from dcam_fast.attribution.by_word import mean_by_word
 from dcam_fast.attribution.methods.activation import Activation
 from dcam_fast.attribution.methods.llava_cam import LlavaCam
+from dcam_fast.attribution.methods.presets import method_named
 from dcam_fast.attribution.methods.random import Random
-from dcam_fast.attribution.methods.registry import all_raw_maps, describe, method_named
+from dcam_fast.attribution.methods.shared import all_raw_maps, describe
 from dcam_fast.attribution.methods.tam import Tam, activation_maps, context_of
 from dcam_fast.explainer import Explainer
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
 from dcam_fast.models.tiny.adapter import TinyAdapter
-from dcam_fast.scenes import drawing as scenes
 
 ATTENTION = torch.tensor([[1.0, 2.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0], [3.0, 0.0, 0.0, 1.0]])
 HEAD = torch.tensor([[1.0, -1.0, 2.0], [2.0, 1.0, -1.0]])

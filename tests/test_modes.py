@@ -13,14 +13,13 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dcam_fast import Explainer, Explanation
+from dcam_fast import Explainer, Explanation, scenes
 from dcam_fast.attribution import METHODS, Method
 from dcam_fast.evaluation.cases import prepare
-from dcam_fast.evaluation.datasets.scenes import Scenes
+from dcam_fast.evaluation.datasets.synthetic import Scenes
 from dcam_fast.evaluation.runner import Settings, evaluate_sample
 from dcam_fast.models.tiny.adapter import TinyAdapter
 from dcam_fast.modes import own_modes
-from dcam_fast.scenes import drawing as scenes
 from dcam_fast.testing import check_adapter
 
 PICTURE = scenes.sample_scene(np.random.default_rng(12), 96, 96, 2).image

@@ -13,11 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcam_fast import Explainer
+from dcam_fast import Explainer, scenes
 from dcam_fast.attribution import METHODS, Method
 from dcam_fast.models.adapter import OPEN, AdapterError, Trajectory
 from dcam_fast.models.tiny.adapter import TinyAdapter
-from dcam_fast.scenes import drawing as scenes
 from dcam_fast.streaming import Step
 
 PICTURE = scenes.sample_scene(np.random.default_rng(12), 96, 96, 2).image

@@ -12,11 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcam_fast import Explainer
+from dcam_fast import Explainer, scenes
 from dcam_fast.attribution import Method
 from dcam_fast.attribution.threads import threads_of
 from dcam_fast.models.tiny.adapter import TinyAdapter
-from dcam_fast.scenes import drawing as scenes
 
 R = TypeVar("R")
 PICTURE = scenes.sample_scene(np.random.default_rng(12), 96, 96, 2).image

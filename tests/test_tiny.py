@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dcam_fast import scenes
 from dcam_fast.models.adapter import AdapterError
 from dcam_fast.models.tiny import accuracy
 from dcam_fast.models.tiny.adapter import WEIGHTS, TinyAdapter
@@ -22,7 +23,6 @@ from dcam_fast.models.tiny.processing import (
     encode_words,
 )
 from dcam_fast.models.tiny.train import mask_answers, schedule, train
-from dcam_fast.scenes import drawing as scenes
 from dcam_fast.scenes.textures import HARD_TEXTURES, background
 
 

@@ -23,7 +23,7 @@ import typer
 from dcam_fast import models
 from dcam_fast.attribution import METHODS, Method
 from dcam_fast.config import DEFAULT
-from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
+from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
 from dcam_fast.evaluation.localisation import draw_cases, method_maps, score, summarise
 from dcam_fast.models.adapter import Word
 

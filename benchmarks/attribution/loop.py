@@ -17,9 +17,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from dcam_fast import Explainer
+from dcam_fast import Explainer, scenes
 from dcam_fast.benchmarks.results import describe_machine, now
-from dcam_fast.scenes import drawing as scenes
 
 SETTLED = 50  # explanations until every buffer and cache has its size
 ALLOWED = 20 * 2**20

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 import typer
 
+from dcam_fast import scenes
 from dcam_fast.attribution import engine
 from dcam_fast.attribution.engine import Targets, differentiate
 from dcam_fast.attribution.methods.gradient_cam import build_targets
 from dcam_fast.models.adapter import Hidden, Inputs
 from dcam_fast.models.tiny.adapter import TinyAdapter
-from dcam_fast.scenes import drawing as scenes
 
 WORDS = 11
 

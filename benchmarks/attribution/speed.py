@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import typer
 
+from dcam_fast import scenes
 from dcam_fast.attribution import Method
 from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets, raw_maps
@@ -31,7 +32,6 @@ from dcam_fast.benchmarks.attribution.memory import PeakMemory
 from dcam_fast.benchmarks.attribution.shaped import Shape, ShapedAdapter
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory
 from dcam_fast.models.tiny.adapter import TinyAdapter
-from dcam_fast.scenes import drawing as scenes
 
 WORDS = 8
 AGREE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}  # of the largest gradient; the flows' kernels round differently

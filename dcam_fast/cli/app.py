@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 import dcam_fast
+from dcam_fast._version import __version__
 from dcam_fast.cli import evaluation as commands
 from dcam_fast.cli.console import (
     check_name,
@@ -39,7 +40,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        out_console.print(f"dcam-fast {dcam_fast.__version__}")
+        out_console.print(f"dcam-fast {__version__}")
         raise typer.Exit
 
 
@@ -160,7 +161,7 @@ def explain(
 ) -> None:
     """Explain what a model answers about images."""
     with out_console.status("loading"):
-        from dcam_fast.attribution.methods.registry import method_named
+        from dcam_fast.attribution.methods.presets import method_named
         from dcam_fast.config import profile as profile_named
         from dcam_fast.folders import check_replaceable
         from dcam_fast.models import check_dtype

@@ -8,21 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dcam_fast.benchmarks.plots import write_plots
+from dcam_fast.benchmarks.files import write
 from dcam_fast.benchmarks.results import Results
 from dcam_fast.benchmarks.suite import Plan, quick_plan, run
 from dcam_fast.benchmarks.tables import compare, markdown, terminal
-from dcam_fast.folders import check_writable, replacing, write_text
+from dcam_fast.folders import check_writable
 from dcam_fast.models import check_device
-
-
-def write(results: Results, folder: Path, stem: str) -> list[Path]:
-    """JSON, Markdown and pictures; returns their paths."""
-    with replacing(folder, "bench") as draft:
-        write_text(draft / f"{stem}.json", results.to_json())
-        write_text(draft / f"{stem}.md", f"# Benchmarks\n\n{markdown(results, level=2)}\n")
-        plots = write_plots(results, draft, stem)
-    return [folder / name for name in (f"{stem}.json", f"{stem}.md", *(plot.name for plot in plots))]
 
 
 def bench(

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dcam_fast import scenes
 from dcam_fast.explanation import Explanation
 from dcam_fast.folders import files_of, replacing, write_json, write_text
 from dcam_fast.output.files import IMAGE, PAGE, SHEET
 from dcam_fast.output.html import css_color, fill
 from dcam_fast.output.pictures import contact_sheet, groundedness_color
-from dcam_fast.scenes import drawing as scenes
 
 if TYPE_CHECKING:
     from dcam_fast.explainer import Explainer
@@ -27,7 +27,6 @@ RECORD: Final = "demo.json"
 INDEX: Final = "index.html"
 SCENES_RECORD: Final = "scenes.json"
 QUESTIONS_PER_SCENE: Final = 2
-SEED: Final = 7  # of the scenes that the commands draw unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,6 @@ class Round:
     def is_right(self, answer: str) -> bool:
         """Whether an answer is the right one, however its punctuation is set."""
         return "".join(answer.split()) == "".join(self.expected.split())
-
-
-def sample_image() -> NDArray[np.uint8]:
-    """A scene of the kind that the embedded model knows, uint8 [128, 128, 3]: the first of ``dcam-fast scenes``."""
-    return scenes.sample_scene(np.random.default_rng(SEED)).image
 
 
 def rounds(count: int, seed: int, hard: bool = False) -> list[Round]:

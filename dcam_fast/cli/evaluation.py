@@ -50,7 +50,7 @@ def evaluate(
         from dcam_fast.config import profile as profile_named
         from dcam_fast.evaluation import report, runner
         from dcam_fast.evaluation.datasets import open_dataset
-        from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
+        from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
         from dcam_fast.evaluation.perturbation import SHARES
         from dcam_fast.models import check_dtype
 
@@ -122,7 +122,7 @@ def reproduce(
     with out_console.status("loading"):
         from dcam_fast import models
         from dcam_fast.evaluation.datasets import open_dataset
-        from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
+        from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
         from dcam_fast.evaluation.studies import reproduction
         from dcam_fast.folders import check_writable
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from dcam_fast import ops
 from dcam_fast.attribution.by_word import positions_of
 from dcam_fast.attribution.methods.protocol import Attribution
-from dcam_fast.attribution.methods.registry import all_raw_maps
+from dcam_fast.attribution.methods.shared import all_raw_maps
 from dcam_fast.attribution.refinement import refined
 from dcam_fast.evaluation.datasets.matching import named_words
 from dcam_fast.evaluation.datasets.sample import Sample

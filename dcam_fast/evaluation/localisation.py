@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dcam_fast.attribution.methods.gradient_cam import Method
 from dcam_fast.evaluation.cases import Case, Metrics, case_maps, curve_metrics, measure, prepare
-from dcam_fast.evaluation.datasets.scenes import Scenes
+from dcam_fast.evaluation.datasets.synthetic import Scenes
 from dcam_fast.evaluation.perturbation import Perturbation
 from dcam_fast.models.adapter import Adapter
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dcam_fast.attribution.methods.protocol import Attribution
-from dcam_fast.attribution.methods.registry import all_raw_maps
+from dcam_fast.attribution.methods.shared import all_raw_maps
 from dcam_fast.attribution.refinement import refined
 from dcam_fast.evaluation.metrics import correlation
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word

@@ -19,10 +19,11 @@ from typing import IO, Any, Final
 import torch
 from torch import Tensor
 
-import dcam_fast
 from dcam_fast import models
+from dcam_fast._version import __version__
+from dcam_fast.attribution.methods.presets import METHODS
 from dcam_fast.attribution.methods.protocol import Attribution
-from dcam_fast.attribution.methods.registry import METHODS, describe
+from dcam_fast.attribution.methods.shared import describe
 from dcam_fast.attribution.threads import threads_of
 from dcam_fast.config import profile as profile_by_name
 from dcam_fast.entries import Entry, read_json
@@ -291,7 +292,7 @@ def _check_settings(folder: Path, settings: Settings, begun: bool) -> None:
     """Writes what the run is, or raises ValueError where the folder holds another one."""
     facts = {
         "schema": SCHEMA,
-        "dcam_fast": dcam_fast.__version__,
+        "dcam_fast": __version__,
         **json.loads(json.dumps(asdict(settings))),
         "settings": {
             name: {key: str(value) for key, value in {**describe(m), "profile": m.profile}.items()}
@@ -348,7 +349,7 @@ def _column_means(rows: list[list[float]]) -> list[float]:
 
 def write_summary(summary: Summary, settings: Settings, folder: Path) -> None:
     """Writes `SUMMARY` into the run's folder."""
-    versions = {"dcam_fast": dcam_fast.__version__, "torch": torch.__version__}
+    versions = {"dcam_fast": __version__, "torch": torch.__version__}
     facts: Mapping[str, object] = versions | asdict(settings) | asdict(summary)
     with replacing(folder, "evaluate") as draft:
         write_json(draft / SUMMARY, facts)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dcam_fast.images import cell_colors
 from dcam_fast.modes import own_modes
+from dcam_fast.words import Word as Word  # part of the interface
 
 NO_MASK: Final = -1  # the mask token of a family that has none and denoises uniform noise
 OPEN: Final = torch.iinfo(torch.int64).max  # the step of a token that is not committed yet: later than any
@@ -85,22 +86,6 @@ class Trajectory:
     steps: Tensor
     length: int
     canvases: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word of the answer.
-
-    Attributes:
-        text: as it reads there, without the signs around it.
-        positions: of its tokens.
-        parts: its words, where it is made of several that can be asked for alone (``t-shirt``); see
-            `dcam_fast.words`.
-    """
-
-    text: str
-    positions: tuple[int, ...]
-    parts: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from dcam_fast.entries import Entry, read_json
-from dcam_fast.explanation import Explanation, Target, Token
+from dcam_fast.explained import ExplainedAnswer, Target, Token
 from dcam_fast.folders import locked, replacing, write_json, write_text
 from dcam_fast.images import load_image
+from dcam_fast.output.html import to_html
+from dcam_fast.output.pictures import contact_sheet, overlays
 
 SCHEMA: Final = 1
 RECORD: Final = "explanation.json"
@@ -42,7 +44,7 @@ def file_names(texts: Sequence[str]) -> list[str]:
     return names
 
 
-def save(explanation: Explanation, folder: Path) -> Path:
+def save(explanation: ExplainedAnswer, folder: Path) -> Path:
     """See `Explanation.save`."""
     pictures = file_names([target.text for target in explanation.targets])
     record = {
@@ -60,25 +62,25 @@ def save(explanation: Explanation, folder: Path) -> Path:
     }
     with replacing(folder, "Explanation.save", RECORD) as draft:
         write_json(draft / RECORD, record)
-        write_text(draft / PAGE, explanation.to_html())
-        explanation.contact_sheet().save(draft / SHEET)
+        write_text(draft / PAGE, to_html(explanation))
+        contact_sheet([explanation]).save(draft / SHEET)
         Image.fromarray(explanation.image).save(draft / IMAGE)
         for index, name in enumerate(pictures):
-            explanation.overlay(index).save(draft / name)
+            overlays(explanation, explanation.image, [index])[0].save(draft / name)
         arrays = {name: getattr(explanation, name).cpu().numpy() for name in ARRAY_NAMES}
         np.savez_compressed(draft / ARRAYS, **arrays)
     return folder
 
 
-def load(folder: Path) -> Explanation:
-    """See `Explanation.load`."""
+def read(folder: Path) -> dict[str, Any]:
+    """The fields of the explanation that `save` wrote. Errors are those of `Explanation.load`."""
     if not (folder / RECORD).is_file():
         raise FileNotFoundError(f"{LOAD}: folder must hold {RECORD}, got '{folder}'")
     with locked(folder, shared=True):
         return _read(folder)
 
 
-def _read(folder: Path) -> Explanation:
+def _read(folder: Path) -> dict[str, Any]:
     record = read_json(folder / RECORD, LOAD, RECORD)
     schema = record.field("schema")
     if schema.value != SCHEMA:
@@ -93,7 +95,7 @@ def _read(folder: Path) -> Explanation:
     if image.shape[:2] != size:
         raise record.field("image").error(f"the size of {IMAGE}, {list(image.shape[:2])}", list(size))
     arrays = _read_arrays(folder / ARRAYS, {"maps": shape, "raw_maps": shape, "boxes": (*shape[1:], 4)})
-    return Explanation(
+    return dict(
         image=image,
         prompt=record.field("prompt").text(),
         answer=record.field("answer").text(),

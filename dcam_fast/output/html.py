@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dcam_fast.explanation import Explanation
+from dcam_fast.explained import ExplainedAnswer
 from dcam_fast.ops.overlay import colour_table
 from dcam_fast.output.pictures import fit, groundedness_color, resized
 
@@ -52,7 +52,7 @@ def css_color(color: Sequence[int]) -> str:
     return "#" + bytes(color).hex()
 
 
-def _page_data(explanation: Explanation, width: int, height: int) -> dict[str, object]:
+def _page_data(explanation: ExplainedAnswer, width: int, height: int) -> dict[str, object]:
     maps = (explanation.maps.nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     rows, columns = explanation.image.shape[0] / height, explanation.image.shape[1] / width
     boxes = explanation.boxes.cpu().double().numpy() / (columns, rows, columns, rows)
@@ -87,7 +87,7 @@ def _provenance(values: object) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def to_html(explanation: Explanation) -> str:
+def to_html(explanation: ExplainedAnswer) -> str:
     """See `Explanation.to_html`."""
     height, width = explanation.image.shape[:2]
     width, height = fit(width, height, *(min(LONGEST_SIDE, max(width, height)),) * 2)
@@ -107,7 +107,7 @@ def to_html(explanation: Explanation) -> str:
     )
 
 
-def to_iframe(explanation: Explanation, height: int = 640) -> str:
+def to_iframe(explanation: ExplainedAnswer, height: int = 640) -> str:
     """The page in a frame of its own, so that it and the notebook around it leave each other alone."""
     style = f"width:100%;height:{height}px;border:0;border-radius:8px"
     return f'<iframe title="explanation" srcdoc="{escape(to_html(explanation))}" style="{style}"></iframe>'

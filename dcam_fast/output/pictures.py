@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from dcam_fast import ops
-from dcam_fast.explanation import Explanation
+from dcam_fast.explained import ExplainedAnswer
 from dcam_fast.ops.overlay import colour_table
 from dcam_fast.output.fonts import MISSING, Font, missing
 
@@ -54,7 +54,12 @@ def fit(width: int, height: int, within_width: float, within_height: float) -> t
 
 
 def overlays(
-    explanation: Explanation, image: NDArray[np.uint8], indices: Sequence[int], *, colormap: str, alpha: float
+    explanation: ExplainedAnswer,
+    image: NDArray[np.uint8],
+    indices: Sequence[int],
+    *,
+    colormap: str = "turbo",
+    alpha: float = 0.5,
 ) -> list[Image.Image]:
     """Maps of some targets over ``image``, uint8 [H, W, 3]: the explanation's own, or that at another size."""
     height, width = explanation.image.shape[:2]
@@ -74,7 +79,7 @@ def _shortened(text: str, font: Font, width: float) -> str:
     return text + "…"
 
 
-def glyph_note(explanations: Sequence[Explanation]) -> str:
+def glyph_note(explanations: Sequence[ExplainedAnswer]) -> str:
     """What a picture says of characters that it cannot show; empty where it shows all."""
     lost = missing("".join(text for one in explanations for text in (one.prompt, one.answer)))
     named = ", ".join(f"U+{ord(character):04X}" for character in lost[:3])
@@ -83,7 +88,7 @@ def glyph_note(explanations: Sequence[Explanation]) -> str:
 
 
 def _write_answer(
-    draw: ImageDraw.ImageDraw | None, explanation: Explanation, left: float, top: float, width: float
+    draw: ImageDraw.ImageDraw | None, explanation: ExplainedAnswer, left: float, top: float, width: float
 ) -> float:
     """Writes prompt and answer, the targets underlined in the colour of their groundedness; returns the bottom edge.
 
@@ -113,7 +118,9 @@ def _write_answer(
     return y + line
 
 
-def _write_caption(draw: ImageDraw.ImageDraw, explanation: Explanation, index: int, box: tuple[int, int, int]) -> None:
+def _write_caption(
+    draw: ImageDraw.ImageDraw, explanation: ExplainedAnswer, index: int, box: tuple[int, int, int]
+) -> None:
     """Writes a target's name, steps and groundedness under its panel, into (left, top, width)."""
     left, top, width = box
     target, name, steps = explanation.targets[index], explanation.names[index], explanation.steps(index)
@@ -143,7 +150,9 @@ def _draw_legend(sheet: Image.Image, left: int, top: int, colormap: str, width: 
         font.draw(draw, (left + width - font.getlength(note), top), note, MUTED)
 
 
-def contact_sheet(explanations: Sequence[Explanation], *, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
+def contact_sheet(
+    explanations: Sequence[ExplainedAnswer], *, colormap: str = "turbo", alpha: float = 0.5
+) -> Image.Image:
     """One picture of some explanations, one below the other: answer, image, and an overlay per target."""
     if not explanations:
         raise ValueError("contact_sheet: explanations must be one at least, got none")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dcam_fast import scenes
 from dcam_fast.evaluation.datasets import (
     CocoCaptions,
     Dataset,
@@ -25,7 +26,6 @@ from dcam_fast.evaluation.datasets import (
 )
 from dcam_fast.evaluation.datasets.masks import decode
 from dcam_fast.images import ImageError
-from dcam_fast.scenes import drawing as scenes
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 needs_extra = pytest.mark.skipif(

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dcam_fast import scenes
 from dcam_fast.attribution import METHODS
 from dcam_fast.attribution.engine import log_probabilities
 from dcam_fast.attribution.methods.activation import Activation
@@ -19,7 +20,6 @@ from dcam_fast.evaluation.perturbation import Perturbation, by_strength
 from dcam_fast.evaluation.randomisation import randomisation_test, randomised_from_top, reinitialise
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
 from dcam_fast.models.tiny.adapter import TinyAdapter
-from dcam_fast.scenes import drawing as scenes
 
 TRAJECTORY = Trajectory(torch.tensor([0, 1]), torch.tensor([0, 1]), 2)
 IMAGE = np.zeros((4, 6, 3), np.uint8)  # cells of 2 x 2 pixels: 2 rows of 3

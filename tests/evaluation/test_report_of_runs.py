@@ -15,16 +15,15 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from dcam_fast import ops
+from dcam_fast import ops, scenes
 from dcam_fast.cli import app as cli
 from dcam_fast.evaluation import report, runner
 from dcam_fast.evaluation.aggregate import Estimate
 from dcam_fast.evaluation.cases import mask_maps, prepare
 from dcam_fast.evaluation.datasets import Scenes
-from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
+from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
 from dcam_fast.evaluation.runner import Settings, Summary, run, summarise
 from dcam_fast.models.tiny.adapter import TinyAdapter
-from dcam_fast.scenes import drawing as scenes
 
 SETTINGS = Settings("tiny", "scenes", ("random", "true_mask"), SELECTION_SEED, shares=(0.1,))
 

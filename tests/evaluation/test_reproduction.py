@@ -12,13 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from dcam_fast.attribution import METHODS
-from dcam_fast.attribution.methods.gradient_cam import DIFFUSION_CAM, PUBLISHED
+from dcam_fast.attribution.methods.presets import DIFFUSION_CAM, PUBLISHED
 from dcam_fast.cli import app as cli
 from dcam_fast.config import DEFAULT, PAPER, RAW
 from dcam_fast.evaluation.aggregate import Estimate
 from dcam_fast.evaluation.cases import case_maps, measure, prepare
 from dcam_fast.evaluation.datasets import Region, Sample, Scenes
-from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
+from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
 from dcam_fast.evaluation.studies.reproduction import (
     STUDIES,
     TABLE1,

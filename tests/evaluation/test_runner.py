@@ -17,16 +17,15 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from dcam_fast import ops
+from dcam_fast import ops, scenes
 from dcam_fast.attribution import METHODS
 from dcam_fast.cli import app as cli
 from dcam_fast.config import RELEASED
 from dcam_fast.evaluation.cases import Case, case_maps, mask_maps, measure, prepare
 from dcam_fast.evaluation.datasets import ImageFolder, Region, Sample, Scenes, open_dataset
-from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
+from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
 from dcam_fast.evaluation.runner import RECORDS, RUN, Settings, all_maps, run, summarise
 from dcam_fast.models.tiny.adapter import TinyAdapter
-from dcam_fast.scenes import drawing as scenes
 
 SETTINGS = Settings("tiny", "scenes", ("random", "true_mask"), SELECTION_SEED, shares=(0.1,))
 

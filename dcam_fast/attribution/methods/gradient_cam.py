@@ -15,7 +15,7 @@ from dcam_fast.attribution.answer_states import State, canvases
 from dcam_fast.attribution.by_word import mean_by_word, owners_of, positions_of
 from dcam_fast.attribution.engine import Targets, differentiate
 from dcam_fast.attribution.objectives import Objective
-from dcam_fast.config import DEFAULT, RELEASED, RefineConfig
+from dcam_fast.config import DEFAULT, RefineConfig
 from dcam_fast.models.adapter import NO_MASK, Adapter, AdapterError, ImageView, Inputs, Trajectory, Word
 
 
@@ -47,10 +47,6 @@ class Method:
     ) -> Tensor:
         """See `dcam_fast.attribution.Attribution.raw_maps`."""
         return maps_of_words(adapter, inputs, trajectory, words, (self,), view)[0]
-
-
-DIFFUSION_CAM = Method()
-PUBLISHED = Method(objective="contrast_sum", state="final", aggregation="pooled", blocks=(0,), profile=RELEASED)
 
 
 def build_targets(trajectory: Trajectory, positions: Tensor, state: State, mask_token: int) -> Targets:

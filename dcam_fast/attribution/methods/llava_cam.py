@@ -98,7 +98,3 @@ class LlavaCam:
 def _noisy(image: NDArray[np.uint8], noise: float, rng: np.random.Generator) -> NDArray[np.uint8]:
     noisy = image + rng.normal(0, 255 * noise, image.shape)
     return noisy.round().clip(0, 255).astype(np.uint8)
-
-
-LLAVA_CAM = LlavaCam()
-LLAVA_CAM_SMOOTH = LlavaCam(runs=50)

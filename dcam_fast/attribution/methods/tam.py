@@ -84,6 +84,3 @@ def activation_maps(cells: Tensor, scores: Tensor, context: Tensor, rivals: Tens
     low = torch.minimum(maps.amin(1), torch.where(context, scores, torch.inf).amin(1))[:, None]
     high = torch.maximum(maps.amax(1), torch.where(context, scores, 0).amax(1))[:, None]
     return (maps - low) / (high - low).clamp(min=1e-8)
-
-
-TAM = Tam()

@@ -8,7 +8,7 @@ from dcam_fast.evaluation.datasets.coco import CocoCaptions
 from dcam_fast.evaluation.datasets.folder import ImageFolder
 from dcam_fast.evaluation.datasets.grandf import GranDf
 from dcam_fast.evaluation.datasets.sample import Dataset, Region, Sample
-from dcam_fast.evaluation.datasets.scenes import Scenes
+from dcam_fast.evaluation.datasets.synthetic import Scenes
 
 __all__ = ["CocoCaptions", "Dataset", "GranDf", "ImageFolder", "Region", "Sample", "Scenes", "open_dataset"]
 

@@ -15,9 +15,8 @@ from typing import Any, Final
 import torch
 
 import dcam_fast
-from dcam_fast.attribution.methods.gradient_cam import DIFFUSION_CAM, PUBLISHED
+from dcam_fast.attribution.methods.presets import DIFFUSION_CAM, METHODS, PUBLISHED
 from dcam_fast.attribution.methods.protocol import Attribution
-from dcam_fast.attribution.methods.registry import METHODS
 from dcam_fast.config import DEFAULT, PAPER, RAW, Mode, RefineConfig
 from dcam_fast.evaluation.aggregate import Aggregate, Estimate
 from dcam_fast.evaluation.cases import case_maps, measure, prepare

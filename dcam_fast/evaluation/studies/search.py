@@ -33,7 +33,7 @@ from dcam_fast.attribution.objectives import ObjectiveName
 from dcam_fast.attribution.refinement import refined
 from dcam_fast.config import RAW, RefineConfig
 from dcam_fast.evaluation.cases import Case, Metrics, curve_metrics, measure
-from dcam_fast.evaluation.datasets.scenes import SELECTION_SEED
+from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
 from dcam_fast.evaluation.localisation import draw_cases, summarise
 from dcam_fast.evaluation.perturbation import Perturbation
 from dcam_fast.images import cell_colors

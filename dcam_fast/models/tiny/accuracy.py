@@ -12,10 +12,10 @@ import numpy as np
 import torch
 import typer
 
+from dcam_fast import scenes
 from dcam_fast.models.tiny import WEIGHTS
 from dcam_fast.models.tiny.modeling import Attention, TinyForMaskedDiffusion
 from dcam_fast.models.tiny.processing import EOS, PAD, encode_words, to_pixel_values
-from dcam_fast.scenes import drawing as scenes
 
 HELD_OUT_SEED = 20_260_000  # training draws from seeds 1 and 11
 BATCH = 50

@@ -18,7 +18,7 @@ from dcam_fast.models.text import check_prompt
 from dcam_fast.models.tiny import WEIGHTS
 from dcam_fast.models.tiny.modeling import CELL, Attention, TinyForMaskedDiffusion, attend
 from dcam_fast.models.tiny.processing import EOS, MASK, PAD, SPECIAL, TOKENIZER, UNKNOWN, VOCABULARY, TinyImageProcessor
-from dcam_fast.scenes.drawing import CAPTION_PROMPT
+from dcam_fast.scenes import CAPTION_PROMPT
 
 SMALL = 256  # hidden size up to which a second thread of torch saves less time than it may lose
 

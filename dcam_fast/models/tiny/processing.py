@@ -12,8 +12,8 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
+from dcam_fast import scenes
 from dcam_fast.models.tiny.modeling import CELL
-from dcam_fast.scenes import drawing as scenes
 from dcam_fast.scenes.textures import PHOTOGRAPHIC, TEXTURES
 
 SPECIAL = ("<pad>", "<mask>", "<eos>", "<unk>")

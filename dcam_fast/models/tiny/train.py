@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dcam_fast import scenes
 from dcam_fast.folders import check_writable, replacing
 from dcam_fast.models.tiny.modeling import CELL, TinyConfig, TinyForMaskedDiffusion, VisionTower
 from dcam_fast.models.tiny.processing import (
@@ -39,7 +40,6 @@ from dcam_fast.models.tiny.processing import (
     encode_words,
     to_pixel_values,
 )
-from dcam_fast.scenes import drawing as scenes
 from dcam_fast.scenes.textures import TEXTURES
 
 SAVE_EVERY = 100

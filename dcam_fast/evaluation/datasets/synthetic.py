@@ -7,8 +7,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from dcam_fast import scenes
 from dcam_fast.evaluation.datasets.sample import Region, Sample
-from dcam_fast.scenes import drawing as scenes
 
 SELECTION_SEED, TEST_SEED = 31_000, 34_000  # settings are chosen on the first set only; the second is only reported
 

@@ -123,7 +123,7 @@ class Build(build_ext):
 
     def finalize_options(self) -> None:
         super().finalize_options()
-        self.build_temp = str(ROOT / "build")  # an editable install has a new one each time, and compiles all anew
+        self.build_temp = str(ROOT / "build")  # an editable install has a new one each time, and compiles all again
 
     def compile_command(self, source: Path, target: Path, extension: Extension) -> list[str]:
         """The command that makes one object file and its depfile."""
@@ -180,9 +180,9 @@ class Build(build_ext):
 
 def configure(extension: Extension) -> None:
     """Fills in the one binary, stable-ABI torch operators and the pybind11 module, with what needs torch."""
-    optimise = ["-O3", "-g0"]
+    optimize = ["-O3", "-g0"]
     if SANITIZE:
-        optimise = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", "-O1", "-g"]
+        optimize = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", "-O1", "-g"]
     flags = [
         "-std=c++20",
         "-pthread",
@@ -208,7 +208,7 @@ def configure(extension: Extension) -> None:
     extension.include_dirs = list(map(str, includes))
     extension.library_dirs = list(map(str, folders))
     extension.libraries = libraries
-    extension.extra_compile_args = [*flags, *optimise]
+    extension.extra_compile_args = [*flags, *optimize]
     extension.extra_link_args = ["-pthread", f"-fsanitize={SANITIZE}" if SANITIZE else "-s"]
 
 

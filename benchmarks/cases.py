@@ -14,7 +14,7 @@ from dcam_fast.benchmarks.edge_maps import edge_map
 from dcam_fast.benchmarks.stability import tolerance
 from dcam_fast.config import RefineConfig, profile
 from dcam_fast.ops import reference
-from dcam_fast.ops.overlay import colour_table
+from dcam_fast.ops.overlay import color_table
 
 Scope = Literal["op", "post-processing", "explanation"]
 Inputs = tuple[Tensor, ...]
@@ -28,7 +28,7 @@ GUIDED_TOLERANCE = 1e-4  # of such maps smoothed by a guide, whose span the refi
 
 @dataclass(frozen=True)
 class Case:
-    """One question asked of every contender.
+    """One question asked of every implementation.
 
     `variant` is the aggregation of `pool`, the profile of `refine` and `guided_filter`, both ("pooled, released") for
     post-processing.
@@ -67,7 +67,7 @@ class Case:
 
     @property
     def guided(self) -> bool:
-        """Whether the colours of the cells come with the maps."""
+        """Whether the colors of the cells come with the maps."""
         return self.op not in ("pool", "overlay") and self.config.needs_guide
 
     @property
@@ -79,15 +79,15 @@ class Case:
             assert self.image
             pixels = math.prod(self.image)
             return 3.0 * pixels * (T + 1) + 4 * T * N, 17.0 * T * pixels
-        colours = 12.0 * N if self.guided else 0.0
+        colors = 12.0 * N if self.guided else 0.0
         if self.op == "guided_filter":
-            return 8.0 * T * N + colours, T * N * _guided_operations(self.config)
+            return 8.0 * T * N + colors, T * N * _guided_operations(self.config)
         read = (T + 1) * N * self.channels * DTYPES[self.dtype].itemsize
         refined = T * N * _refine_operations(self.config) if self.op != "pool" else 0.0
         pooled = 3.0 * T * N * self.channels
         if self.op == "refine":
-            return 8.0 * T * N + colours, refined
-        return read + 4.0 * T * N + colours, pooled + refined
+            return 8.0 * T * N + colors, refined
+        return read + 4.0 * T * N + colors, pooled + refined
 
 
 def _refine_operations(config: RefineConfig) -> float:
@@ -120,7 +120,7 @@ def all_cases(device: str) -> list[Case]:
                     cases.append(
                         _square("op", "pool", aggregation, side, T, channels=4096, dtype="bfloat16", quick=quick)
                     )
-    cases.append(_square("op", "pool", "layercam", 27, 1, channels=4096, dtype="bfloat16"))
+    cases.append(_square("op", "pool", "layer_cam", 27, 1, channels=4096, dtype="bfloat16"))
     cases += [_square("op", "pool", "elementwise", 27, 1, channels=1024, dtype=dtype) for dtype in DTYPES]
     for name in ("released", "unguided", "default"):
         for side in (16, 27, 48, 64):
@@ -162,7 +162,7 @@ def make_map(h: int, w: int, seed: int) -> np.ndarray:
 
 
 def make_guide(h: int, w: int) -> Tensor:
-    """Colours of cells like a photograph's: two surfaces, and a little noise on one of them; float32 [3, h, w]."""
+    """Colors of cells like a photograph's: two surfaces, and a little noise on one of them; float32 [3, h, w]."""
     rng = np.random.default_rng(7)
     y, x = np.mgrid[:h, :w] / max(h, w)
     inside = ((x - 0.3) ** 2 + (y - 0.6) ** 2 < 0.04)[None]
@@ -185,7 +185,7 @@ def make_inputs(case: Case, device: str) -> Inputs:
         columns = torch.stack([x[:-1], x[1:]], -1)[None].expand(h, w, 2)
         rows = torch.stack([y[:-1], y[1:]], -1)[:, None].expand(h, w, 2)
         boxes = torch.stack([columns[..., 0], rows[..., 0], columns[..., 1], rows[..., 1]], -1).contiguous()
-        return maps, image.to(device), boxes.to(device), colour_table("turbo", torch.device(device))
+        return maps, image.to(device), boxes.to(device), color_table("turbo", torch.device(device))
     random = torch.Generator(device).manual_seed(0)
     dtype = DTYPES[case.dtype]
     A = torch.randn(case.cells, case.channels, generator=random, device=device).to(dtype)

@@ -29,15 +29,15 @@ BUDGETS = {"build": 150.0, "tests": 120.0, "sanitizer": 60.0, "ncu": 40.0}
 # Calls of each of the main ops, for the tools that watch kernels.
 WATCHED = """
 from dcam_fast.benchmarks.cases import Case, make_inputs
-from dcam_fast.benchmarks.contenders import usable_faces, _face_call
+from dcam_fast.benchmarks.implementations import available_backends, _backend_call
 for case in (Case("op", "pool", "pooled", {T}, (27, 27), 4096, "bfloat16"),
              Case("op", "refine", "released", {T}, (48, 48)),
              Case("op", "refine", "default", {T}, (48, 48)),
              Case("op", "guided_filter", "default", {T}, (96, 96)),  # fields in global memory
              Case("op", "overlay", "turbo", 1, (27, 27), image=(1080, 1920))):
     inputs = make_inputs(case, "cuda")
-    for face in usable_faces("cuda"):
-        _face_call(face)(case, inputs)()
+    for backend in available_backends("cuda"):
+        _backend_call(backend)(case, inputs)()
 import torch; torch.cuda.synchronize()
 """
 

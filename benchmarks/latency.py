@@ -28,7 +28,7 @@ import typer
 
 from dcam_fast import Explainer, scenes
 from dcam_fast.benchmarks.cases import Case
-from dcam_fast.benchmarks.contenders import contenders
+from dcam_fast.benchmarks.implementations import implementations
 from dcam_fast.benchmarks.results import describe_machine, now
 from dcam_fast.benchmarks.suite import gate
 
@@ -111,7 +111,7 @@ def op_calls() -> dict[str, Callable[[], object]]:
     """The ops, each checked against the reference. Raises SystemExit for one that disagrees with it."""
     calls: dict[str, Callable[[], object]] = {}
     for name, case in CASES.items():
-        candidates = [one for one in contenders(case, "cpu", ["cpu"], compiled=False) if one.name == OURS]
+        candidates = [one for one in implementations(case, "cpu", ["cpu"], compiled=False) if one.name == OURS]
         right, refused = gate(case, "cpu", candidates)
         if OURS not in right:
             raise SystemExit(f"latency: {name} must agree with the reference, got {refused}: nothing measured")

@@ -13,15 +13,15 @@ CACHE = "cold"
 
 
 def _series(entries: list[Entry], along: str, title: str, label: str) -> Figure:
-    """Medians with their spread, a line for each contender; one panel an op."""
+    """Medians with their spread, a line for each implementation; one panel an op."""
     figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
     ops = list(dict.fromkeys((entry.op, entry.variant) for entry in entries))
     panels = figure.subplots(1, max(len(ops), 1), squeeze=False)[0]
-    names = list(dict.fromkeys(entry.contender for entry in entries))
+    names = list(dict.fromkeys(entry.implementation for entry in entries))
     for panel, (op, variant) in zip(panels, ops, strict=False):
         mine = [entry for entry in entries if (entry.op, entry.variant) == (op, variant)]
         for index, name in enumerate(names):
-            line = sorted((e for e in mine if e.contender == name), key=lambda e: getattr(e, along))
+            line = sorted((e for e in mine if e.implementation == name), key=lambda e: getattr(e, along))
             _draw(panel, line, along, name, index)
         floor = sorted({(getattr(e, along), e.floor * 1e6) for e in mine if e.floor})
         panel.plot([x for x, _ in floor], [y for _, y in floor], "k:", label="limit of the machine")
@@ -51,11 +51,11 @@ def _draw(panel: Axes, line: list[Entry], along: str, name: str, index: int) -> 
 
 
 def _shares(entries: list[Entry]) -> Figure:
-    """The share of the limit of the package's own faces, a bar a case."""
-    chosen = [entry for entry in entries if entry.share and entry.contender.startswith("dcam_fast")]
+    """The share of the limit of the package's own backends, a bar a case."""
+    chosen = [entry for entry in entries if entry.share and entry.implementation.startswith("dcam_fast")]
     figure = Figure(figsize=(8, max(2.5, 0.24 * len(chosen) + 1)), dpi=100, layout="constrained")
     panel = figure.subplots()
-    labels = [f"{entry.case} ({entry.contender.removeprefix('dcam_fast ')})" for entry in chosen]
+    labels = [f"{entry.case} ({entry.implementation.removeprefix('dcam_fast ')})" for entry in chosen]
     bars = panel.barh(range(len(chosen)), [100 * (entry.share or 0) for entry in chosen], color="C0")
     panel.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
     panel.set_yticks(range(len(chosen)), labels, fontsize=8)

@@ -84,7 +84,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "evaluation": lambda: report_evaluation.whole(*newest("*-evaluation.json")),
     "evaluation-hard": lambda: report_evaluation.whole(*newest("*-evaluation-hard.json")),
     "evaluation-refined": lambda: report_evaluation.summary(*newest("*-evaluation-refined.json")),
-    "randomisation": lambda: report_evaluation.randomisation(*newest("*-evaluation.json")),
+    "randomization": lambda: report_evaluation.randomization(*newest("*-evaluation.json")),
     "search": lambda: report_evaluation.search(*newest("*-search.json")),
     "table1": lambda: report_evaluation.study(*newest("*-table1.json")),
     "table2": lambda: report_evaluation.study(*newest("*-table2.json")),
@@ -95,7 +95,7 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def render(text: str) -> str:
-    """``text`` with every measured part it holds written anew."""
+    """``text`` with every measured part it holds written again."""
     for name, write in PARTS.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if pattern.search(text):

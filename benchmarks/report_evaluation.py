@@ -40,11 +40,11 @@ def whole(name: str, data: dict[str, Any]) -> str:
     return f"{_sentence(name, data)}\n\n{_table(data, PLACE)}\n\n{_table(data, DEPENDENCE)}"
 
 
-def randomisation(name: str, data: dict[str, Any]) -> str:
-    """Correlation with the maps of ever more randomised models."""
-    curves: dict[str, list[float]] = data["randomisation"]
+def randomization(name: str, data: dict[str, Any]) -> str:
+    """Correlation with the maps of ever more randomized models."""
+    curves: dict[str, list[float]] = data["randomization"]
     depth = len(next(iter(curves.values())))
-    lines = [f"{data['randomised']} scenes; from `benchmarks/results/{name}`.", ""]
+    lines = [f"{data['randomized']} scenes; from `benchmarks/results/{name}`.", ""]
     lines += ["| method | " + " | ".join(f"{count} block{'s' * (count > 1)}" for count in range(1, depth + 1)) + " |"]
     lines += ["| --- |" + " ---: |" * depth]
     lines += [

@@ -3,8 +3,8 @@
 - `schema`: 1
 - `created`: ISO date and time; `machine`: strings and numbers that describe where it ran (`describe_machine`)
 - `limits`: `bytes_per_s` of a copy and `operations_per_s` of a float32 matrix product, both measured in the same run
-- `entries`: one per case, contender and cache:
-  `scope`, `op`, `variant`, `case` (its unique name), `targets`, `cells`, `contender`, `device`, `cache` ("cold" or
+- `entries`: one per case, implementation and cache:
+  `scope`, `op`, `variant`, `case` (its unique name), `targets`, `cells`, `implementation`, `device`, `cache` ("cold" or
   "warm"), `median`, `p10`, `p90` (seconds; null where nothing was timed), `samples`, `floor` (seconds that the limits
   allow at best; null where the work is not counted), `reason` (why nothing was timed; null otherwise)
 - `notes`: what was cut or did not run, and tools' summaries
@@ -41,7 +41,7 @@ class Entry:
     case: str
     targets: int
     cells: int
-    contender: str
+    implementation: str
     device: str
     cache: str
     median: float | None = None
@@ -54,7 +54,7 @@ class Entry:
     @property
     def key(self) -> tuple[str, str, str]:
         """What is compared with the same of another file."""
-        return self.case, self.contender, self.cache
+        return self.case, self.implementation, self.cache
 
     @property
     def share(self) -> float | None:

@@ -118,7 +118,7 @@ def tolerance(x: Tensor, config: RefineConfig, *, repetition: float = 0.0, image
         z = reference._attenuate(z, config)
     z = torch.minimum(z.clamp(min=0), x.max())
     span = float(z.max() - z.min())
-    # normalisation magnifies what is left, against 1e-8 where nothing is
+    # normalization magnifies what is left, against 1e-8 where nothing is
     allowed = max(PARITY, ROUNDING * scale / (span + 1e-8)) if scale > 0 else PARITY
     if span == 0 and config.denoise == "none":
         allowed = PARITY

@@ -11,10 +11,16 @@ import numpy as np
 import torch
 
 from dcam_fast.benchmarks.cases import Case, all_cases, disagreement, exact, make_inputs, make_sparse_inputs
-from dcam_fast.benchmarks.contenders import Call, Contender, UnavailableError, contenders, usable_faces
+from dcam_fast.benchmarks.implementations import (
+    Call,
+    Implementation,
+    UnavailableError,
+    available_backends,
+    implementations,
+)
 from dcam_fast.benchmarks.results import Entry, Results, describe_machine, now
 from dcam_fast.benchmarks.timing import Clock, Limits, Statistics, measure, measure_limits
-from dcam_fast.ops._backends import FACES
+from dcam_fast.ops._backends import BACKENDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Plan:
     device: str = "cpu"
     quick: bool = False
     only: str = ""
-    faces: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
     total_s: float = 400.0
     most: int = 300  # timings of a call
     least: int = 5  # where as many fit into a second
@@ -36,25 +42,29 @@ class Plan:
         return [case for case in every if self.only in case.name and (case.quick or not self.quick)]
 
     def usable(self) -> list[str]:
-        """Raises ValueError for a face that cannot run here."""
-        usable = usable_faces(self.device)
-        for face in self.faces:
-            if face not in usable:
-                reason = (FACES[face].unusable() if face in FACES else None) or "it does not serve this device"
-                raise ValueError(f"bench: faces must be of {', '.join(usable) or 'none'} here, got {face!r}: {reason}")
-        return list(self.faces or usable)
+        """Raises ValueError for a backend that cannot run here."""
+        usable = available_backends(self.device)
+        for backend in self.backends:
+            if backend not in usable:
+                reason = (
+                    BACKENDS[backend].unavailable_reason() if backend in BACKENDS else None
+                ) or "it does not serve this device"
+                raise ValueError(
+                    f"bench: backends must be of {', '.join(usable) or 'none'} here, got {backend!r}: {reason}"
+                )
+        return list(self.backends or usable)
 
 
 QUICK_S = 48.0  # of the minute that is promised: the rest is for what is begun by then, and for printing
 
 
-def quick_plan(device: str = "cpu", only: str = "", faces: tuple[str, ...] = (), elapsed_s: float = 0.0) -> Plan:
+def quick_plan(device: str = "cpu", only: str = "", backends: tuple[str, ...] = (), elapsed_s: float = 0.0) -> Plan:
     """A minute, also on a busy machine; `elapsed_s` of it have passed."""
-    return Plan(device, True, only, faces, total_s=QUICK_S - elapsed_s, most=60)
+    return Plan(device, True, only, backends, total_s=QUICK_S - elapsed_s, most=60)
 
 
 def gate(
-    case: Case, device: str, candidates: list[Contender], ends: float = math.inf
+    case: Case, device: str, candidates: list[Implementation], ends: float = math.inf
 ) -> tuple[dict[str, Call], dict[str, str]]:
     """The calls that agree with the reference, also on sparse inputs, in the order of the candidates, and why others
     are refused. Our own are made first; at `ends` (of `time.monotonic`) no other is begun."""
@@ -91,7 +101,7 @@ def run_case(
     case: Case,
     clock: Clock,
     limits: Limits,
-    candidates: list[Contender],
+    candidates: list[Implementation],
     *,
     budget_s: float,
     most: int,
@@ -104,7 +114,7 @@ def run_case(
         case.scope, case.op, case.variant, case.name, case.targets, case.cells, "", clock.device, "",
         floor=limits.floor(case.work),
     )  # fmt: skip
-    entries = [dataclasses.replace(base, contender=name, reason=reason) for name, reason in refused.items()]
+    entries = [dataclasses.replace(base, implementation=name, reason=reason) for name, reason in refused.items()]
     if calls:
         for cache in ("cold", "warm"):
             timed = measure(
@@ -114,8 +124,8 @@ def run_case(
     return entries
 
 
-def _timed(base: Entry, contender: str, cache: str, statistics: Statistics) -> Entry:
-    return dataclasses.replace(base, contender=contender, cache=cache, **dataclasses.asdict(statistics))
+def _timed(base: Entry, implementation: str, cache: str, statistics: Statistics) -> Entry:
+    return dataclasses.replace(base, implementation=implementation, cache=cache, **dataclasses.asdict(statistics))
 
 
 EXPLANATION = "explanation of a caption, embedded model, 3 objects"
@@ -143,7 +153,7 @@ def run_explanation(clock: Clock, *, budget_s: float, most: int) -> list[Entry]:
     explanation = explainer.explain(scene.image)
     base = Entry("explanation", "explain", "tiny", EXPLANATION, len(explanation.targets), 0, "", clock.device, "warm")
     if explanation.answer != " ".join(scenes.caption(scene).answer).replace(" ,", ","):
-        return [dataclasses.replace(base, contender=name, reason="the answer is wrong") for name in calls]
+        return [dataclasses.replace(base, implementation=name, reason="the answer is wrong") for name in calls]
     timed = measure(clock, list(calls.values()), cold=False, budget_s=budget_s, most=most)
     return [_timed(base, name, "warm", one) for name, one in zip(calls, timed, strict=True)]
 
@@ -151,7 +161,7 @@ def run_explanation(clock: Clock, *, budget_s: float, most: int) -> list[Entry]:
 def run(plan: Plan, progress: Callable[[str], None] = lambda name: None) -> Results:
     """Everything that the plan asks for."""
     ends = time.monotonic() + plan.total_s
-    faces = plan.usable()
+    backends = plan.usable()
     cases = plan.cases()
     machine = describe_machine(plan.device)
     clock = Clock(plan.device)
@@ -174,7 +184,7 @@ def run(plan: Plan, progress: Callable[[str], None] = lambda name: None) -> Resu
         share = 0.6 * left / (len(cases) - index)  # the rest is for making inputs and checking answers
         compiled = case.quick and not plan.quick  # compiling takes longer than all the rest of a case
         with torch.no_grad():
-            candidates = contenders(case, plan.device, faces, compiled=compiled)
+            candidates = implementations(case, plan.device, backends, compiled=compiled)
             entries += run_case(
                 case, clock, limits, candidates, budget_s=share, most=plan.most, least=plan.least, ends=ends
             )

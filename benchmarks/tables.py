@@ -57,7 +57,7 @@ def rows(entries: list[Entry]) -> Iterator[list[str]]:
     """A case's rows, cold then warm, then what was refused."""
     for cache in ("cold", "warm"):
         timed = [entry for entry in entries if entry.cache == cache and entry.median is not None]
-        first = next((e.median for e in timed if not e.contender.startswith("dcam_fast")), None)
+        first = next((e.median for e in timed if not e.implementation.startswith("dcam_fast")), None)
         for entry in timed:
             assert entry.median is not None
             assert entry.p10 is not None
@@ -66,10 +66,10 @@ def rows(entries: list[Entry]) -> Iterator[list[str]]:
             share = "" if entry.share is None else f"{entry.share:.0%}" if entry.share >= 0.01 else "<1%"
             ratio = first / entry.median if first and entry.scope != "explanation" else None
             faster = "" if ratio is None else f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
-            yield [entry.contender, cache, readable(entry.median), spread, share, faster]
+            yield [entry.implementation, cache, readable(entry.median), spread, share, faster]
     for entry in entries:
         if entry.reason is not None:
-            yield [entry.contender, entry.cache, "-", entry.reason, "", ""]
+            yield [entry.implementation, entry.cache, "-", entry.reason, "", ""]
 
 
 def terminal(results: Results) -> Group:
@@ -110,7 +110,7 @@ def markdown(results: Results, *, level: int = 3, only: tuple[str, ...] = ()) ->
 
 
 def compare(before: Results, after: Results) -> list[tuple[str, str, str, str]]:
-    """(case, contender, cache, what changed) of all whose spreads (p10 to p90) do not meet, largest first."""
+    """(case, implementation, cache, what changed) of all whose spreads (p10 to p90) do not meet, largest first."""
     old = {entry.key: entry for entry in before.entries}
     changed = []
     for entry in after.entries:

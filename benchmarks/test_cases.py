@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from dcam_fast.benchmarks.contenders import contenders, usable_faces
+from dcam_fast.benchmarks.implementations import available_backends, implementations
 from dcam_fast.benchmarks.suite import gate, quick_plan
 
 
 @pytest.mark.parametrize("case", quick_plan().cases(), ids=lambda case: case.name)
-@pytest.mark.parametrize("face", usable_faces("cpu"))
-def test_face(benchmark: Any, case: Any, face: str) -> None:
-    ours = [one for one in contenders(case, "cpu", [face], compiled=False) if one.name == f"dcam_fast {face}"]
+@pytest.mark.parametrize("backend", available_backends("cpu"))
+def test_face(benchmark: Any, case: Any, backend: str) -> None:
+    ours = [
+        one for one in implementations(case, "cpu", [backend], compiled=False) if one.name == f"dcam_fast {backend}"
+    ]
     calls, refused = gate(case, "cpu", ours)
     assert refused == {}
     benchmark.group = case.name

@@ -77,7 +77,7 @@ class Clock:
 
 
 def schedule(counts: Sequence[int]) -> list[list[int]]:
-    """Rounds of contenders: each as often as its count, spread evenly, and the first of a round another each time."""
+    """Rounds of implementations: each as often as its count, spread evenly, in a rotating order."""
     rounds = max(counts, default=0)
     plan = []
     for r in range(rounds):

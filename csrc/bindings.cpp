@@ -45,15 +45,15 @@ void pool_into(float* out, int32_t* flags, const std::vector<Tensor>& activation
     std::fill_n(flags, targets, 0);
     const auto blocks = static_cast<int64_t>(activations.size());
     std::vector<float> weights, block_map(blocks > 1 ? targets * count : 0);
-    const auto normalise = [&](float* maps) {
+    const auto normalize = [&](float* maps) {
         divide(targets, static_cast<double>(count),
-               [&](int64_t begin, int64_t end) { dcam::normalise(maps, flags, count, begin, end); });
+               [&](int64_t begin, int64_t end) { dcam::normalize(maps, flags, count, begin, end); });
     };
     for (int64_t b = 0; b < blocks; ++b) {
         float* raw = blocks > 1 ? block_map.data() : out;
         const dcam::PoolParams p =
             pool_block(given.activations[b], given.gradients[b], given.cells, aggregation, weights, raw);
-        normalise(raw);
+        normalize(raw);
         for (int64_t t = 0; refuse && t < targets; ++t)
             if (flags[t] != 0) {
                 dcam::refuse_pool(p);
@@ -63,7 +63,7 @@ void pool_into(float* out, int32_t* flags, const std::vector<Tensor>& activation
                 out[i] = (b == 0 ? 0 : out[i]) + block_map[i] / static_cast<float>(blocks);
     }
     if (blocks == 1) return;
-    normalise(out);
+    normalize(out);
     // a map that one block spoiled is zeros as a whole
     for (int64_t t = 0; t < targets; ++t)
         if (flags[t] != 0) std::fill_n(out + t * count, count, 0.0f);
@@ -132,11 +132,11 @@ Tensor rank_filter(const Tensor& given, int64_t k) {
 
 Tensor guided_filter(const Tensor& given, const Tensor& guide, int64_t radius, double epsilon) {
     dcam::GuidedParams p = dcam::guided_params(given, guide, radius, epsilon);
-    const Tensor maps = as_float(given), colours = as_float(guide);
+    const Tensor maps = as_float(given), colors = as_float(guide);
     Tensor out = new_floats(maps, {p.count, p.height, p.width});
     std::vector<float> statistics(dcam::GuidedParams::kStatistics * p.height * p.width);
     p.maps = maps.const_data_ptr<float>();
-    p.guide = colours.const_data_ptr<float>();
+    p.guide = colors.const_data_ptr<float>();
     p.statistics = statistics.data();
     p.out = out.mutable_data_ptr<float>();
     if (p.count > 0) dcam::guide_statistics(p);

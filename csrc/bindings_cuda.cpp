@@ -181,11 +181,11 @@ Tensor guided_filter(const Tensor& given, const Tensor& guide, int64_t radius, d
     need_device("guided_filter", guide, given);
     const Place place("guided_filter", given);
     dcam::GuidedParams p = dcam::guided_params(given, guide, radius, epsilon);
-    const Tensor maps = dcam::as_float(given), colours = dcam::as_float(guide);
+    const Tensor maps = dcam::as_float(given), colors = dcam::as_float(guide);
     Tensor out = new_floats(maps, {p.count, p.height, p.width});
     Tensor workspace = new_floats(maps, {dcam::cuda::guided_workspace(p)});
     p.maps = maps.const_data_ptr<float>();
-    p.guide = colours.const_data_ptr<float>();
+    p.guide = colors.const_data_ptr<float>();
     p.out = out.mutable_data_ptr<float>();
     check_cuda("guided_filter", dcam::cuda::guided_filter(p, workspace.mutable_data_ptr<float>(), place.stream));
     return out;

@@ -26,8 +26,8 @@ MODES: Final[tuple[Mode, ...]] = (
 KERNEL_SIZES: Final = (3, 5, 7, 9, 11)
 MAX_SIGMA: Final = 5.0
 MAX_RADIUS: Final = 8
-MIN_EPSILON: Final = 1e-5  # under it float32 cannot tell a window of one colour from one of two
-MAX_EPSILON: Final = 1e6  # far over it float32 overflows; no variance of colours is over 0.25
+MIN_EPSILON: Final = 1e-5  # under it float32 cannot tell a window of one color from one of two
+MAX_EPSILON: Final = 1e6  # far over it float32 overflows; no variance of colors is over 0.25
 MAX_WEIGHT: Final = 1000.0
 _MAX_NUMBER: Final = 3e38  # of a float32, which the kernels take most settings as
 _CODES: Final[dict[str, tuple[str, ...]]] = {"denoise": DENOISE, "size": SIZE_RULES}
@@ -38,9 +38,9 @@ class RefineConfig:
     """Settings of `dcam_fast.ops.refine`; the field defaults are the released code's.
 
     Each of the four modules has a switch: `denoise` (AKD), `gating` (DACG), `attenuation` (CBA), `debiasing` (SICD).
-    Clipping to the input's maximum and min-max normalisation always run, after the third module.
+    Clipping to the input's maximum and min-max normalization always run, after the third module.
 
-    Fields are normalised: numbers of NumPy to Python's, sequences to tuples, so that a config that went through JSON
+    Fields are normalized: numbers of NumPy to Python's, sequences to tuples, so that a config that went through JSON
     (`RefineConfig(**json.loads(json.dumps(dataclasses.asdict(config))))`) is equal to itself.
 
     Raises:
@@ -55,7 +55,7 @@ class RefineConfig:
     size: SizeRule = "grid"  # the size that `kernel_size=None` uses: rows of the map, or the input image's shorter side
     smoothing_sigma: float = 0.6
     guide_radius: int = 4  # cells
-    guide_epsilon: float = 1e-3  # variance of colours of 0..1 that counts as an edge
+    guide_epsilon: float = 1e-3  # variance of colors of 0..1 that counts as an edge
     # DACG, distribution-aware confidence gating
     gating: bool = True
     gating_spread: float = 0.22
@@ -103,7 +103,7 @@ class RefineConfig:
             if isinstance(field.default, bool):
                 value = getattr(self, field.name)
                 self._set(field.name, value if isinstance(value, bool) else None, "True or False")
-        # Written once here because the kernels take the settings as one flat list, and a call must not build it anew.
+        # Written once here because the kernels take the settings as one flat list, and a call must not build it again.
         object.__setattr__(self, "_packed", self._pack())
 
     def _set(self, name: str, value: object, need: str) -> None:
@@ -124,7 +124,7 @@ class RefineConfig:
 
     @property
     def needs_guide(self) -> bool:
-        """Whether `refine` has to be told the colours of the cells."""
+        """Whether `refine` has to be told the colors of the cells."""
         return self.denoise == "guided"
 
     @property

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from dcam_fast._version import __version__
-from dcam_fast.ops import _backends as _faces
+from dcam_fast.ops import _backends
 from dcam_fast.ops.threads import get_num_threads
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Facts about this installation. `faces` maps every face of the ops to None (usable) or why it is not;
+    """Facts about this installation. `backends` maps every backend of the ops to None (usable) or why it is not;
     `threads` is torch's count, `op_threads` that of the ops on CPU tensors."""
 
     versions: dict[str, str | None]
@@ -23,7 +23,7 @@ class Environment:
     extension_missing: str | None
     cpu_kernels: str | None
     cuda_archs: tuple[str, ...]
-    faces: dict[str, str | None]
+    backends: dict[str, str | None]
     forced_backend: str | None
     threads: int
     op_threads: int
@@ -37,8 +37,8 @@ class Environment:
             ("CPU kernels", self.cpu_kernels or "none"),
             ("CUDA kernels", " ".join(self.cuda_archs) or "none compiled"),
             *(
-                (f"face {name}", "usable" if reason is None else f"not usable: {reason}")
-                for name, reason in self.faces.items()
+                (f"backend {name}", "usable" if reason is None else f"not usable: {reason}")
+                for name, reason in self.backends.items()
             ),
             ("backend", self.forced_backend or "chosen by device"),
             ("threads", f"{self.threads} of torch, {self.op_threads} of the CPU kernels"),
@@ -57,7 +57,7 @@ def _version(package: str) -> str | None:
 
 def env() -> Environment:
     """What this installation has, can use, and why not."""
-    native = _faces.native
+    native = _backends.native
     devices = ["cpu"]
     for kind, module in (("cuda", torch.cuda), ("xpu", torch.xpu)):
         devices += [f"{kind}:{i} {module.get_device_name(i)}" for i in range(module.device_count())]
@@ -68,11 +68,11 @@ def env() -> Environment:
             **{name: _version(name) for name in ("torch", "numpy", "transformers", "triton")},
         },
         extension=None if native is None else native.__file__,
-        extension_missing=_faces.native_error,
+        extension_missing=_backends.native_error,
         cpu_kernels=None if native is None else native.cpu_kernels(),
         cuda_archs=() if native is None else tuple(native.cuda_archs.split()),
-        faces={name: face.unusable() for name, face in _faces.FACES.items()},
-        forced_backend=_faces.FORCED,
+        backends={name: backend.unavailable_reason() for name, backend in _backends.BACKENDS.items()},
+        forced_backend=_backends.FORCED,
         threads=torch.get_num_threads(),
         op_threads=get_num_threads(),
         devices=tuple(devices),

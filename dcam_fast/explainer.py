@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from dcam_fast import models
-from dcam_fast.attribution import Attribution, Resources
-from dcam_fast.attribution.methods.gradient_cam import Method
+from dcam_fast.attribution import AttributionMethod, Resources
+from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.attribution.methods.presets import METHODS, method_named
 from dcam_fast.attribution.resources import using
 from dcam_fast.attribution.threads import threads_of
@@ -22,7 +22,7 @@ from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource, load_image
 from dcam_fast.models.adapter import Adapter
 from dcam_fast.ops.cuda_graphs import GraphCache
-from dcam_fast.session import Request, Targets, checked_targets, choose
+from dcam_fast.session import Session, Targets, checked_targets, choose
 from dcam_fast.streaming import Stream
 
 
@@ -70,7 +70,7 @@ class Explainer:
         prompt: str | None = None,
         targets: Targets = "content",
         *,
-        method: str | Attribution = "default",
+        method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
         steps: int | None = None,
         block_length: int | None = None,
@@ -79,13 +79,13 @@ class Explainer:
 
         Args:
             image: path, PIL image, array or tensor of any size and mode; see `dcam_fast.images.load_image`.
-            prompt: what to ask (None: the model's own, usually a request for a caption).
+            prompt: what to ask (None: the model's own, usually a session for a caption).
             targets: ``"content"`` (every content word), ``"all"`` (every word and sign), or words, phrases and token
                 positions in a list, tuple, 1-D array or tensor, or any other iterable with an order. Case and the signs
                 between words do not matter. A phrase has the mean map of its tokens; ``"ring#2"`` is the second ring.
                 See `dcam_fast.words` for what a word is.
             method: a name of `dcam_fast.attribution.METHODS` (``"default"``, ``"published"``, ``"grad_cam"``, ...), a
-                `Method` or any other `Attribution`.
+                `GradientCAM` or any other `AttributionMethod`.
             profile: how maps are refined: ``"default"``, ``"released"``, ``"paper"`` or a `RefineConfig` (None: the
                 method's).
             steps: denoising steps of the generation (None: the model's own).
@@ -100,20 +100,20 @@ class Explainer:
         settings = method_named(method)
         steps, block_length = _check_options("explain", prompt, profile, steps, block_length)
         with using(self.resources), threads_of(self.adapter):
-            request = self._request(image, prompt, _name_of(method), settings, profile)
+            session = self._session(image, prompt, _name_of(method), settings, profile)
             started = time.perf_counter()
-            trajectory = self.adapter.generate(request.inputs, steps, block_length)
+            trajectory = self.adapter.generate(session.inputs, steps, block_length)
             generated = time.perf_counter()
             chosen = choose(wanted, self.adapter, trajectory)
-            raw = request.raw_maps(trajectory, chosen)
-            return request.explanation(trajectory, chosen, raw, {"generate": generated - started}, generated)
+            raw = session.raw_maps(trajectory, chosen)
+            return session.explanation(trajectory, chosen, raw, {"generate": generated - started}, generated)
 
     def stream(
         self,
         image: ImageSource,
         prompt: str | None = None,
         *,
-        method: str | Attribution = "default",
+        method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
         steps: int | None = None,
         block_length: int | None = None,
@@ -126,33 +126,33 @@ class Explainer:
 
         Args:
             image, prompt, profile, steps, block_length: as in `explain`.
-            method: a name or `Method` as in `explain`; its ``state`` gives way to ``"committed"``, the only one that
-                there is while the answer is being written.
+            method: a name or `GradientCAM` as in `explain`. Its ``state`` becomes ``"committed"``, the only one
+                available while the answer is being written.
 
         Raises:
             ValueError, TypeError: as in `explain`, and where the model or the method cannot be stepped.
         """
         settings = method_named(method)
         steps, block_length = _check_options("stream", prompt, profile, steps, block_length)
-        if not isinstance(settings, Method):
-            raise ValueError(f"stream: method must be of Diffusion-CAM's kind, a Method, got {method!r}")
+        if not isinstance(settings, GradientCAM):
+            raise ValueError(f"stream: method must be of Diffusion-CAM's kind, a GradientCAM, got {method!r}")
         committed = replace(settings, state="committed")
         with using(self.resources), threads_of(self.adapter):
-            request = self._request(image, prompt, f"{_name_of(method)}, streamed", committed, profile)
-            return Stream(request, self.adapter.denoise(request.inputs, steps, block_length))
+            session = self._session(image, prompt, f"{_name_of(method)}, streamed", committed, profile)
+            return Stream(session, self.adapter.denoise(session.inputs, steps, block_length))
 
-    def _request(
+    def _session(
         self,
         image: ImageSource,
         prompt: str | None,
         method_name: str,
-        settings: Attribution,
+        settings: AttributionMethod,
         profile: str | RefineConfig | None,
-    ) -> Request:
+    ) -> Session:
         named = profile_named(profile) if isinstance(profile, str) else profile
         config = settings.profile if named is None else named
         inputs = self.adapter.encode(load_image(image), self.adapter.default_prompt if prompt is None else prompt)
-        return Request(
+        return Session(
             adapter=self.adapter,
             inputs=inputs,
             method=settings,
@@ -180,7 +180,7 @@ def _check_options(
     return check_count(caller, "steps", steps), check_count(caller, "block_length", block_length)
 
 
-def _name_of(method: str | Attribution) -> str:
+def _name_of(method: str | AttributionMethod) -> str:
     if isinstance(method, str):
         return method
     return next((name for name, known in METHODS.items() if known == method), "custom")

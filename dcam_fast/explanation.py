@@ -29,7 +29,7 @@ class Explanation(ExplainedAnswer):
 
     @own_modes()
     def overlay(self, target: str | SupportsIndex, *, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
-        """The map of a target in colour over the image, at the image's size; see `dcam_fast.ops.overlay`."""
+        """The map of a target in color over the image, at the image's size; see `dcam_fast.ops.overlay`."""
         index = self.find(target)
         return pictures.overlays(self, self.image, [index], colormap=colormap, alpha=alpha)[0]
 

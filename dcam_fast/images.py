@@ -229,8 +229,8 @@ def _rawmode(image: Image.Image) -> str:
 
 
 def _over_key(pixels: NDArray[np.uint8], image: Image.Image, rawmode: str) -> NDArray[np.uint8]:
-    """Pixels with white where the image has its key colour, which is transparent. Pillow gives it with the file's
-    bits, and the pixels with 8 (grey of 16 bits excepted)."""
+    """Pixels with white where the image has its key color, which is transparent. Pillow gives it with the file's
+    bits, and the pixels with 8 (gray of 16 bits excepted)."""
     key = image.info.get("transparency")
     channels = len(image.getbands())
     colors = key if isinstance(key, tuple) else (key,)

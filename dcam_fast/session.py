@@ -1,4 +1,4 @@
-"""`Request`: what was asked about an image and how to answer; what becomes of raw maps, streamed or not."""
+"""`Session`: what was asked about an image and how to answer; what becomes of raw maps, streamed or not."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from dcam_fast._version import __version__
-from dcam_fast.attribution import Attribution, Resources, scores
-from dcam_fast.attribution.by_word import mean_by_word, owners_of, positions_of
+from dcam_fast.attribution import AttributionMethod, Resources, scores
+from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
 from dcam_fast.attribution.engine import CHUNK, ablated_log_probabilities, log_probabilities
 from dcam_fast.attribution.engine import Targets as AnswerTargets
 from dcam_fast.attribution.methods.gradient_cam import build_targets
@@ -36,7 +36,7 @@ CheckedTargets = str | tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class Request:
+class Session:
     """An encoded image and prompt, and how its answer is explained.
 
     Attributes:
@@ -50,7 +50,7 @@ class Request:
 
     adapter: Adapter[Any]
     inputs: Inputs
-    method: Attribution
+    method: AttributionMethod
     method_name: str
     config: RefineConfig
     profile_name: str
@@ -112,7 +112,7 @@ class Request:
                 "model": adapter.name,
                 "method": self.method_name,
                 **describe(self.method),
-                "blocks": list(self.method.blocks or adapter.default_blocks),
+                "layers": list(self.method.target_layers or adapter.default_layers),
                 "profile": self.profile_name,
                 "seconds": {**seconds, "explain": explaining},
             },
@@ -123,7 +123,7 @@ class Request:
         if not chosen:
             return []
         adapter = self.adapter
-        positions, owners = positions_of(chosen).to(adapter.device), owners_of(chosen).to(adapter.device)
+        positions, owners = positions_of(chosen).to(adapter.device), word_index(chosen).to(adapter.device)
         masked = build_targets(trajectory, positions, "remask", adapter.mask_token)
         seen = mean_by_word(log_probabilities(adapter, self.inputs, masked), chosen)
         ablated = mean_by_word(self._without(masked, scores.hot_cells(maps).flatten(1)[owners]), chosen)
@@ -132,12 +132,12 @@ class Request:
 
     def _without(self, targets: AnswerTargets, hot: Tensor) -> Tensor:
         """Log-probability ``[T]`` of each token without what its hot cells, bool ``[T, N]``, hold at the explained
-        block."""
-        block = (self.method.blocks or self.adapter.default_blocks)[0]
+        layer."""
+        layer = (self.method.target_layers or self.adapter.default_layers)[0]
         cells = self.inputs.views[0].cells.flatten()
         parts = zip(targets.chunks(CHUNK), hot.split(CHUNK), strict=True)
         return torch.cat(
-            [ablated_log_probabilities(self.adapter, self.inputs, some, block, cells, of) for some, of in parts]
+            [ablated_log_probabilities(self.adapter, self.inputs, some, layer, cells, of) for some, of in parts]
         )
 
 

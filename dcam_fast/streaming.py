@@ -17,7 +17,7 @@ from dcam_fast.attribution.threads import threads_of
 from dcam_fast.explained import Token
 from dcam_fast.explanation import Explanation
 from dcam_fast.models.adapter import OPEN, Trajectory, Word
-from dcam_fast.session import Request, Targets, checked_targets, choose
+from dcam_fast.session import Session, Targets, checked_targets, choose
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ class Step:
 class Stream(Iterator[Step]):
     """The steps of one answer, each computed when it is asked for. Made by `Explainer.stream`."""
 
-    def __init__(self, request: Request, denoised: Iterator[Trajectory]) -> None:
-        self._request = request
+    def __init__(self, session: Session, denoised: Iterator[Trajectory]) -> None:
+        self._session = session
         self._raw: dict[tuple[int, int], Tensor] = {}  # by position and the step that wrote it
         self._seconds = {"generate": 0.0, "explain": 0.0}
         self._finished: Trajectory | None = None
@@ -79,21 +79,21 @@ class Stream(Iterator[Step]):
             raise RuntimeError("Stream.explanation: stream must be at its end, got one before it, or closed")
         wanted = checked_targets(targets, "Stream.explanation")
         started = time.perf_counter()
-        with using(self._request.resources), threads_of(self._request.adapter):
-            chosen = choose(wanted, self._request.adapter, self._finished, "Stream.explanation")
-            view = self._request.inputs.views[0]
+        with using(self._session.resources), threads_of(self._session.adapter):
+            chosen = choose(wanted, self._session.adapter, self._finished, "Stream.explanation")
+            view = self._session.inputs.views[0]
             tokens = [view.boxes.new_zeros(0, *view.cells.shape)]
             steps = self._finished.steps.tolist()
             tokens += [self._raw[position, steps[position]][None] for position in positions_of(chosen).tolist()]
             raw = mean_by_word(torch.cat(tokens), chosen)
-            return self._request.explanation(self._finished, chosen, raw, self._seconds, started)
+            return self._session.explanation(self._finished, chosen, raw, self._seconds, started)
 
     def _run(self, denoised: Iterator[Trajectory]) -> Generator[Step, None, None]:
         trajectory = None
         for index in itertools.count():
             started = time.perf_counter()
             # never around a yield, where the thread is the caller's
-            with using(self._request.resources), threads_of(self._request.adapter):
+            with using(self._session.resources), threads_of(self._session.adapter):
                 following = next(denoised, None)
                 if following is None:
                     break
@@ -104,13 +104,13 @@ class Stream(Iterator[Step]):
 
     def _explain(self, index: int, trajectory: Trajectory, generating: float) -> Step:
         started = time.perf_counter()
-        request = self._request
+        session = self._session
         steps = trajectory.steps[: trajectory.length].tolist()
         known = [position for position, step in enumerate(steps) if step != OPEN]
         fresh = [position for position in known if (position, steps[position]) not in self._raw]
-        raw = request.raw_maps(trajectory, [Word("", (position,)) for position in fresh])
+        raw = session.raw_maps(trajectory, [Word("", (position,)) for position in fresh])
         self._raw |= {(position, steps[position]): of for position, of in zip(fresh, raw, strict=True)}
-        maps = request.refined(raw, trajectory.tokens[known])
+        maps = session.refined(raw, trajectory.tokens[known])
         seconds = {"generate": generating, "explain": time.perf_counter() - started}
         for name, value in seconds.items():
             self._seconds[name] += value
@@ -118,10 +118,10 @@ class Stream(Iterator[Step]):
         return Step(
             index=index,
             text=self._text(trajectory, steps),
-            tokens=tuple(request.token(trajectory, position) for position in fresh),
+            tokens=tuple(session.token(trajectory, position) for position in fresh),
             maps=maps,
             raw_maps=raw,
-            boxes=request.inputs.views[0].boxes,
+            boxes=session.inputs.views[0].boxes,
             seconds=seconds,
         )
 
@@ -130,5 +130,5 @@ class Stream(Iterator[Step]):
         for there, run in itertools.groupby(range(len(steps)), lambda position: steps[position] != OPEN):
             positions = list(run)
             tokens = trajectory.tokens[positions]
-            parts += [self._request.adapter.decode(tokens).strip()] if there else [BLANK] * len(positions)
+            parts += [self._session.adapter.decode(tokens).strip()] if there else [BLANK] * len(positions)
         return " ".join(parts)

@@ -110,7 +110,7 @@ def _views(case: _Case) -> Iterator[str]:
 
 
 def _painting_a_cell(case: _Case) -> Iterator[str]:
-    """The cell whose pixels change is the one whose row of block 0's input changes most."""
+    """The cell whose pixels change is the one whose row of layer 0's input changes most."""
     view = case.inputs.views[0]
     h, w = view.cells.shape
     spread = {(0, 0), (0, w - 1), (h - 1, 0), (h - 1, w - 1), (h // 2, w // 3), (h // 3, w // 2)}
@@ -168,7 +168,7 @@ def _determinism(case: _Case) -> Iterator[str]:
         yield "generate: the same question must have the same answer, got another the second time"
     canvas = _canvases(case, "remask")
     if not _logits(case, canvas).equal(_logits(case, canvas)):
-        yield "block: the same states must give the same logits, got others the second time"
+        yield "layer: the same states must give the same logits, got others the second time"
 
 
 def _replay(case: _Case) -> Iterator[str]:
@@ -235,44 +235,44 @@ def _frozen_parameters(case: _Case) -> Iterator[str]:
 
 def _refused_blocks(case: _Case) -> Iterator[str]:
     adapter = case.adapter
-    for blocks in ((adapter.blocks - 1,), (adapter.blocks,), (-1,), ()):
+    for layers in ((adapter.num_layers - 1,), (adapter.num_layers,), (-1,), ()):
         try:
-            adapter.check_blocks(blocks)
+            adapter.check_layers(layers)
         except AdapterError:
             continue
-        yield f"check_blocks: blocks {blocks} of {adapter.blocks} must be refused with an AdapterError, got no error"
+        yield f"check_layers: layers {layers} of {adapter.num_layers} must be refused, got no error"
     try:
-        adapter.check_blocks(adapter.default_blocks)
+        adapter.check_layers(adapter.default_layers)
     except AdapterError as error:
-        yield f"default_blocks must be blocks that can be explained, got {adapter.default_blocks}: {error}"
+        yield f"default_layers must be layers that can be explained, got {adapter.default_layers}: {error}"
 
 
 def _gradients(case: _Case) -> Iterator[str]:
     adapter = case.adapter
-    blocks = tuple(range(adapter.blocks - 1))
+    layers = tuple(range(adapter.num_layers - 1))
     targets = _targets(case)
     cells = case.inputs.views[0].cells.flatten()
-    captured = capture(adapter, case.inputs, targets, blocks, "logit")
+    captured = capture(adapter, case.inputs, targets, layers, "logit")
     full = _full_gradients(case, targets)
-    for block, one in enumerate(captured):
+    for layer, one in enumerate(captured):
         got = one.gradients[0, cells]
         if not bool(got.isfinite().all()):
-            yield f"block {block}: gradients at the image cells must be finite, got some that are not"
+            yield f"layer {layer}: gradients at the image cells must be finite, got some that are not"
         elif float(got.abs().max()) == 0:
-            yield f"block {block}: gradients must reach the image cells, got zeros"
-        elif float((one.gradients[0] - full[block]).abs().max()) > TOLERANCE * float(full[block].abs().max()):
-            yield f"block {block}: gradients of the split run must be those of the full graph, got others"
+            yield f"layer {layer}: gradients must reach the image cells, got zeros"
+        elif float((one.gradients[0] - full[layer]).abs().max()) > TOLERANCE * float(full[layer].abs().max()):
+            yield f"layer {layer}: gradients of the split run must be those of the full graph, got others"
 
 
 def _full_gradients(case: _Case, targets: Targets) -> list[Tensor]:
-    """Through `block` alone, with the graph from block 0 on: what the split run is to equal."""
+    """Through `layer` alone, with the graph from layer 0 on: what the split run is to equal."""
     adapter, states = case.adapter, []
     with torch.enable_grad():
         below = adapter.embed(case.inputs, targets.canvases[:1])
         image = below.image.detach().requires_grad_()
         hidden = Hidden(image, below.canvas)
-        for index in range(adapter.blocks):
-            hidden = adapter.block(index, hidden, case.inputs)
+        for index in range(adapter.num_layers):
+            hidden = adapter.layer(index, hidden, case.inputs)
             states.append(hidden.image)
         rows = targets.positions[:1, None]
         logit = adapter.logits(hidden, rows, case.inputs)[0, 0, targets.tokens[0]]
@@ -293,13 +293,13 @@ def _two_streams(case: _Case) -> Iterator[str]:
         return
     with torch.no_grad():
         image, stream = hidden.image, hidden.canvas
-        for index in range(adapter.blocks):
-            image, context = adapter.prefix_block(index, image, case.inputs)
-            stream = adapter.canvas_block(index, stream, context, case.inputs)
+        for index in range(adapter.num_layers):
+            image, context = adapter.prefix_layer(index, image, case.inputs)
+            stream = adapter.canvas_layer(index, stream, context, case.inputs)
         rows = torch.arange(len(case.trajectory.tokens), device=stream.device)[None]
         logits = adapter.logits(Hidden(image, stream), rows, case.inputs)
     if not torch.allclose(logits, _logits(case, canvas), rtol=1e-4, atol=1e-4):
-        yield "prefix_block and canvas_block must do together what block does, got other logits"
+        yield "prefix_layer and canvas_layer must do together what layer does, got other logits"
 
 
 def _batches(case: _Case) -> Iterator[str]:
@@ -308,7 +308,7 @@ def _batches(case: _Case) -> Iterator[str]:
     together = _logits(case, canvases)
     alone = torch.cat([_logits(case, canvas[None]) for canvas in canvases])
     if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-3, atol=1e-3):
-        yield "block: several canvases at once must have the logits that each has alone, got others"
+        yield "layer: several canvases at once must have the logits that each has alone, got others"
     if together.dtype != torch.float32:
         yield f"logits must be float32, got {together.dtype}"
 
@@ -335,8 +335,8 @@ def _logits(case: _Case, canvases: Tensor) -> Tensor:
     """Of all positions, ``[C, L, V]``."""
     adapter = case.adapter
     hidden = adapter.embed(case.inputs, canvases)
-    for index in range(adapter.blocks):
-        hidden = adapter.block(index, hidden, case.inputs)
+    for index in range(adapter.num_layers):
+        hidden = adapter.layer(index, hidden, case.inputs)
     rows = torch.arange(len(case.trajectory.tokens), device=canvases.device).expand(len(canvases), -1)
     return adapter.logits(hidden, rows, case.inputs)
 

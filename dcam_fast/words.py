@@ -133,7 +133,7 @@ def align(text: str, pieces: Sequence[str]) -> list[tuple[int, int]]:
     """Spans as `words_in` takes them, of tokens that spell ``pieces``, in order.
 
     A piece that ends in the replacement character begins a character that a later piece completes. Where no piece has
-    that character, all that wait for it get what lies between their neighbours. A piece that is not in the text gets
+    that character, all that wait for it get what lies between their neighbors. A piece that is not in the text gets
     an empty span.
     """
     spans = [(0, 0)] * len(pieces)

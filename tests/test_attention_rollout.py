@@ -64,7 +64,7 @@ def attention_of(adapter: TinyAdapter, inputs: TinyInputs, canvas: Tensor) -> li
             scores = torch.cat((q, own_q), 2) @ keys.transpose(-1, -2)
             scores[:, :, :prefix, prefix:] = -torch.inf
             matrices.append(scores.softmax(-1)[0].mean(0))
-        hidden = adapter.block(index, hidden, inputs)
+        hidden = adapter.layer(index, hidden, inputs)
     return matrices
 
 
@@ -77,7 +77,7 @@ def test_on_the_embedded_model(attention: str, blocks: tuple[int, ...] | None) -
     trajectory = adapter.generate(inputs)
     words = [Word("", (1,)), Word("", (2, 3))]
     view = inputs.views[0]
-    got = AttentionRollout(blocks=blocks).raw_maps(adapter, inputs, trajectory, words, view)
+    got = AttentionRollout(target_layers=blocks).raw_maps(adapter, inputs, trajectory, words, view)
     expected = []
     for position in (1, 2, 3):
         canvas = canvases(trajectory, torch.tensor([position]), "remask", adapter.mask_token)
@@ -95,7 +95,7 @@ def test_on_the_embedded_model(attention: str, blocks: tuple[int, ...] | None) -
 
 def test_a_model_that_attends_in_another_way_is_refused() -> None:
     class Eager(TinyAdapter):
-        def block(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
+        def layer(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
             return hidden
 
     with pytest.raises(AdapterError, match=r"attention_rollout: model must attend by .*, got tiny, which has 0 in a"):

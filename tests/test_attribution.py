@@ -10,7 +10,7 @@ from torch import Tensor
 from dcam_fast import models, scenes
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.engine import Targets, capture, log_probabilities
-from dcam_fast.attribution.methods.gradient_cam import Method, build_targets, raw_maps
+from dcam_fast.attribution.methods.gradient_cam import GradientCAM, build_targets, raw_maps
 from dcam_fast.attribution.methods.presets import METHODS, method_named
 from dcam_fast.attribution.objectives import Scores, evaluate
 from dcam_fast.models.adapter import AdapterError, Hidden, Trajectory
@@ -97,16 +97,20 @@ def test_several_blocks_of_one_pass_equal_one_block_each(
 
 def test_targets_do_not_disturb_each_other(adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory]) -> None:
     inputs, trajectory = asked
-    many = raw_maps(adapter, inputs, make_targets(trajectory, 20), Method(), inputs.views[0])
+    many = raw_maps(adapter, inputs, make_targets(trajectory, 20), GradientCAM(), inputs.views[0])
     one = raw_maps(
-        adapter, inputs, build_targets(trajectory, torch.tensor([17]), "committed", MASK), Method(), inputs.views[0]
+        adapter,
+        inputs,
+        build_targets(trajectory, torch.tensor([17]), "committed", MASK),
+        GradientCAM(),
+        inputs.views[0],
     )  # min-max can magnify rounding where a map is nearly flat, so the tolerance is on 0..1 maps
     torch.testing.assert_close(many[17:18], one, rtol=0, atol=1e-3)
 
 
 def test_no_targets_give_no_maps(adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory]) -> None:
     inputs, trajectory = asked
-    maps = raw_maps(adapter, inputs, make_targets(trajectory, 0), Method(), inputs.views[0])
+    maps = raw_maps(adapter, inputs, make_targets(trajectory, 0), GradientCAM(), inputs.views[0])
     assert maps.shape == (0, 12, 16)
 
 
@@ -152,8 +156,8 @@ def test_the_last_block_has_no_gradient() -> None:
     scene = scenes.sample_scene(np.random.default_rng(1))
     inputs = adapter.encode(scene.image, scenes.CAPTION_PROMPT)
     hidden = adapter.embed(inputs, torch.full((1, 36), MASK))
-    for index in range(adapter.blocks):
-        hidden = adapter.block(index, hidden, inputs)
+    for index in range(adapter.num_layers):
+        hidden = adapter.layer(index, hidden, inputs)
     hidden = Hidden(hidden.image.detach().requires_grad_())
     (gradient,) = torch.autograd.grad(adapter.logits(hidden, torch.tensor([[0]]), inputs).sum(), hidden.image)
     assert gradient[:, inputs.views[0].cells.flatten()].abs().max() == 0
@@ -194,8 +198,8 @@ def test_committed_state_is_the_state_of_the_generation(
     inputs, trajectory = asked
     targets = make_targets(trajectory, len(trajectory.tokens))
     hidden = adapter.embed(inputs, targets.canvases)
-    for index in range(adapter.blocks):
-        hidden = adapter.block(index, hidden, inputs)
+    for index in range(adapter.num_layers):
+        hidden = adapter.layer(index, hidden, inputs)
     logits = adapter.logits(hidden, targets.positions[:, None], inputs)[:, 0]
     logits[:, MASK] = -torch.inf
     written = logits.gather(-1, trajectory.tokens[:, None])[:, 0]
@@ -208,7 +212,7 @@ def test_committed_state_is_the_state_of_the_generation(
 def test_methods_by_name() -> None:
     assert method_named("published") is METHODS["published"]
     with pytest.raises(
-        ValueError, match=r"explain: method must be one of default, published, .* or a Method, got 'best'"
+        ValueError, match=r"explain: method must be one of default, published, .* or a GradientCAM, got 'best'"
     ):
         method_named("best")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast import Explainer, ops, scenes
-from dcam_fast.attribution import Method, engine
+from dcam_fast.attribution import GradientCAM, engine
 from dcam_fast.attribution.engine import Targets, capture, differentiate
 from dcam_fast.attribution.methods.gradient_cam import build_targets, raw_maps
 from dcam_fast.attribution.objectives import Scores, evaluate
@@ -65,8 +65,8 @@ def whole_graph(adapter: Any, inputs: Inputs, target: Targets, block: int, objec
     adapter.model.requires_grad_(True)
     try:
         hidden = adapter.embed(inputs, target.canvases)
-        for index in range(adapter.blocks):
-            hidden = adapter.block(index, hidden, inputs)
+        for index in range(adapter.num_layers):
+            hidden = adapter.layer(index, hidden, inputs)
             if index == block:
                 features = hidden.image
         logits = adapter.logits(hidden, torch.stack((target.positions, target.distractors), 1), inputs)
@@ -151,7 +151,7 @@ def test_memory_does_not_grow_with_the_targets(name: str) -> None:
     for count in (2, 9):
         targets = targets_at(asked, "remask", count)
         with PeakMemory() as memory:
-            raw_maps(adapter, inputs, targets, Method(blocks=(0, 1)), inputs.views[0])
+            raw_maps(adapter, inputs, targets, GradientCAM(target_layers=(0, 1)), inputs.views[0])
         assert memory.live < 20_000, "all that is left is the caches of the first run"
         peaks.append(memory.peak)
     canvas = 4 * 7 * adapter.embed(inputs, targets.canvases[:1]).canvas.numel()  # type: ignore[union-attr]
@@ -163,10 +163,10 @@ def test_batches_shrink_to_the_memory(asked: Asked) -> None:
     """With less memory the same maps, and never more kept than was given."""
     adapter, inputs, _ = asked
     targets = targets_at(asked, "remask")
-    plenty = raw_maps(adapter, inputs, targets, Method(), inputs.views[0])
+    plenty = raw_maps(adapter, inputs, targets, GradientCAM(), inputs.views[0])
     need = kept_bytes(asked, targets.chunks(1).__next__())
     with using(Resources(max_memory=2 * need)):
-        fewer = raw_maps(adapter, inputs, targets, Method(), inputs.views[0])
+        fewer = raw_maps(adapter, inputs, targets, GradientCAM(), inputs.views[0])
         torch.testing.assert_close(fewer, plenty, rtol=0, atol=1e-5)
     with (
         using(Resources(max_memory=need // 2)),
@@ -174,13 +174,13 @@ def test_batches_shrink_to_the_memory(asked: Asked) -> None:
             AdapterError, match=f"attribute: max_memory must be enough for .* one canvas, got {need // 2} byt"
         ),
     ):
-        raw_maps(adapter, inputs, targets, Method(), inputs.views[0])
+        raw_maps(adapter, inputs, targets, GradientCAM(), inputs.views[0])
     with pytest.raises(ValueError, match="Resources: max_memory must be a positive whole number or None, got 0"):
         Resources(max_memory=0)
 
 
 def kept_bytes(asked: Asked, target: Targets) -> int:
-    """What the way back of one target keeps."""
+    """What the backward pass of one target keeps."""
     adapter, inputs, _ = asked
     kept = []
 
@@ -191,12 +191,12 @@ def kept_bytes(asked: Asked, target: Targets) -> int:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "Meter", Watching)
-        raw_maps(adapter, inputs, target, Method(), inputs.views[0])
+        raw_maps(adapter, inputs, target, GradientCAM(), inputs.views[0])
     return sum(kept)
 
 
 def test_kept_bytes_are_what_is_allocated(asked: Asked) -> None:
-    """The meter sees most of what a pass allocates until its way back."""
+    """The meter sees most of what a pass allocates until its backward pass."""
     adapter, inputs, _ = asked
     target = next(targets_at(asked, "remask").chunks(1))
     live = []
@@ -206,7 +206,7 @@ def test_kept_bytes_are_what_is_allocated(asked: Asked) -> None:
         return logits[0]
 
     with PeakMemory() as memory:
-        raw_maps(adapter, inputs, target, Method(objective=objective), inputs.views[0])
+        raw_maps(adapter, inputs, target, GradientCAM(objective=objective), inputs.views[0])
     assert 0.6 * live[0] <= kept_bytes(asked, target) <= live[0]
 
 
@@ -214,10 +214,10 @@ def test_maps_are_those_of_one_word_at_a_time(asked: Asked) -> None:
     """Shared passes, several blocks and pooling on the way give what the plain way gives."""
     adapter, inputs, _ = asked
     targets, blocks, view = targets_at(asked, "committed"), (1, 2), inputs.views[0]
-    maps = raw_maps(adapter, inputs, targets, Method(blocks=blocks), view)
+    maps = raw_maps(adapter, inputs, targets, GradientCAM(target_layers=blocks), view)
     for row, target in enumerate(targets.chunks(1)):
         graphs = [whole_graph(adapter, inputs, target, block, "logprob") for block in blocks]
-        expected = ops.pool([a for a, _ in graphs], [g for _, g in graphs], view.cells.flatten(), "layercam")
+        expected = ops.pool([a for a, _ in graphs], [g for _, g in graphs], view.cells.flatten(), "layer_cam")
         torch.testing.assert_close(maps[row].flatten(), expected[0], rtol=0, atol=1e-5)
 
 
@@ -235,31 +235,31 @@ def test_a_phrase_with_one_way_back(asked: Asked) -> None:
     adapter, inputs, trajectory = asked
     view, phrase = inputs.views[0], Word("", (1, 2, 4))
     words = [Word("", (0,)), phrase]
-    shared = Method(shared=True).raw_maps(adapter, inputs, trajectory, words, view)
-    exact = Method().raw_maps(adapter, inputs, trajectory, words, view)
+    shared = GradientCAM(shared=True).raw_maps(adapter, inputs, trajectory, words, view)
+    exact = GradientCAM().raw_maps(adapter, inputs, trajectory, words, view)
     torch.testing.assert_close(shared[0], exact[0], rtol=0, atol=1e-5)
     assert (shared[1] - exact[1]).abs().max() > 1e-3
     positions = torch.tensor(phrase.positions)
     canvas = trajectory.tokens.clone()
     canvas[positions] = adapter.mask_token
     at_once = replace(build_targets(trajectory, positions, "final", adapter.mask_token), canvases=canvas.expand(3, -1))
-    (captured,) = capture(adapter, inputs, at_once, adapter.default_blocks, "logprob")
+    (captured,) = capture(adapter, inputs, at_once, adapter.default_layers, "logprob")
     cells = view.cells.flatten()
-    expected = ops.pool(captured.activations[:1], captured.gradients.sum(0, keepdim=True), cells, "layercam")
+    expected = ops.pool(captured.activations[:1], captured.gradients.sum(0, keepdim=True), cells, "layer_cam")
     torch.testing.assert_close(shared[1].flatten(), expected[0], rtol=0, atol=1e-3)
 
 
 def test_a_tail_of_all_blocks_is_the_exact_one(asked: Asked) -> None:
     adapter, inputs, _ = asked
     targets, view = targets_at(asked, "remask"), inputs.views[0]
-    exact = raw_maps(adapter, inputs, targets, Method(blocks=(1,)), view)
-    whole = raw_maps(adapter, inputs, targets, Method(blocks=(1,), depth=99), view)
+    exact = raw_maps(adapter, inputs, targets, GradientCAM(target_layers=(1,)), view)
+    whole = raw_maps(adapter, inputs, targets, GradientCAM(target_layers=(1,), depth=99), view)
     torch.testing.assert_close(whole, exact, rtol=0, atol=1e-6)
-    short = raw_maps(adapter, inputs, targets, Method(blocks=(1,), depth=1), view)
+    short = raw_maps(adapter, inputs, targets, GradientCAM(target_layers=(1,), depth=1), view)
     assert short.isfinite().all()
     assert (short - exact).abs().max() > 1e-3
     with pytest.raises(ValueError, match="attribute: depth must be at least one block, got 0"):
-        raw_maps(adapter, inputs, targets, Method(depth=0), view)
+        raw_maps(adapter, inputs, targets, GradientCAM(depth=0), view)
 
 
 def test_deterministic_mode_is_scoped_and_repeats_its_bits() -> None:
@@ -271,7 +271,9 @@ def test_deterministic_mode_is_scoped_and_repeats_its_bits() -> None:
         seen.append(torch.are_deterministic_algorithms_enabled())
         return logits[5]
 
-    first, second = (explainer.explain(picture, targets=[0, 1], method=Method(objective=objective)) for _ in range(2))
+    first, second = (
+        explainer.explain(picture, targets=[0, 1], method=GradientCAM(objective=objective)) for _ in range(2)
+    )
     assert first.maps.equal(second.maps)
     assert all(seen)
     assert not torch.are_deterministic_algorithms_enabled()
@@ -282,7 +284,7 @@ def test_a_compiled_tail_gives_the_same_maps() -> None:
     adapter = ShapedAdapter(replace(SMALL, blocks=3), "joint")
     inputs = adapter.encode(PICTURE, "?")
     targets = targets_at((adapter, inputs, adapter.generate(inputs)), "first", 2)
-    plain = raw_maps(adapter, inputs, targets, Method(blocks=(1,)), inputs.views[0])
+    plain = raw_maps(adapter, inputs, targets, GradientCAM(target_layers=(1,)), inputs.views[0])
     with using(Resources(compile=True)):
-        compiled = raw_maps(adapter, inputs, targets, Method(blocks=(1,)), inputs.views[0])
+        compiled = raw_maps(adapter, inputs, targets, GradientCAM(target_layers=(1,)), inputs.views[0])
     torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-4)

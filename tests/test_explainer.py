@@ -8,9 +8,9 @@ import torch
 
 from dcam_fast import Explainer, Explanation, scenes
 from dcam_fast.attribution import METHODS, scores
-from dcam_fast.attribution.methods.gradient_cam import Method
+from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.config import RELEASED
-from dcam_fast.evaluation.localisation import draw_cases, method_maps, score, summarise
+from dcam_fast.evaluation.localization import draw_cases, method_maps, score, summarize
 
 SEED = 33_000  # of scenes that settings are not chosen on and figures not reported on
 
@@ -89,7 +89,7 @@ def test_targets_by_word_phrase_and_position(explainer: Explainer, scene: scenes
         ({"targets": ["zebra"]}, r"explain: target must be words of the answer \(a .*\), got 'zebra'"),
         ({"targets": [99]}, "explain: target must be a position from 0 to .*, got 99"),
         ({"targets": "nouns"}, "explain: targets must be 'content', 'all' or words and .*, got 'nouns'"),
-        ({"method": "best"}, f"explain: method must be one of {', '.join(METHODS)} or a Method, got 'best'"),
+        ({"method": "best"}, f"explain: method must be one of {', '.join(METHODS)} or a GradientCAM, got 'best'"),
         ({"profile": "best"}, "profile: name must be one of released, paper, default, unguided, got 'best'"),
         ({"prompt": "what is the zebra ?"}, "tiny: prompt must be made of the words"),
         ({"steps": 0}, "explain: steps must be a positive whole number or None, got 0"),
@@ -163,7 +163,9 @@ def test_every_method_and_profile_runs(explainer: Explainer, scene: scenes.Scene
     assert published.provenance["objective"] == "contrast_sum"
     for profile in ("released", "paper", "default", RELEASED.ablation("baseline")):
         assert bool(explainer.explain(scene.image, targets=[1], profile=profile).maps.isfinite().all())
-    custom = Method(objective=lambda logits: logits.logsumexp(0), state=0, aggregation="layercam", blocks=(1, 3))
+    custom = GradientCAM(
+        objective=lambda logits: logits.logsumexp(0), state=0, aggregation="layer_cam", target_layers=(1, 3)
+    )
     assert explainer.explain(scene.image, targets=[1], method=custom).provenance["method"] == "custom"
 
 
@@ -176,8 +178,8 @@ def test_maps_sit_on_what_their_words_name(explainer: Explainer) -> None:
     """A floor that breaks with the first wrong index; the measured table is in docs/evaluation.md."""
     cases = list(draw_cases(explainer.adapter, 16, SEED))
     adapter = explainer.adapter
-    measured = [score(adapter, case, method_maps(adapter, case, Method()), False) for case in cases]
-    table = summarise(measured)
+    measured = [score(adapter, case, method_maps(adapter, case, GradientCAM()), False) for case in cases]
+    table = summarize(measured)
     assert sum(len(one["pointing"]) for one in measured) > 60
     assert table["pointing"] > 0.85
     assert table["obj_iou"] > 0.35

@@ -122,7 +122,7 @@ def test_broken_chunks_of_png(tmp_path: Path, broken: bytes) -> None:
 @pytest.mark.parametrize(
     ("header", "row", "key"),
     [
-        ((2, 1, 1, 0), b"\x40", (1,)),  # grey of 1 bit: black, white
+        ((2, 1, 1, 0), b"\x40", (1,)),  # gray of 1 bit: black, white
         ((2, 1, 2, 0), b"\x30", (3,)),  # of 2
         ((2, 1, 4, 0), b"\x0f", (15,)),  # of 4
         ((2, 1, 8, 0), b"\0\x7f", (0x7F,)),
@@ -132,9 +132,9 @@ def test_broken_chunks_of_png(tmp_path: Path, broken: bytes) -> None:
     ],
 )
 def test_key_colour_of_every_depth(tmp_path: Path, header: tuple[int, ...], row: bytes, key: tuple[int, ...]) -> None:
-    """The second of two pixels has the colour that is transparent, and so is white; the first is black."""
-    colour = struct.pack(f">{len(key)}H", *key)
-    content = png(struct.pack(">IIBB", *header), b"\0" + row, chunk(b"tRNS", colour))
+    """The second of two pixels has the color that is transparent, and so is white; the first is black."""
+    color = struct.pack(f">{len(key)}H", *key)
+    content = png(struct.pack(">IIBB", *header), b"\0" + row, chunk(b"tRNS", color))
     assert loaded(tmp_path, content).tolist() == [[[0, 0, 0], list(WHITE)]]
     with Image.open(io.BytesIO(content)) as image:
         assert load_image(image).tolist() == [[[0, 0, 0], list(WHITE)]]
@@ -170,7 +170,7 @@ def test_palettes_with_transparency(tmp_path: Path) -> None:
 def test_every_mode_in_every_format(tmp_path: Path, mode: str, kinds: tuple[str, ...]) -> None:
     """A white picture is white and a black one black, whatever way it is stored."""
     for level in (0, 255):
-        grey = Image.new("L", (8, 8), level)
+        gray = Image.new("L", (8, 8), level)
         if mode == "LAB":
             image = Image.new("LAB", (8, 8), (level, 128, 128))
         elif mode.startswith("I;16"):
@@ -181,7 +181,7 @@ def test_every_mode_in_every_format(tmp_path: Path, mode: str, kinds: tuple[str,
                 np.full((8, 8), level * 257 if mode == "I" else level / 255, np.int32 if mode == "I" else np.float32)
             )
         else:
-            image = (grey.convert("RGB") if mode in ("CMYK", "YCbCr") else grey).convert(mode)
+            image = (gray.convert("RGB") if mode in ("CMYK", "YCbCr") else gray).convert(mode)
         for kind in kinds:
             if kind == "webp" and not features.check("webp"):
                 continue

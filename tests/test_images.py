@@ -55,7 +55,7 @@ def test_pil_image_is_left_as_it_is(picture: np.ndarray) -> None:
 def test_every_mode(mode: str) -> None:
     """A white image is white in every mode, and a black one black."""
     for level in (0, 255):
-        grey = Image.new("L", (6, 4), level)
+        gray = Image.new("L", (6, 4), level)
         if mode == "LAB":
             image = Image.new("LAB", (6, 4), (level, 128, 128))
         elif mode in ("I", "I;16"):
@@ -63,14 +63,14 @@ def test_every_mode(mode: str) -> None:
         elif mode == "F":
             image = Image.fromarray(np.full((4, 6), level / 255, np.float32))
         elif mode in ("La", "RGBa"):
-            image = grey.convert(mode.upper()).convert(mode)
+            image = gray.convert(mode.upper()).convert(mode)
         elif mode == "PA":
-            image = grey.convert("P").convert("PA")
+            image = gray.convert("P").convert("PA")
         else:
             image = (
-                grey.convert("RGB").convert(mode)
+                gray.convert("RGB").convert(mode)
                 if mode in ("HSV", "YCbCr", "CMYK", "RGBX", "LA")
-                else grey.convert(mode)
+                else gray.convert(mode)
             )
         assert image.mode == mode
         check(load_image(image), np.full((4, 6, 3), level), within=1)
@@ -92,8 +92,8 @@ def test_transparency_lies_over_white(tmp_path: Path) -> None:
 
     key = saved(tmp_path / "key.png", Image.new("RGB", (1, 1), GREEN), transparency=GREEN)
     assert load_image(key).tolist() == [[list(WHITE)]]
-    grey = Image.new("LA", (1, 1), (0, 0))
-    assert load_image(grey).tolist() == [[list(WHITE)]]
+    gray = Image.new("LA", (1, 1), (0, 0))
+    assert load_image(gray).tolist() == [[list(WHITE)]]
 
 
 def test_sixteen_bits(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast import ops, scenes
-from dcam_fast.attribution import METHODS, Attribution, Method
+from dcam_fast.attribution import METHODS, AttributionMethod, GradientCAM
 from dcam_fast.attribution.by_word import mean_by_word
 from dcam_fast.attribution.methods.activation import Activation
 from dcam_fast.attribution.methods.llava_cam import LlavaCam
@@ -46,8 +46,8 @@ class PaperInputs(Inputs):
 class PaperAdapter(Adapter[PaperInputs]):
     name = "paper"
     device = torch.device("cpu")
-    blocks = 2
-    default_blocks = (0,)
+    num_layers = 2
+    default_layers = (0,)
     mask_token = 9
     default_prompt = "?"
 
@@ -69,7 +69,7 @@ class PaperAdapter(Adapter[PaperInputs]):
         self.forwards += 1
         return Hidden(inputs.cells[None], torch.zeros(*canvases.shape, 2))
 
-    def block(self, index: int, hidden: Hidden, inputs: PaperInputs) -> Hidden:
+    def layer(self, index: int, hidden: Hidden, inputs: PaperInputs) -> Hidden:
         assert hidden.canvas is not None
         return Hidden(hidden.image, hidden.canvas + index * (ATTENTION[: hidden.canvas.shape[1]] @ hidden.image))
 
@@ -92,7 +92,7 @@ def adapter() -> PaperAdapter:
     return PaperAdapter()
 
 
-def maps_by(method: Attribution, adapter: PaperAdapter, words: tuple[Word, ...] = WORDS) -> Tensor:
+def maps_by(method: AttributionMethod, adapter: PaperAdapter, words: tuple[Word, ...] = WORDS) -> Tensor:
     inputs = adapter.encode(PIXELS, "?")
     maps = method.raw_maps(adapter, inputs, TRAJECTORY, words, inputs.views[0])
     assert maps.shape == (len(words), 2, 2)
@@ -127,19 +127,19 @@ def test_layercam(adapter: PaperAdapter) -> None:
     # word a: max(A, 0) max(G, 0) with G = attention * (1, 2): (1, 2 + 4, 0, 0)
     # word b: G = attention * (-1, 1): (0, 1, 1, 0)
     # word c: G = attention * (2, -1): (6, 0, 0, 0)
-    assert_maps(maps_by(METHODS["layercam"], adapter), [[1 / 6, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 0]])
+    assert_maps(maps_by(METHODS["layer_cam"], adapter), [[1 / 6, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 0]])
 
 
 def test_hirescam(adapter: PaperAdapter) -> None:
     # word a: attention * A (1, 2) = (-1, 6, 0, -3); word b: (0, 0, 2, 0); word c: (9, 0, 0, -1)
-    assert_maps(maps_by(METHODS["hirescam"], adapter), [[0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]])
+    assert_maps(maps_by(METHODS["hires_cam"], adapter), [[0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]])
 
 
 def test_activation_is_the_same_for_all_words_and_takes_one_forward_pass(adapter: PaperAdapter) -> None:
     assert_maps(maps_by(Activation(), adapter), [[1 / 2, 1, 1 / 2, 0]] * 3)
     assert adapter.forwards == 1
     with pytest.raises(AdapterError, match="block must be 0 to 0 for paper, got 1"):
-        maps_by(Activation(blocks=(1,)), adapter)
+        maps_by(Activation(target_layers=(1,)), adapter)
 
 
 def test_llava_cam(adapter: PaperAdapter) -> None:
@@ -214,12 +214,12 @@ def test_activation_maps_of_tam() -> None:
 
 def test_context_of_tam() -> None:
     texts = ["dog", "and", "dog"]
-    context, rivals = context_of(texts, causal=False)
+    context, baselines = context_of(texts, causal=False)
     assert context.int().tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
-    assert rivals.int().tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
-    context, rivals = context_of(texts, causal=True)
+    assert baselines.int().tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+    context, baselines = context_of(texts, causal=True)
     assert context.int().tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
-    assert rivals.int().tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert baselines.int().tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
 
 
 def test_tam_reads_the_logits_at_the_cells(adapter: PaperAdapter) -> None:
@@ -260,7 +260,7 @@ def test_no_words_give_no_maps(adapter: PaperAdapter, name: str) -> None:
 
 def test_methods_of_the_same_passes_share_them(adapter: PaperAdapter) -> None:
     inputs = adapter.encode(PIXELS, "?")
-    names = ("grad_cam", "layercam", "hirescam", "tam")
+    names = ("grad_cam", "layer_cam", "hires_cam", "tam")
     alone = {name: maps_by(METHODS[name], adapter) for name in names}
     adapter.forwards = 0
     together = all_raw_maps(
@@ -274,7 +274,7 @@ def test_methods_of_the_same_passes_share_them(adapter: PaperAdapter) -> None:
 
 def test_describe() -> None:
     assert describe(Random(seed=3)) == {"kind": "Random", "seed": 3, "blocks": None}
-    assert describe(Method(objective=max))["objective"] == repr(max)
+    assert describe(GradientCAM(objective=max))["objective"] == repr(max)
     assert method_named("tam") == Tam()
     assert method_named(Tam(kernel_size=5)) == Tam(kernel_size=5)
 

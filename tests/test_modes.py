@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcam_fast import Explainer, Explanation, scenes
-from dcam_fast.attribution import METHODS, Method
+from dcam_fast.attribution import METHODS, GradientCAM
 from dcam_fast.evaluation.cases import prepare
 from dcam_fast.evaluation.datasets.synthetic import Scenes
 from dcam_fast.evaluation.runner import Settings, evaluate_sample
@@ -196,9 +196,9 @@ def test_modes_are_restored_after_an_error(explainer: Explainer, mode: Any) -> N
     with mode():
         before = modes_now()
         with pytest.raises(RuntimeError, match="in the middle"):
-            explain(explainer, method=Method(objective=objective))
+            explain(explainer, method=GradientCAM(objective=objective))
         with pytest.raises(RuntimeError, match="in the middle"):
-            list(explainer.stream(PICTURE, method=Method(objective=objective)))
+            list(explainer.stream(PICTURE, method=GradientCAM(objective=objective)))
         with pytest.raises(ValueError, match="load: model must be"):
             Explainer.from_pretrained("no-such-folder")
         assert modes_now() == before

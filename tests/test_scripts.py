@@ -18,7 +18,7 @@ from dcam_fast.output import pictures as rendering
 def explanation_of(
     answer: str, texts: list[str], targets: dict[tuple[int, ...], str], steps: tuple[int, ...] = ()
 ) -> Explanation:
-    """An explanation of a grey picture; ``targets`` are texts by their positions."""
+    """An explanation of a gray picture; ``targets`` are texts by their positions."""
     maps = torch.zeros(len(targets), 3, 5)
     return Explanation(
         image=np.full((30, 50, 3), 128, np.uint8),

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from dcam_fast import Explainer, scenes
-from dcam_fast.attribution import METHODS, Method
+from dcam_fast.attribution import METHODS, GradientCAM
 from dcam_fast.models.adapter import OPEN, AdapterError, Trajectory
 from dcam_fast.models.tiny.adapter import TinyAdapter
 from dcam_fast.streaming import Step
 
 PICTURE = scenes.sample_scene(np.random.default_rng(12), 96, 96, 2).image
-COMMITTED = Method(state="committed")
+COMMITTED = GradientCAM(state="committed")
 
 
 @pytest.fixture(scope="module", params=["prefix", "joint"])
@@ -123,7 +123,7 @@ def test_grad_mode_is_the_callers_between_steps(explainer: Explainer) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "tam"}, "stream: method must be of Diffusion-CAM's kind, a Method, got 'tam'"),
+        ({"method": "tam"}, "stream: method must be of Diffusion-CAM's kind, a GradientCAM, got 'tam'"),
         ({"method": "best"}, "explain: method must be one of"),
         ({"prompt": "what is the zebra ?"}, "tiny: prompt must be made of the words"),
     ],
@@ -151,7 +151,7 @@ def test_nothing_is_left_after_an_error_in_the_middle(explainer: Explainer) -> N
             raise RuntimeError("in the middle")
         return logits[3]
 
-    stream = explainer.stream(PICTURE, method=Method(objective=objective))
+    stream = explainer.stream(PICTURE, method=GradientCAM(objective=objective))
     with pytest.raises(RuntimeError, match="in the middle"):
         list(stream)
     assert list(stream) == []
@@ -159,7 +159,7 @@ def test_nothing_is_left_after_an_error_in_the_middle(explainer: Explainer) -> N
     alive = live_bytes()
     calls = 0
     with pytest.raises(RuntimeError, match="in the middle"):
-        explainer.explain(PICTURE, method=Method(objective=objective))
+        explainer.explain(PICTURE, method=GradientCAM(objective=objective))
     assert live_bytes() <= alive
 
 
@@ -213,6 +213,6 @@ def test_threads_do_not_disturb_each_other() -> None:
 
 def test_every_method_of_the_kind_streams(explainer: Explainer) -> None:
     for method in METHODS.values():
-        if isinstance(method, Method):
-            first: Step = next(explainer.stream(PICTURE, method=replace(method, blocks=(1,)), steps=4))
+        if isinstance(method, GradientCAM):
+            first: Step = next(explainer.stream(PICTURE, method=replace(method, target_layers=(1,)), steps=4))
             assert bool(first.maps.isfinite().all())

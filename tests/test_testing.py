@@ -155,13 +155,13 @@ class Thawed(TinyAdapter):
 
 
 class AllowsTheLast(TinyAdapter):
-    def check_blocks(self, blocks: tuple[int, ...]) -> None:
+    def check_layers(self, blocks: tuple[int, ...]) -> None:
         """Whatever they are."""
 
 
 class NoGradient(TinyAdapter):
-    def prefix_block(self, index: int, image: Tensor, inputs: TinyInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        image, (k, v) = super().prefix_block(index, image, inputs)
+    def prefix_layer(self, index: int, image: Tensor, inputs: TinyInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        image, (k, v) = super().prefix_layer(index, image, inputs)
         return image.detach() + 0 * image, (k.detach() + 0 * k, v.detach() + 0 * v)
 
 
@@ -174,7 +174,7 @@ class NotANumber(TinyAdapter):
 class HalfTheGradient(TinyAdapter):
     """Its two streams run otherwise than its block."""
 
-    def block(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
+    def layer(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
         after = super().block(index, hidden, inputs)
         return Hidden(after.image * 1.01, after.canvas)
 
@@ -186,8 +186,8 @@ class HidesItsStreams(TinyAdapter):
 
 
 class SeesItsNeighbours(TinyAdapter):
-    def canvas_block(self, index: int, canvas: Tensor, context: Any, inputs: TinyInputs) -> Tensor:
-        after = super().canvas_block(index, canvas, context, inputs)
+    def canvas_layer(self, index: int, canvas: Tensor, context: Any, inputs: TinyInputs) -> Tensor:
+        after = super().canvas_layer(index, canvas, context, inputs)
         return after + after.mean(0, keepdim=True)
 
 

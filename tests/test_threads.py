@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast import Explainer, scenes
-from dcam_fast.attribution import Method
+from dcam_fast.attribution import GradientCAM
 from dcam_fast.attribution.threads import threads_of
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
@@ -42,14 +42,14 @@ def on_new_thread(function: Callable[[], R]) -> R:
     return results[0]
 
 
-def counting(seen: list[int]) -> Method:
+def counting(seen: list[int]) -> GradientCAM:
     """A method that notes torch's count as it is evaluated."""
 
     def objective(logits: Tensor) -> Tensor:
         seen.append(torch.get_num_threads())
         return logits[5]
 
-    return Method(objective=objective)
+    return GradientCAM(objective=objective)
 
 
 def test_any_count_gives_the_same_bits(adapter: TinyAdapter) -> None:
@@ -86,7 +86,7 @@ def test_the_count_is_restored_after_an_error(adapter: TinyAdapter) -> None:
         raise RuntimeError("objective")
 
     with pytest.raises(RuntimeError, match="objective"):
-        Explainer(adapter).explain(PICTURE, targets=[0], method=Method(objective=objective))
+        Explainer(adapter).explain(PICTURE, targets=[0], method=GradientCAM(objective=objective))
     assert torch.get_num_threads() == 2
 
 

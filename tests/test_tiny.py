@@ -205,8 +205,8 @@ def test_cached_prefix_equals_packed_forward(model: TinyForMaskedDiffusion) -> N
     with torch.no_grad():
         packed = model(pixels, prompt, canvases)
         hidden = adapter.embed(inputs := adapter.encode(scene.image, scenes.CAPTION_PROMPT), canvases[0])
-        for index in range(adapter.blocks):
-            hidden = adapter.block(index, hidden, inputs)
+        for index in range(adapter.num_layers):
+            hidden = adapter.layer(index, hidden, inputs)
         streams = adapter.logits(hidden, torch.arange(36).expand(3, -1), inputs)
     torch.testing.assert_close(streams, packed[0], rtol=1e-4, atol=1e-4)
 

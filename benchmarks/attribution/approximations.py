@@ -21,22 +21,22 @@ import torch
 import typer
 
 from dcam_fast import models
-from dcam_fast.attribution import METHODS, Method
+from dcam_fast.attribution import METHODS, GradientCAM
 from dcam_fast.config import DEFAULT
 from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
-from dcam_fast.evaluation.localisation import draw_cases, method_maps, score, summarise
+from dcam_fast.evaluation.localization import draw_cases, method_maps, score, summarize
 from dcam_fast.models.adapter import Word
 
 MODES: dict[str, dict[str, Any]] = {
     "words": {
-        "exact": Method(),
-        "2 blocks above": Method(depth=2),
-        "1 block above": Method(depth=1),
+        "exact": GradientCAM(),
+        "2 blocks above": GradientCAM(depth=2),
+        "1 block above": GradientCAM(depth=1),
         "no gradient (TAM)": METHODS["tam"],
         "no gradient (attention rollout)": replace(METHODS["attention_rollout"], profile=DEFAULT),  # type: ignore[type-var]
         "no gradient (activations)": replace(METHODS["activation"], profile=DEFAULT),  # type: ignore[type-var]
     },
-    "phrases": {"exact": Method(), "one way back for a phrase": Method(shared=True)},
+    "phrases": {"exact": GradientCAM(), "one backward pass for a phrase": GradientCAM(shared=True)},
 }
 
 
@@ -52,7 +52,7 @@ def phrases_of(case: Any) -> Any:
 
 
 def compare(cases: list[Any], adapter: Any, modes: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Per mode: localisation, mean cosine with the exact maps, and median seconds of a scene's maps."""
+    """Per mode: localization, mean cosine with the exact maps, and median seconds of a scene's maps."""
     table = {}
     exact: list[torch.Tensor] = []
     for name, method in modes.items():
@@ -65,7 +65,7 @@ def compare(cases: list[Any], adapter: Any, modes: dict[str, Any]) -> dict[str, 
                 exact.append(maps)
             alike += torch.cosine_similarity(maps.flatten(1), exact[index].flatten(1)).tolist()
             measured.append(score(adapter, case, maps, with_deletion=False))
-        found = summarise(measured)
+        found = summarize(measured)
         table[name] = {key: found[key] for key in ("pointing", "obj_iou", "f3")}
         table[name] |= {"cosine": statistics.fmean(alike), "seconds": statistics.median(times)}
     return table

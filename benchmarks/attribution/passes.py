@@ -37,13 +37,13 @@ def alternative(adapter: Any, inputs: Inputs, targets: Targets, block: int, batc
     with torch.no_grad():
         hidden = adapter.embed(inputs, canvases if batched else targets.canvases)
         for index in range(block + 1):
-            hidden = adapter.block(index, hidden, inputs)
+            hidden = adapter.layer(index, hidden, inputs)
         if not batched:
             hidden = hidden.split()
     image = hidden.image.detach().requires_grad_()
     hidden = Hidden(image, hidden.canvas)
-    for index in range(block + 1, adapter.blocks):
-        hidden = adapter.block(index, hidden, inputs)
+    for index in range(block + 1, adapter.num_layers):
+        hidden = adapter.layer(index, hidden, inputs)
     rows = torch.arange(targets.canvases.shape[1]).expand(len(canvases if batched else targets), -1)
     logits = adapter.logits(hidden, rows, inputs).log_softmax(-1)
     if batched:
@@ -71,7 +71,7 @@ def main(repeats: Annotated[int, typer.Option(help="Runs of each.")] = 15) -> No
         trajectory = adapter.generate(inputs)
         for state in ("remask", "first"):
             targets = build_targets(trajectory, torch.arange(WORDS), state, adapter.mask_token)  # type: ignore[arg-type]
-            asked = (adapter, inputs, targets, adapter.default_blocks[0])
+            asked = (adapter, inputs, targets, adapter.default_layers[0])
             ways: dict[str, Callable[[], None]] = {
                 f"shared, {rows} rows at once": lambda asked=asked, rows=rows: ours(*asked, rows)  # type: ignore[misc]
                 for rows in (512, 2048, 4096, 16384)

@@ -1,6 +1,6 @@
 """The published flow, what the attribution pass is measured against.
 
-For every word, one pass: the finished, unmasked answer is encoded anew from the embeddings (and, where the model has a
+For every word, one pass: the finished, unmasked answer is encoded again from the embeddings (and, where the model has a
 vision tower, from the pixels) on, with a graph through the whole model, whose parameters take gradients, and logits of
 the whole sequence.
 """
@@ -32,8 +32,8 @@ def passes(
             model.zero_grad(set_to_none=True)
             with torch.enable_grad():
                 hidden = adapter.embed(_seen_anew(model, inputs), target.canvases)
-                for index in range(adapter.blocks):
-                    hidden = adapter.block(index, hidden, inputs)
+                for index in range(adapter.num_layers):
+                    hidden = adapter.layer(index, hidden, inputs)
                     if index == block:
                         features = hidden.image
                         features.retain_grad()

@@ -114,8 +114,8 @@ class ShapedAdapter(Adapter[ShapedInputs]):
     ) -> None:
         self.shape, self.attention, self.device, self.dtype = shape, attention, torch.device(device), dtype
         self.has_two_streams = attention == "prefix"
-        self.blocks = shape.blocks
-        self.default_blocks = (shape.blocks // 2 - 1,)
+        self.num_layers = shape.blocks
+        self.default_layers = (shape.blocks // 2 - 1,)
         if model is None:
             torch.manual_seed(0)
             default = torch.get_default_dtype()
@@ -156,19 +156,19 @@ class ShapedAdapter(Adapter[ShapedInputs]):
             return Hidden(inputs.prefix, canvas)
         return Hidden(torch.cat((inputs.prefix.expand(len(canvas), -1, -1), canvas), 1))
 
-    def block(self, index: int, hidden: Hidden, inputs: ShapedInputs) -> Hidden:
+    def layer(self, index: int, hidden: Hidden, inputs: ShapedInputs) -> Hidden:
         if hidden.canvas is None:
             block: Any = self.model.blocks[index]
             return Hidden(block.finish(hidden.image, *block.project(hidden.image, inputs.rotary)))
-        image, context = self.prefix_block(index, hidden.image, inputs)
-        return Hidden(image, self.canvas_block(index, hidden.canvas, context, inputs))
+        image, context = self.prefix_layer(index, hidden.image, inputs)
+        return Hidden(image, self.canvas_layer(index, hidden.canvas, context, inputs))
 
-    def prefix_block(self, index: int, image: Tensor, inputs: ShapedInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def prefix_layer(self, index: int, image: Tensor, inputs: ShapedInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         block: Any = self.model.blocks[index]
         q, k, v = block.project(image, inputs.rotary_of(slice(image.shape[1])))
-        return image if index == self.blocks - 1 else block.finish(image, q, k, v), (k, v)
+        return image if index == self.num_layers - 1 else block.finish(image, q, k, v), (k, v)
 
-    def canvas_block(self, index: int, canvas: Tensor, context: tuple[Tensor, Tensor], inputs: ShapedInputs) -> Tensor:
+    def canvas_layer(self, index: int, canvas: Tensor, context: tuple[Tensor, Tensor], inputs: ShapedInputs) -> Tensor:
         block: Any = self.model.blocks[index]
         q, k, v = block.project(canvas, inputs.rotary_of(slice(inputs.prefix.shape[1], None)))
         keys, values = (cached.expand(len(canvas), -1, -1, -1) for cached in context)

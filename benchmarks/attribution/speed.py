@@ -24,7 +24,7 @@ import torch
 import typer
 
 from dcam_fast import scenes
-from dcam_fast.attribution import Method
+from dcam_fast.attribution import GradientCAM
 from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets, raw_maps
 from dcam_fast.benchmarks.attribution import published
@@ -73,14 +73,14 @@ def _wait(device: torch.device) -> None:
 def denoise_once(adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory) -> torch.Tensor:
     """One forward pass of generation: the logits of every position of the answer."""
     hidden = adapter.embed(inputs, trajectory.tokens[None])
-    for index in range(adapter.blocks):
-        hidden = adapter.block(index, hidden, inputs)
+    for index in range(adapter.num_layers):
+        hidden = adapter.layer(index, hidden, inputs)
     return adapter.logits(hidden, torch.arange(len(trajectory.tokens), device=adapter.device)[None], inputs)
 
 
 def agreement(adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory) -> float:
     """Largest difference of the two flows' gradients for one question, over the largest gradient."""
-    block = adapter.default_blocks[0]
+    block = adapter.default_layers[0]
     positions = torch.tensor([trajectory.length // 2], device=adapter.device)
     targets = build_targets(trajectory, positions, "remask", adapter.mask_token)
     ((_, expected),) = published.passes(adapter, inputs, targets, block, "logit")
@@ -109,7 +109,7 @@ def compare(
         "published": lambda: published.raw_maps(joint, inputs, final, 0, "contrast_sum"),
     }
     for adapter, state in ((ours, "remask"), (ours, "committed"), (ours, "final"), (joint, "remask")):
-        method = Method(state=state)
+        method = GradientCAM(state=state)
         targets = build_targets(trajectory, positions, state, ours.mask_token)
         label = f"dcam_fast, {adapter.attention}, {state}"  # type: ignore[attr-defined]
         runs[label] = functools.partial(raw_maps, adapter, inputs, targets, method, view)
@@ -126,7 +126,7 @@ def tiny(device: str, repeats: int) -> dict[str, Any]:
     """The embedded model."""
     adapter, joint = (TinyAdapter(device=device, attention=attention) for attention in ("prefix", "joint"))
     inputs = adapter.encode(scenes.sample_scene(np.random.default_rng(12), objects=3).image, scenes.CAPTION_PROMPT)
-    about = {"blocks": adapter.blocks, "explained": adapter.default_blocks[0], "tokens": 256 + 8 + 24}
+    about = {"blocks": adapter.num_layers, "explained": adapter.default_layers[0], "tokens": 256 + 8 + 24}
     return compare("embedded model", adapter, joint, inputs, torch.float32, repeats) | about
 
 
@@ -136,7 +136,7 @@ def lavida(device: str, shape: Shape, dtype: torch.dtype, repeats: int) -> dict[
     joint = ShapedAdapter(shape, "joint", device, dtype, adapter.model)
     inputs = adapter.encode(np.zeros((480, 640, 3), np.uint8), "?")
     name = f"LaViDa-8B's shapes, {shape.blocks} of 32 blocks" if shape.blocks < 32 else "LaViDa-8B's shapes"
-    about = {"shape": asdict(shape), "blocks": shape.blocks, "explained": adapter.default_blocks[0]}
+    about = {"shape": asdict(shape), "blocks": shape.blocks, "explained": adapter.default_layers[0]}
     about["tokens"] = shape.image + shape.prompt + shape.answer
     return compare(name, adapter, joint, inputs, dtype, repeats) | about
 

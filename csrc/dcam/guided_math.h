@@ -25,8 +25,8 @@ struct Symmetric3 {
     static DCAM_HD int column(int pair) { return pair < 3 ? pair : pair < 5 ? pair - 2 : 2; }
 };
 
-// From the means of a window's colours and of their products, in the order of Symmetric3. In float64, for in a window
-// of one colour nearly all of it cancels.
+// From the means of a window's colors and of their products, in the order of Symmetric3. In float64, for in a window
+// of one color nearly all of it cancels.
 DCAM_HD Symmetric3 inverse_covariance(const double* moments, double epsilon) {
     const double r = moments[0], g = moments[1], b = moments[2];
     const double rr = moments[3] - r * r + epsilon, rg = moments[4] - r * g, rb = moments[5] - r * b;
@@ -37,8 +37,8 @@ DCAM_HD Symmetric3 inverse_covariance(const double* moments, double epsilon) {
              (rr * gg - rg * rg) * scale}};
 }
 
-// At one cell of fields that lie `stride` apart: means of map times colour (three) and of the map become the slopes of
-// the map along the colours and its offset.
+// At one cell of fields that lie `stride` apart: means of map times color (three) and of the map become the slopes of
+// the map along the colors and its offset.
 DCAM_HD void fit_window(const float* statistics, float* fit, int64_t stride) {
     const float* inverse = statistics + 3 * stride;
     const float level = fit[3 * stride];
@@ -54,10 +54,10 @@ DCAM_HD void fit_window(const float* statistics, float* fit, int64_t stride) {
     fit[3 * stride] = level - along_r * statistics[0] - along_g * statistics[stride] - along_b * statistics[2 * stride];
 }
 
-// What the mean of the fits around a cell says of its colour.
-DCAM_HD float fitted(const float* colour, const float* fit, int64_t stride) {
+// What the mean of the fits around a cell says of its color.
+DCAM_HD float fitted(const float* color, const float* fit, int64_t stride) {
     const float value =
-        fit[0] * colour[0] + fit[stride] * colour[stride] + fit[2 * stride] * colour[2 * stride] + fit[3 * stride];
+        fit[0] * color[0] + fit[stride] * color[stride] + fit[2 * stride] * color[2 * stride] + fit[3 * stride];
     return value < 0 ? 0 : value;  // a NaN stays one, so that refine finds it
 }
 

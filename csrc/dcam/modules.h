@@ -9,7 +9,7 @@
 
 namespace dcam {
 
-constexpr float kNought = 1e-6f;  // stands for a level where nothing is positive
+constexpr float kNanProbe = 1e-6f;  // stands for a level where nothing is positive
 
 // ------------------------------------------------------------------------------------------------- AKD
 
@@ -70,7 +70,7 @@ DCAM_HD float clipped(float value, float ceiling) {
     return value < ceiling ? value : ceiling;
 }
 
-// What min-max normalisation divides by.
+// What min-max normalization divides by.
 DCAM_HD float span_of(float least, float greatest) { return greatest - least + 1e-8f; }
 
 // ------------------------------------------------------------------------------------------------- SICD

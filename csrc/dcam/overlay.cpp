@@ -17,7 +17,7 @@ const char* check_boxes(const float* boxes, int64_t height, int64_t width) {
         for (int64_t i = 0; i < cells; ++i) {
             const float *box = boxes + i * stride + axis, *next = box + stride;
             const bool ascending = i + 1 == cells || box[0] + box[2] < next[0] + next[2];
-            if (!(box[0] < box[2]) || !ascending) return "ordered (x0 < x1, y0 < y1, centres ascending)";
+            if (!(box[0] < box[2]) || !ascending) return "ordered (x0 < x1, y0 < y1, centers ascending)";
         }
     }
     return nullptr;

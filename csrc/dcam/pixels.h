@@ -21,28 +21,28 @@ struct Edges {
         : first(boxes + (columns ? 0 : 1)), stride(columns ? 4 : width * 4) {}
     DCAM_HD float begin(int64_t cell) const { return first[cell * stride]; }
     DCAM_HD float end(int64_t cell) const { return first[cell * stride + 2]; }
-    DCAM_HD double centre(int64_t cell) const { return (static_cast<double>(begin(cell)) + end(cell)) / 2; }
+    DCAM_HD double center(int64_t cell) const { return (static_cast<double>(begin(cell)) + end(cell)) / 2; }
 
-    // The two cells whose centres a pixel lies between, and how far along; the outermost beyond them. Always cells that
+    // The two cells whose centers a pixel lies between, and how far along; the outermost beyond them. Always cells that
     // there are, even of boxes that are no numbers.
     DCAM_HD Reading read(int64_t pixel, int64_t cells) const {
         if (cells == 1) return {0, 0};
-        const double low = centre(0), high = centre(cells - 1), middle = static_cast<double>(pixel) + 0.5;
+        const double low = center(0), high = center(cells - 1), middle = static_cast<double>(pixel) + 0.5;
         const double at = middle < low ? low : middle > high ? high : middle;
         int64_t left = 0, most = cells - 2;
         while (left < most) {
             const int64_t tried = (left + most + 1) / 2;
-            if (centre(tried) <= at)
+            if (center(tried) <= at)
                 left = tried;
             else
                 most = tried - 1;
         }
-        const double from = centre(left);
-        return {static_cast<int32_t>(left), static_cast<float>((at - from) / (centre(left + 1) - from))};
+        const double from = center(left);
+        return {static_cast<int32_t>(left), static_cast<float>((at - from) / (center(left + 1) - from))};
     }
 };
 
-// The first pixel whose centre lies behind an edge, and the first whose centre lies behind another: what is between.
+// The first pixel whose center lies behind an edge, and the first whose center lies behind another: what is between.
 DCAM_HD int32_t clamped(double edge, int64_t pixels) {
     const double most = static_cast<double>(pixels);
     return static_cast<int32_t>(edge > 0 ? edge < most ? edge : most : 0);
@@ -63,14 +63,14 @@ DCAM_HD float tame(float value) {
     return value > -3e38f ? value : -3e38f;
 }
 
-// Row of the colour table.
+// Row of the color table.
 DCAM_HD int level_of(float value) {
     value = value > 0 ? (value < 1 ? value : 1) : 0;
     return static_cast<int>(value * 255 + 0.5f);
 }
 
 // Half a level is added here, so that `blended` rounds.
-DCAM_HD float weighted_colour(float alpha, uint8_t colour) { return alpha * static_cast<float>(colour) + 0.5f; }
+DCAM_HD float weighted_colour(float alpha, uint8_t color) { return alpha * static_cast<float>(color) + 0.5f; }
 
 DCAM_HD uint8_t blended(float keep, uint8_t image, float weighted) {
     return static_cast<uint8_t>(keep * static_cast<float>(image) + weighted);

@@ -8,10 +8,10 @@ namespace dcam {
 enum class Dtype : int { float32, bfloat16, float16 };
 
 // In the order of dcam_fast.ops.reference.AGGREGATIONS.
-enum class Aggregation : int { pooled, elementwise, layercam, gradcam, gradcam_paper, hirescam, activation };
+enum class Aggregation : int { pooled, elementwise, layer_cam, grad_cam, grad_cam_paper, hires_cam, activation };
 
 constexpr bool uses_weights(Aggregation a) {
-    return a == Aggregation::pooled || a == Aggregation::gradcam || a == Aggregation::gradcam_paper;
+    return a == Aggregation::pooled || a == Aggregation::grad_cam || a == Aggregation::grad_cam_paper;
 }
 
 // Channels of one step that threads divide among them; and what a target's weights occupy, whole vectors of any width.
@@ -46,7 +46,7 @@ constexpr int64_t weight_parts(int64_t targets, int64_t count, int64_t channels)
 void pool_weights(const PoolParams& params, int64_t begin, int64_t end);  // over targets * chunks of channels
 void pool_cells(const PoolParams& params, int64_t begin, int64_t end);    // over cells, every target
 // Min-max of maps begin..end in place; a map that is not finite becomes zeros and sets its flag.
-void normalise(float* maps, int32_t* flags, int64_t count, int64_t begin, int64_t end);
+void normalize(float* maps, int32_t* flags, int64_t count, int64_t begin, int64_t end);
 
 // Whether all gathered rows are finite: only to name the culprit, so not fast.
 bool finite_rows(const PoolParams& params, bool of_gradients);

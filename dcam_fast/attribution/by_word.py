@@ -15,14 +15,14 @@ def positions_of(words: Sequence[Word]) -> Tensor:
     return torch.tensor([position for word in words for position in word.positions], dtype=torch.int64)
 
 
-def owners_of(words: Sequence[Word]) -> Tensor:
+def word_index(words: Sequence[Word]) -> Tensor:
     """Index int64 ``[T]`` of the word that each token of `positions_of` belongs to."""
     return torch.tensor([index for index, word in enumerate(words) for _ in word.positions], dtype=torch.int64)
 
 
 def mean_by_word(values: Tensor, words: Sequence[Word]) -> Tensor:
     """Means ``[len(words), ...]`` of the rows ``[T, ...]`` that belong to the same word."""
-    owners = owners_of(words).to(values.device)
+    owners = word_index(words).to(values.device)
     total = values.new_zeros(len(words), *values.shape[1:]).index_add(0, owners, values)
     members = torch.bincount(owners, minlength=len(words)).to(values.dtype)
     return total / members.view(-1, *[1] * (values.ndim - 1))

@@ -1,9 +1,9 @@
 """Activations and gradients at the image cells, for many targets in few passes.
 
-Everything up to the lowest explained block runs without a graph; only the blocks above it are differentiated, and only
+Everything up to the lowest target layer runs without a graph; only the layers above it are differentiated, and only
 with respect to the hidden states there. What targets share is computed once: a canvas runs forward once, and where the
-image is a stream of its own it runs forward once for all canvases. Every target then costs one way back. That is exact,
-and it is where the time and memory of the published flow go.
+image is a separate stream it runs forward once for all canvases. Each target then costs one backward pass. That is
+exact, and it saves most of the time and memory of the published method.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 ROWS = 4096
 CHUNK = 16  # canvases that are embedded at once
 
-# What becomes of the gradients behind one of the blocks as they appear: index into the blocks, maps int64 [n],
+# What becomes of the gradients behind one of the layers as they appear: index into the layers, maps int64 [n],
 # activations [n, S, D] or, where all canvases have the same, [S, D], and gradients [n, S, D].
 Consume = Callable[[int, Tensor, Tensor, Tensor], None]
 
@@ -64,7 +64,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Capture:
-    """One block's view of ``T`` maps: ``activations`` and ``gradients``, ``[T, S, D]``, over the image stream."""
+    """One layer's view of ``T`` maps: ``activations`` and ``gradients``, ``[T, S, D]``, over the image stream."""
 
     activations: Tensor
     gradients: Tensor
@@ -84,8 +84,8 @@ class _Pass:
 
     Attributes:
         canvases: C of them.
-        top: their hidden states behind the last block.
-        kept: the image stream behind each explained block, ``[C, S, D]`` or ``[1, S, D]``; the first is the leaf.
+        top: their hidden states behind the last layer.
+        kept: the image stream behind each target layer, ``[C, S, D]`` or ``[1, S, D]``; the first is the leaf.
         last: whether no pass after this one needs the graph below ``top``.
     """
 
@@ -99,30 +99,30 @@ def differentiate(
     adapter: Adapter[Any],
     inputs: Inputs,
     targets: Targets,
-    blocks: tuple[int, ...],
+    layers: tuple[int, ...],
     objective: Objective,
     consume: Consume,
     depth: int | None = None,
 ) -> None:
-    """Hands the activations behind each of ``blocks`` (ascending), and the gradients of the objective there, to
+    """Hands the activations behind each of ``layers`` (ascending), and the gradients of the objective there, to
     ``consume``, a few maps at a time.
 
-    Parameters take no gradients, and the caller's autograd mode does not matter. The gradients behind a block are gone
-    before the next block's are there, unless ``consume`` keeps them.
+    Parameters take no gradients, and the caller's autograd mode does not matter. The gradients behind a layer are gone
+    before the next layer's are there, unless ``consume`` keeps them.
 
     Args:
-        depth: how many blocks above the highest explained one are differentiated; those further up count as the
+        depth: how many layers above the highest explained one are differentiated; those further up count as the
             identity, which is an approximation. None: all of them.
 
     Raises:
-        AdapterError: for a block that cannot be explained, or where the memory is not enough for a single canvas.
+        AdapterError: for a layer that cannot be explained, or where the memory is not enough for a single canvas.
     """
-    adapter.check_blocks(blocks)
+    adapter.check_layers(layers)
     if depth is not None and depth < 1:
-        raise ValueError(f"attribute: depth must be at least one block, got {depth}")
+        raise ValueError(f"attribute: depth must be at least one layer, got {depth}")
     if not len(targets):
         return
-    end = adapter.blocks if depth is None else min(blocks[-1] + 1 + depth, adapter.blocks)
+    end = adapter.num_layers if depth is None else min(layers[-1] + 1 + depth, adapter.num_layers)
 
     def back(one: _Pass) -> None:
         rounds = max(len(canvas.maps) for canvas in one.canvases)
@@ -140,19 +140,19 @@ def differentiate(
             _pull(score, one.kept, hand, again=index + 1 < rounds or not one.last)
 
     forward = _with_shared_image if adapter.has_two_streams else _whole
-    forward(adapter, inputs, _grouped(targets), blocks, end, back)
+    forward(adapter, inputs, _grouped(targets), layers, end, back)
 
 
 def capture(
-    adapter: Adapter[Any], inputs: Inputs, targets: Targets, blocks: tuple[int, ...], objective: Objective
+    adapter: Adapter[Any], inputs: Inputs, targets: Targets, layers: tuple[int, ...], objective: Objective
 ) -> tuple[Capture, ...]:
-    """All of what `differentiate` hands out, one entry a block: for those who need several blocks of a map at once."""
-    parts: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in blocks]
+    """All of what `differentiate` hands out, one entry a layer: for those who need several layers of a map at once."""
+    parts: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in layers]
 
-    def keep(block: int, maps: Tensor, activations: Tensor, gradients: Tensor) -> None:
-        parts[block] |= zip(maps.tolist(), zip(activations.expand_as(gradients), gradients, strict=True), strict=True)
+    def keep(layer: int, maps: Tensor, activations: Tensor, gradients: Tensor) -> None:
+        parts[layer] |= zip(maps.tolist(), zip(activations.expand_as(gradients), gradients, strict=True), strict=True)
 
-    differentiate(adapter, inputs, targets, blocks, objective, keep)
+    differentiate(adapter, inputs, targets, layers, objective, keep)
     pairs = [[of[number] for number in sorted(of)] for of in parts]
     return tuple(Capture(torch.stack([a for a, _ in of]), torch.stack([g for _, g in of])) for of in pairs)
 
@@ -185,7 +185,7 @@ def _score(
 
 
 def _pull(score: Tensor, kept: list[Tensor], hand: Callable[[int, Tensor], None], again: bool) -> None:
-    """One way back: the gradient behind each block as it comes by, the lowest at the end."""
+    """One backward pass: the gradient behind each layer as it comes by, the lowest at the end."""
     hooks = [state.register_hook(functools.partial(hand, index)) for index, state in enumerate(kept) if index]
     try:
         (lowest,) = torch.autograd.grad(score, kept[0], retain_graph=again)
@@ -196,44 +196,44 @@ def _pull(score: Tensor, kept: list[Tensor], hand: Callable[[int, Tensor], None]
 
 
 def _hand(
-    consume: Consume, kept: list[Tensor], slots: list[int], numbers: Tensor, block: int, gradients: Tensor
+    consume: Consume, kept: list[Tensor], slots: list[int], numbers: Tensor, layer: int, gradients: Tensor
 ) -> None:
-    activations = kept[block].detach()
+    activations = kept[layer].detach()
     if len(activations) == 1:
         activations = activations[0]
     elif len(slots) < len(gradients):
         activations, gradients = activations[slots], gradients[slots]
-    consume(block, numbers.to(gradients.device), activations, gradients)
+    consume(layer, numbers.to(gradients.device), activations, gradients)
 
 
 # ------------------------------------------------------------------------------------------------------------- forward
 
 
-def _run(adapter: Adapter[Any], hidden: Hidden, inputs: Inputs, blocks: range) -> Hidden:
-    for index in blocks:
-        hidden = adapter.block(index, hidden, inputs)
+def _run(adapter: Adapter[Any], hidden: Hidden, inputs: Inputs, layers: range) -> Hidden:
+    for index in layers:
+        hidden = adapter.layer(index, hidden, inputs)
     return hidden
 
 
-def _run_prefix(adapter: Adapter[Any], image: Tensor, inputs: Inputs, blocks: range) -> tuple[Tensor, list[Any]]:
+def _run_prefix(adapter: Adapter[Any], image: Tensor, inputs: Inputs, layers: range) -> tuple[Tensor, list[Any]]:
     contexts = []
-    for index in blocks:
-        image, context = adapter.prefix_block(index, image, inputs)
+    for index in layers:
+        image, context = adapter.prefix_layer(index, image, inputs)
         contexts.append(context)
     return image, contexts
 
 
 def _run_canvas(
-    adapter: Adapter[Any], canvas: Tensor, contexts: Sequence[Any], inputs: Inputs, blocks: range
+    adapter: Adapter[Any], canvas: Tensor, contexts: Sequence[Any], inputs: Inputs, layers: range
 ) -> Tensor:
-    for index, context in zip(blocks, contexts, strict=True):
-        canvas = adapter.canvas_block(index, canvas, context, inputs)
+    for index, context in zip(layers, contexts, strict=True):
+        canvas = adapter.canvas_layer(index, canvas, context, inputs)
     return canvas
 
 
-def _segments(blocks: tuple[int, ...], end: int) -> list[range]:
-    """The differentiated blocks, cut behind every explained one: what a compiler is to leave alone."""
-    return [range(lower + 1, upper + 1) for lower, upper in itertools.pairwise((*blocks, end - 1))]
+def _segments(layers: tuple[int, ...], end: int) -> list[range]:
+    """The differentiated layers, cut behind every explained one: what a compiler is to leave alone."""
+    return [range(lower + 1, upper + 1) for lower, upper in itertools.pairwise((*layers, end - 1))]
 
 
 def _straight_through(below: Tensor, above: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ def _straight_through(below: Tensor, above: Tensor) -> Tensor:
 def _too_small(limit: int) -> AdapterError:
     return AdapterError(
         f"attribute: max_memory must be enough for the hidden states of one canvas, got {limit} bytes; "
-        "a higher block or a lower precision needs less"
+        "a higher layer or a lower precision needs less"
     )
 
 
@@ -252,7 +252,7 @@ def _whole(
     adapter: Adapter[Any],
     inputs: Inputs,
     canvases: list[_Canvas],
-    blocks: tuple[int, ...],
+    layers: tuple[int, ...],
     end: int,
     back: Callable[[_Pass], None],
 ) -> None:
@@ -266,7 +266,7 @@ def _whole(
         while start < len(group):
             part = slice(start, start + size)
             try:
-                top, kept = _climb(adapter, inputs, _rows(embedded, part), blocks, end, limit)
+                top, kept = _climb(adapter, inputs, _rows(embedded, part), layers, end, limit)
             except AllowanceError:
                 if size == 1:
                     raise _too_small(limit) from None
@@ -291,31 +291,31 @@ def _fitting(hidden: Hidden) -> int:
 
 
 def _climb(
-    adapter: Adapter[Any], inputs: Inputs, embedded: Hidden, blocks: tuple[int, ...], end: int, limit: int
+    adapter: Adapter[Any], inputs: Inputs, embedded: Hidden, layers: tuple[int, ...], end: int, limit: int
 ) -> tuple[Hidden, list[Tensor]]:
-    """The states behind the last block, and the image stream behind each explained one."""
+    """The states behind the last layer, and the image stream behind each explained one."""
     with torch.no_grad():
-        hidden = _run(adapter, embedded, inputs, range(blocks[0] + 1)).split()
+        hidden = _run(adapter, embedded, inputs, range(layers[0] + 1)).split()
     kept = [hidden.image]
     with torch.enable_grad(), Meter(limit):
-        for segment in _segments(blocks, end):
+        for segment in _segments(layers, end):
             hidden = compiled(_run)(adapter, hidden, inputs, segment)
             kept.append(hidden.image)
-    if end < adapter.blocks:
+    if end < adapter.num_layers:
         with torch.no_grad():
-            top = _run(adapter, hidden, inputs, range(end, adapter.blocks))
+            top = _run(adapter, hidden, inputs, range(end, adapter.num_layers))
         if hidden.canvas is None or top.canvas is None:
             hidden = Hidden(_straight_through(hidden.image, top.image))
         else:
             hidden = Hidden(hidden.image, _straight_through(hidden.canvas, top.canvas))
-    return hidden, kept[: len(blocks)]
+    return hidden, kept[: len(layers)]
 
 
 def _with_shared_image(
     adapter: Adapter[Any],
     inputs: Inputs,
     canvases: list[_Canvas],
-    blocks: tuple[int, ...],
+    layers: tuple[int, ...],
     end: int,
     back: Callable[[_Pass], None],
 ) -> None:
@@ -324,29 +324,29 @@ def _with_shared_image(
     with torch.no_grad():
         hidden = adapter.embed(inputs, torch.stack([canvas.tokens for canvas in canvases]))
         image, states = hidden.image, _require(hidden.canvas).split(1)
-        for index in range(blocks[0] + 1):
-            image, context = adapter.prefix_block(index, image, inputs)
-            states = tuple(adapter.canvas_block(index, state, context, inputs) for state in states)
+        for index in range(layers[0] + 1):
+            image, context = adapter.prefix_layer(index, image, inputs)
+            states = tuple(adapter.canvas_layer(index, state, context, inputs) for state in states)
         del context, hidden
     image = image.detach().requires_grad_()
     kept, contexts, meter = [image], [], Meter(limit)
     try:
         with torch.enable_grad(), meter:
-            for segment in _segments(blocks, end):
+            for segment in _segments(layers, end):
                 image, some = compiled(_run_prefix)(adapter, image, inputs, segment)
                 contexts += some
                 kept.append(image)
         with torch.no_grad():
-            upper = _run_prefix(adapter, image, inputs, range(end, adapter.blocks))[1]
+            upper = _run_prefix(adapter, image, inputs, range(end, adapter.num_layers))[1]
         for index, state in enumerate(states):
             with torch.enable_grad(), Meter(limit - meter.bytes):
-                canvas = compiled(_run_canvas)(adapter, state, contexts, inputs, range(blocks[0] + 1, end))
-            if end < adapter.blocks:
+                canvas = compiled(_run_canvas)(adapter, state, contexts, inputs, range(layers[0] + 1, end))
+            if end < adapter.num_layers:
                 with torch.no_grad():
-                    top = _run_canvas(adapter, canvas, upper, inputs, range(end, adapter.blocks))
+                    top = _run_canvas(adapter, canvas, upper, inputs, range(end, adapter.num_layers))
                 canvas = _straight_through(canvas, top)
             last = index + 1 == len(canvases)
-            back(_Pass(canvases[index : index + 1], Hidden(image, canvas), kept[: len(blocks)], last))
+            back(_Pass(canvases[index : index + 1], Hidden(image, canvas), kept[: len(layers)], last))
             del canvas  # before the next one needs the room
     except AllowanceError:
         raise _too_small(limit) from None
@@ -366,28 +366,28 @@ def _require(canvas: Tensor | None) -> Tensor:
 @torch.no_grad()
 def log_probabilities(adapter: Adapter[Any], inputs: Inputs, targets: Targets) -> Tensor:
     """Log-probability ``[T]`` of every target's token at its canvas."""
-    hidden = _run(adapter, adapter.embed(inputs, targets.canvases), inputs, range(adapter.blocks))
+    hidden = _run(adapter, adapter.embed(inputs, targets.canvases), inputs, range(adapter.num_layers))
     return _read(adapter, hidden, inputs, targets)
 
 
 @torch.no_grad()
 def ablated_log_probabilities(
-    adapter: Adapter[Any], inputs: Inputs, targets: Targets, block: int, cells: Tensor, ablated: Tensor
+    adapter: Adapter[Any], inputs: Inputs, targets: Targets, layer: int, cells: Tensor, ablated: Tensor
 ) -> Tensor:
-    """The same, ``[T]``, with what some cells hold behind ``block`` replaced by the mean of the other cells.
+    """The same, ``[T]``, with what some cells hold behind ``layer`` replaced by the mean of the other cells.
 
     Args:
         adapter, inputs, targets: as in `capture`.
-        block: where to intervene; only the blocks above it run once per target.
+        layer: where to intervene; only the layers above it run once per target.
         cells: int64 ``[N]``, rows of the image stream.
         ablated: bool ``[T, N]``, the cells that each target has to do without.
     """
-    below = _run(adapter, adapter.embed(inputs, targets.canvases), inputs, range(block + 1)).split()
+    below = _run(adapter, adapter.embed(inputs, targets.canvases), inputs, range(layer + 1)).split()
     states = below.image[:, cells]
     kept = (~ablated).to(states.dtype)[..., None]
     mean = (states * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
     image = below.image.index_copy(1, cells, torch.where(ablated[..., None], mean, states))
-    hidden = _run(adapter, Hidden(image, below.canvas), inputs, range(block + 1, adapter.blocks))
+    hidden = _run(adapter, Hidden(image, below.canvas), inputs, range(layer + 1, adapter.num_layers))
     return _read(adapter, hidden, inputs, targets)
 
 

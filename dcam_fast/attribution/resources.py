@@ -27,9 +27,9 @@ class Resources:
     """How passes run, whatever they compute.
 
     Attributes:
-        max_memory: bytes of hidden states that a pass may keep for its way back; the working memory of one block comes
-            on top. None: half of what is free on the device when the pass starts.
-        compile: runs the differentiated blocks through `torch.compile`: slow at first and for each new shape.
+        max_memory: bytes of hidden states that a pass may keep for its backward pass; the working memory of one layer
+            comes on top. None: half of what is free on the device when the pass starts.
+        compile: runs the differentiated layers through `torch.compile`: slow at first and for each new shape.
         deterministic: switches torch to deterministic algorithms while a pass runs, in the whole process.
     """
 
@@ -104,7 +104,7 @@ class AllowanceError(Exception):
 
 
 class Meter(torch.autograd.graph.saved_tensors_hooks):
-    """Counts what autograd keeps for the way back, and stops with `AllowanceError` where that is over ``limit`` bytes.
+    """Counts what autograd keeps for the backward pass; over ``limit`` bytes it raises `AllowanceError`.
 
     What was there before the pass (weights, tables) takes no gradient and is not counted.
     """

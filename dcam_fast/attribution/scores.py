@@ -23,7 +23,7 @@ def spread(maps: Tensor) -> Tensor:
 
 
 def hot_cells(maps: Tensor) -> Tensor:
-    """The place a map points at, bool ``[T, h, w]``: cells of at least a tenth of its maximum, and their neighbours,
+    """The place a map points at, bool ``[T, h, w]``: cells of at least a tenth of its maximum, and their neighbors,
     for an edge that is left gives a color away. None in an empty map."""
     strongest = maps.flatten(1).amax(1).view(-1, 1, 1)
     hot = maps > (0.1 * strongest).clamp(min=1e-6)

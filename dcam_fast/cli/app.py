@@ -65,7 +65,7 @@ def _load_explainer(
 
 
 def _colored(explanation: Explanation) -> Text:
-    """The answer, its targets in the colour of their groundedness."""
+    """The answer, its targets in the color of their groundedness."""
     from dcam_fast.output.pictures import groundedness_color
 
     text = Text()
@@ -227,7 +227,9 @@ def bench(
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda or cuda:1.")] = "cpu",
     quick: Annotated[bool, typer.Option("--quick", help="The main cases only, in under a minute.")] = False,
     only: Annotated[str, typer.Option(help="Cases whose name contains this, such as 'pool' or 'T=64'.")] = "",
-    faces: Annotated[str, typer.Option(help="Faces of the ops, with commas between; without it: all usable.")] = "",
+    backends: Annotated[
+        str, typer.Option(help="Backends of the ops, with commas between; without it: all usable.")
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="Folder for JSON, Markdown and plots.")] = None,
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(metavar="A.json B.json", help="Show what changed from A to B instead.")
@@ -239,7 +241,7 @@ def bench(
     if compare is not None:
         command.show_changes(*compare, out_console)
         return
-    command.bench(device, quick, only, tuple(filter(None, faces.split(","))), out, out_console, elapsed())
+    command.bench(device, quick, only, tuple(filter(None, backends.split(","))), out, out_console, elapsed())
 
 
 @app.command()
@@ -278,7 +280,7 @@ def train_tiny(
         bool, typer.Option("--compile", help="Compile the blocks: faster, needs a C++ compiler.")
     ] = False,
 ) -> None:
-    """Train the embedded model anew."""
+    """Train the embedded model again."""
     from dcam_fast.models.tiny.train import train
 
     model = train(folder, scale=scale, compile=compile)

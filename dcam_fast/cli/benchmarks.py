@@ -20,14 +20,14 @@ def bench(
     device: str,
     quick: bool,
     only: str,
-    faces: tuple[str, ...],
+    backends: tuple[str, ...],
     out: Path | None,
     console: Console,
     elapsed_s: float = 0.0,
 ) -> None:
     """Measures, prints, and writes to `out` if given. A quick run counts `elapsed_s` as part of its minute."""
     check_device("bench", device)
-    plan = quick_plan(device, only, faces, elapsed_s) if quick else Plan(device, only=only, faces=faces)
+    plan = quick_plan(device, only, backends, elapsed_s) if quick else Plan(device, only=only, backends=backends)
     if out is not None:
         check_writable(out, "bench")
     with console.status("starting") as status:
@@ -51,7 +51,7 @@ def show_changes(before: Path, after: Path, console: Console) -> None:
         for row in changes:
             console.print(" | ".join(row), markup=False, soft_wrap=True)
         return
-    table = Table("case", "contender", "cache", "change")
+    table = Table("case", "implementation", "cache", "change")
     for row in changes:
         table.add_row(*row)
     console.print(table, soft_wrap=False)

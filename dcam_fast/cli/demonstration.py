@@ -99,7 +99,7 @@ def run(explainer: Explainer, plan: list[Round], out: Path, report: Callable[[Ro
 
 
 def _words(explanation: Explanation) -> str:
-    """The answer as HTML, its targets underlined in the colour of their groundedness."""
+    """The answer as HTML, its targets underlined in the color of their groundedness."""
     marked = (
         escape(piece.text)
         if piece.target is None

@@ -41,7 +41,7 @@ def evaluate(
             help="Share of the cells to delete and insert; may be repeated, ascending. Without it: 1/64, 1/8."
         ),
     ] = None,
-    randomise: Annotated[int, typer.Option(min=0, help="Samples of the model-randomisation test.")] = 0,
+    randomize: Annotated[int, typer.Option(min=0, help="Samples of the model-randomization test.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the samples, each with the model.")] = 1,
 ) -> None:
     """Measure which maps are right, on images whose named things have masks."""
@@ -72,7 +72,7 @@ def evaluate(
             profile=profile,
             steps=steps,
             shares=tuple(share or SHARES),
-            randomised=randomise,
+            randomized=randomize,
         )
         dataset = open_dataset(data, limit=limit, seed=settings.seed)
         adapter = settings.load()
@@ -88,7 +88,7 @@ def evaluate(
             workers,
         )
     with out_console.status("writing the report"):
-        summary = runner.summarise(records, settings)
+        summary = runner.summarize(records, settings)
         runner.write_summary(summary, settings, out)
         report.write_report(adapter, dataset, settings, records, summary, out)
     if not summary.words:

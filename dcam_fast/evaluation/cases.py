@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dcam_fast import ops
 from dcam_fast.attribution.by_word import positions_of
-from dcam_fast.attribution.methods.protocol import Attribution
+from dcam_fast.attribution.methods.protocol import AttributionMethod
 from dcam_fast.attribution.methods.shared import all_raw_maps
 from dcam_fast.attribution.refinement import refined
 from dcam_fast.evaluation.datasets.matching import named_words
@@ -85,7 +85,7 @@ def prepare(
 
 @own_modes()
 def case_maps(
-    adapter: Adapter[Any], case: Case, methods: Mapping[str, Attribution], words: Sequence[Word] | None = None
+    adapter: Adapter[Any], case: Case, methods: Mapping[str, AttributionMethod], words: Sequence[Word] | None = None
 ) -> dict[str, Tensor]:
     """Refined maps ``[T, h, w]`` of a case's words, or of ``words``, by every method, as `Explainer.explain` makes
     them."""

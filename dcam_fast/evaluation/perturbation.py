@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcam_fast.attribution.by_word import mean_by_word, owners_of, positions_of
+from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
 from dcam_fast.attribution.engine import Targets, log_probabilities
 from dcam_fast.attribution.methods.gradient_cam import build_targets
 from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
@@ -94,7 +94,7 @@ class Perturbation:
     def curves(self, maps: Tensor) -> Curves:
         """Deletion and insertion by maps ``[T, h, w]``, one for each word."""
         order = by_strength(maps).cpu()
-        owners = owners_of(self.words).tolist()
+        owners = word_index(self.words).tolist()
         counts = [max(round(share * order.shape[1]), 1) for share in self.shares]
         images = []
         for cells in order:

@@ -146,12 +146,12 @@ def to_markdown(summary: Summary, settings: Settings, shown: Sequence[Shown]) ->
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if summary.words:
         lines += ["", f"![Deletion and insertion curves]({PICTURES}/curves.png)"]
-    if summary.randomisation:
-        lines += ["", "## Model randomisation", "", _RANDOMISATION, ""]
-        depth = len(next(iter(summary.randomisation.values())))
+    if summary.randomization:
+        lines += ["", "## Model randomization", "", _RANDOMISATION, ""]
+        depth = len(next(iter(summary.randomization.values())))
         lines += ["| method | " + " | ".join(f"{count} blocks" for count in range(1, depth + 1)) + " |"]
         lines += ["| --- |" + " ---: |" * depth]
-        for name, curve in summary.randomisation.items():
+        for name, curve in summary.randomization.items():
             lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in curve) + " |")
     if shown:
         lines += ["", "## Best and worst cases"]
@@ -182,16 +182,16 @@ def to_html(summary: Summary, settings: Settings, shown: Sequence[Shown], curves
                 cells.append(f"<td{marked}>{value}<small>{interval}</small>")
             rows.append(f"<tr><th>{escape(name)}{''.join(cells)}")
         tables.append(f"<h2>{escape(title)}</h2><div><table><tr><th>method{head}{''.join(rows)}</table></div>")
-    randomised = ""
-    if summary.randomisation:
-        depth = len(next(iter(summary.randomisation.values())))
+    randomized = ""
+    if summary.randomization:
+        depth = len(next(iter(summary.randomization.values())))
         counts = "".join(f"<th>{count}" for count in range(1, depth + 1))
         lines = (
             f"<tr><th>{escape(name)}" + "".join(f"<td>{value:.2f}" for value in curve)
-            for name, curve in summary.randomisation.items()
+            for name, curve in summary.randomization.items()
         )
-        randomised = (
-            f"<h2>Model randomisation</h2><p>{_RANDOMISATION}</p><div><table><tr><th>blocks{counts}"
+        randomized = (
+            f"<h2>Model randomization</h2><p>{_RANDOMISATION}</p><div><table><tr><th>blocks{counts}"
             f"{''.join(lines)}</table></div>"
         )
     cases = []
@@ -211,7 +211,7 @@ def to_html(summary: Summary, settings: Settings, shown: Sequence[Shown], curves
             "curves": ""
             if curves is None
             else f'<div><img src="{data_url(curves)}" alt="Deletion and insertion curves"></div>',
-            "randomisation": randomised,
+            "randomization": randomized,
             "cases": f"<h2>Best and worst cases</h2>{''.join(cases)}" if cases else "",
         },
     )

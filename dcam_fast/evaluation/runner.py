@@ -22,7 +22,7 @@ from torch import Tensor
 from dcam_fast import models
 from dcam_fast._version import __version__
 from dcam_fast.attribution.methods.presets import METHODS
-from dcam_fast.attribution.methods.protocol import Attribution
+from dcam_fast.attribution.methods.protocol import AttributionMethod
 from dcam_fast.attribution.methods.shared import describe
 from dcam_fast.attribution.threads import threads_of
 from dcam_fast.config import profile as profile_by_name
@@ -31,7 +31,7 @@ from dcam_fast.evaluation.aggregate import Aggregate, Estimate
 from dcam_fast.evaluation.cases import Case, case_maps, curve_metrics, mask_maps, measure, prepare
 from dcam_fast.evaluation.datasets import Dataset
 from dcam_fast.evaluation.perturbation import SHARES, Perturbation
-from dcam_fast.evaluation.randomisation import randomisation_test
+from dcam_fast.evaluation.randomization import randomization_test
 from dcam_fast.folders import check_writable, naming, replacing, write_json
 from dcam_fast.models.adapter import Adapter
 from dcam_fast.modes import own_modes
@@ -68,7 +68,7 @@ class Settings:
         profile: the refinement that all methods get, as `profile_by_name` takes it; None: each its own.
         steps, block_length: of the generation; None: the model's own.
         shares: of the cells, at which the deletion and insertion curves are measured.
-        randomised: how many of the first samples get the model-randomisation test.
+        randomized: how many of the first samples get the model-randomization test.
 
     Raises ValueError for a method or a profile there is none of.
     """
@@ -85,7 +85,7 @@ class Settings:
     steps: int | None = None
     block_length: int | None = None
     shares: tuple[float, ...] = SHARES
-    randomised: int = 0
+    randomized: int = 0
 
     def __post_init__(self) -> None:
         check_methods(self.methods)
@@ -103,7 +103,7 @@ class Settings:
         )
 
     @property
-    def attributions(self) -> dict[str, Attribution]:
+    def attributions(self) -> dict[str, AttributionMethod]:
         """The methods by name, without the true mask."""
         methods = {name: METHODS[name] for name in self.methods if name != TRUE_MASK}
         if self.profile is None:
@@ -121,7 +121,7 @@ class Summary:
         missing: how many regions no word of the answer names; nothing is measured of them.
         table: for each method, for each metric, its mean over words with a bootstrap interval.
         curves: for each method, ``deletion`` and ``insertion``: mean probability at each share of the cells.
-        randomisation: for each method, mean correlation after each further block; empty without the test.
+        randomization: for each method, mean correlation after each further block; empty without the test.
         seconds: of computing, all runs together.
     """
 
@@ -132,7 +132,7 @@ class Summary:
     shares: tuple[float, ...]
     table: dict[str, dict[str, Estimate]]
     curves: dict[str, dict[str, list[float]]]
-    randomisation: dict[str, list[float]]
+    randomization: dict[str, list[float]]
     seconds: float
 
 
@@ -172,8 +172,8 @@ def _record(adapter: Adapter[Any], dataset: Dataset, index: int, settings: Setti
                 "deletion": curves.deletion.tolist(),
                 "insertion": curves.insertion.tolist(),
             }
-        if index < settings.randomised:
-            record["randomisation"] = randomisation_test(
+        if index < settings.randomized:
+            record["randomization"] = randomization_test(
                 adapter, case.inputs, case.trajectory, case.words, settings.attributions, settings.seed
             )
     return record | {"seconds": time.perf_counter() - started}
@@ -316,7 +316,7 @@ def _check_settings(folder: Path, settings: Settings, begun: bool) -> None:
         )
 
 
-def summarise(records: list[Record], settings: Settings) -> Summary:
+def summarize(records: list[Record], settings: Settings) -> Summary:
     """Means over words, with intervals from resampled samples."""
     named = [record for record in records if record["words"]]
     table, curves = {}, {}
@@ -329,7 +329,7 @@ def summarise(records: list[Record], settings: Settings) -> Summary:
             kind: _column_means([row for record in named for row in record["methods"][name][kind]])
             for kind in ("deletion", "insertion")
         }
-    tested = [record["randomisation"] for record in named if "randomisation" in record]
+    tested = [record["randomization"] for record in named if "randomization" in record]
     return Summary(
         samples=len(records),
         named=len(named),
@@ -338,7 +338,7 @@ def summarise(records: list[Record], settings: Settings) -> Summary:
         shares=(0.0, *settings.shares, 1.0),
         table=table,
         curves=curves,
-        randomisation={name: _column_means([one[name] for one in tested]) for name in tested[0]} if tested else {},
+        randomization={name: _column_means([one[name] for one in tested]) for name in tested[0]} if tested else {},
         seconds=sum(record["seconds"] for record in records),
     )
 

@@ -1,6 +1,6 @@
 """What the rest of the package needs to know about a diffusion multimodal LLM, and all it knows.
 
-An adapter runs its model one block at a time. So the attribution can keep the hidden states it wants, start the graph
+An adapter runs its model one layer at a time. So the attribution can keep the hidden states it wants, start the graph
 where it wants, and needs no hooks that would have to be taken out again.
 """
 
@@ -47,7 +47,7 @@ class ImageView:
 
 @dataclass(frozen=True)
 class Inputs:
-    """An image and a prompt as an adapter has encoded them; each adapter extends it with what its blocks need.
+    """An image and a prompt as an adapter has encoded them; each adapter extends it with what its layers need.
 
     Attributes:
         image: uint8 ``[H, W, 3]``, the original.
@@ -90,7 +90,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Hidden:
-    """Hidden states between two blocks, for ``C`` canvases at once.
+    """Hidden states between two layers, for ``C`` canvases at once.
 
     Attributes:
         image: ``[C, S, D]``, or ``[1, S, D]`` while it does not depend on the canvas: the stream that holds the image
@@ -118,11 +118,11 @@ class Adapter(ABC, Generic[I]):
 
     name: str
     device: torch.device
-    blocks: int
-    default_blocks: tuple[int, ...]
+    num_layers: int
+    default_layers: tuple[int, ...]
     mask_token: int  # or `NO_MASK`: then every trajectory has its canvases
     default_prompt: str
-    has_two_streams = False  # whether `prefix_block` and `canvas_block` are there, and so the prefix can run just once
+    has_two_streams = False  # whether `prefix_layer` and `canvas_layer` are there, and so the prefix can run just once
     small: bool = False  # whether layers take microseconds on a CPU: torch then runs them on one thread
     causal: bool = False  # whether answer tokens see only earlier ones
 
@@ -154,26 +154,26 @@ class Adapter(ABC, Generic[I]):
 
     @abstractmethod
     def embed(self, inputs: I, canvases: Tensor) -> Hidden:
-        """What goes into block 0, for canvases ``int64[C, L]``, or ``[C, K]`` where trajectories have some."""
+        """What goes into layer 0, for canvases ``int64[C, L]``, or ``[C, K]`` where trajectories have some."""
 
     @abstractmethod
-    def block(self, index: int, hidden: Hidden, inputs: I) -> Hidden:
-        """Block ``index`` of ``blocks``, with the attention topology of the generation. The last block need not compute
-        the image stream where nothing reads it."""
+    def layer(self, index: int, hidden: Hidden, inputs: I) -> Hidden:
+        """Layer ``index`` of ``num_layers``, with the attention topology of the generation. The last layer need not
+        compute the image stream where nothing reads it."""
 
-    def prefix_block(self, index: int, image: Tensor, inputs: I) -> tuple[Tensor, Any]:
-        """The image stream's part of `block` where the canvas is a stream of its own: ``[C, S, D]`` to the same behind
-        the block, and what the canvas reads of it there (keys and values). Not asked for unless `has_two_streams`."""
+    def prefix_layer(self, index: int, image: Tensor, inputs: I) -> tuple[Tensor, Any]:
+        """The image stream's part of `layer` where the canvas is a stream of its own: ``[C, S, D]`` to the same behind
+        the layer, and what the canvas reads of it there (keys and values). Not asked for unless `has_two_streams`."""
         raise NotImplementedError
 
-    def canvas_block(self, index: int, canvas: Tensor, context: Any, inputs: I) -> Tensor:
-        """The canvas's part: ``[C, L, D]`` to the same behind the block, given the context of ``prefix_block``, of as
+    def canvas_layer(self, index: int, canvas: Tensor, context: Any, inputs: I) -> Tensor:
+        """The canvas's part: ``[C, L, D]`` to the same behind the layer, given the context of ``prefix_layer``, of as
         many canvases or of one for all."""
         raise NotImplementedError
 
     @abstractmethod
     def logits(self, hidden: Hidden, rows: Tensor, inputs: I) -> Tensor:
-        """Float32 logits ``[C, R, V]`` behind the last block for answer positions ``rows``, ``int64[C, R]``."""
+        """Float32 logits ``[C, R, V]`` behind the last layer for answer positions ``rows``, ``int64[C, R]``."""
 
     @abstractmethod
     def words(self, trajectory: Trajectory) -> tuple[Word, ...]:
@@ -185,7 +185,7 @@ class Adapter(ABC, Generic[I]):
 
     def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: I) -> Tensor:
         """Float32 logits ``[C, N, K]`` of ``tokens``, int64 ``[K]``, at rows ``cells``, int64 ``[N]``, of the image
-        stream, through the LM head; ``hidden`` is in front of the last block, which runs here with its image stream.
+        stream, through the LM head; ``hidden`` is in front of the last layer, which runs here with its image stream.
 
         Raises AdapterError for a family that has none.
         """
@@ -198,25 +198,27 @@ class Adapter(ABC, Generic[I]):
         for index, one in enumerate(inputs):
             yield one, slice(index, index + 1)
 
-    def block_module(self, index: int) -> nn.Module:
-        """The module of block ``index``, whose parameters the model-randomisation test replaces.
+    def layer_module(self, index: int) -> nn.Module:
+        """The module of layer ``index``, whose parameters the model-randomization test replaces.
 
         Raises AdapterError for a family that has none.
         """
-        raise AdapterError(f"block_module: model must have a module for each block, got {self.name}")
+        raise AdapterError(f"layer_module: model must have a module for each layer, got {self.name}")
 
-    def check_blocks(self, blocks: tuple[int, ...]) -> None:
-        """Raises AdapterError unless every block can be explained.
+    def check_layers(self, layers: tuple[int, ...]) -> None:
+        """Raises AdapterError unless every layer can be explained.
 
         The last one cannot: the logits are read from the answer's rows behind it, so its image rows have no gradient.
         """
-        if not blocks:
-            raise AdapterError("attribute: blocks must be at least one block, got none")
-        if list(blocks) != sorted(set(blocks)):
-            raise AdapterError(f"attribute: blocks must be ascending and distinct, got {blocks}")
-        for block in blocks:
-            if not 0 <= block < self.blocks - 1:
-                reason = " (no gradient reaches the image behind the last block)" if block == self.blocks - 1 else ""
+        if not layers:
+            raise AdapterError("attribute: layers must be at least one layer, got none")
+        if list(layers) != sorted(set(layers)):
+            raise AdapterError(f"attribute: layers must be ascending and distinct, got {layers}")
+        for layer in layers:
+            if not 0 <= layer < self.num_layers - 1:
+                reason = (
+                    " (no gradient reaches the image behind the last layer)" if layer == self.num_layers - 1 else ""
+                )
                 raise AdapterError(
-                    f"attribute: block must be 0 to {self.blocks - 2} for {self.name}, got {block}{reason}"
+                    f"attribute: layer must be 0 to {self.num_layers - 2} for {self.name}, got {layer}{reason}"
                 )

@@ -249,7 +249,7 @@ def _read(model: Any, files: list[Path], prefix: str, loading: _Loading, device:
         with safe_open(file, framework="pt") as opened:
             keys = [key for key in opened.keys() if prefix + key in loading.missing]  # noqa: SIM118
         for key in keys:
-            with safe_open(file, framework="pt") as opened:  # mapped anew, or else pages that were read would add up
+            with safe_open(file, framework="pt") as opened:  # mapped again, or else pages that were read would add up
                 tensor: Tensor = opened.get_tensor(key)
                 owner, _, leaf = (prefix + key).rpartition(".")
                 module = model.get_submodule(owner)

@@ -1,6 +1,6 @@
-"""The public ops. Each runs on every face that the machine has (`dcam_fast.env()` lists them). None carries gradients.
+"""The public ops. Each runs on every available backend (`dcam_fast.env()` lists them). None carries gradients.
 
-The face is chosen by the tensors' device, or asked for by `backend=` or, for the whole process, by DCAM_BACKEND.
+The backend is chosen by the tensors' device, or asked for by `backend=` or, for the whole process, by DCAM_BACKEND.
 """
 
 from dcam_fast.ops.diffusion_cam import diffusion_cam, diffusion_cam_out, diffusion_cam_workspace

@@ -1,7 +1,8 @@
-"""The faces of an op: which implementations this machine has, and the choice between them.
+"""The backends of an op: which implementations this machine has, and the choice between them.
 
-Each op is defined here once per namespace, with one schema and one fake, so that every face is a registered operator
-that `torch.compile` keeps whole. A new face is a namespace (or a dispatch key of `dcam_fast`) and a line in FACES.
+Each op is defined here once per namespace, with one schema and one fake, so that every backend is a registered operator
+that `torch.compile` keeps whole. A new backend is a namespace (or a dispatch key of `dcam_fast`) and a line in
+BACKENDS.
 """
 
 from __future__ import annotations
@@ -37,25 +38,25 @@ native, native_error = _load_native()
 
 
 @dataclass(frozen=True)
-class Face:
-    """One implementation: the namespace it is registered in, the devices it serves (None: any), why it is unusable."""
+class Backend:
+    """One implementation: its namespace, the devices it serves (None: any), and why it is unavailable, if it is."""
 
     namespace: str
     devices: tuple[str, ...] | None
-    unusable: Callable[[], str | None]
+    unavailable_reason: Callable[[], str | None]
 
     def serves(self, device: str) -> bool:
         return self.devices is None or device in self.devices
 
 
-def _without_native() -> str | None:
+def _native_unavailable_reason() -> str | None:
     return f"the extension dcam_fast._C is not there ({native_error})" if native is None else None
 
 
 @functools.cache
-def _cuda_lacks() -> str | None:
+def _find_cuda_problem() -> str | None:
     if native is None:
-        return _without_native()
+        return _native_unavailable_reason()
     if not native.cuda_archs:
         return "the extension was built without CUDA kernels (no nvcc was found, or DCAM_CUDA=0)"
     if torch.version.cuda is None:
@@ -65,8 +66,8 @@ def _cuda_lacks() -> str | None:
     return None
 
 
-def _without_cuda() -> str | None:
-    return _cuda_lacks()
+def _cuda_unavailable_reason() -> str | None:
+    return _find_cuda_problem()
 
 
 # Triton's interpreter runs the same kernels on the CPU, very slowly: for tests.
@@ -74,7 +75,7 @@ _INTERPRETED: Final = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @functools.cache
-def _triton_lacks() -> str | None:
+def _find_triton_problem() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if importlib.util.find_spec("dcam_fast.kernels") is None:
@@ -84,22 +85,24 @@ def _triton_lacks() -> str | None:
     return None
 
 
-def _without_triton() -> str | None:
-    return _triton_lacks()
+def _triton_unavailable_reason() -> str | None:
+    return _find_triton_problem()
 
 
 # What torch.compiler.assume_constant_result does, which would import all of dynamo.
-_without_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
-_without_cuda._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_triton_unavailable_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_cuda_unavailable_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 # In the order of preference; a tensor's device decides which of them can serve it.
-FACES: Final = {
-    "cpu": Face("dcam_fast", ("cpu",), _without_native),
-    "cuda": Face("dcam_fast", ("cuda",), _without_cuda),
+BACKENDS: Final = {
+    "cpu": Backend("dcam_fast", ("cpu",), _native_unavailable_reason),
+    "cuda": Backend("dcam_fast", ("cuda",), _cuda_unavailable_reason),
     # torch calls AMD's GPUs "cuda" too
-    "triton": Face("dcam_fast_triton", ("cuda", "xpu", *(["cpu"] if _INTERPRETED else [])), _without_triton),
-    "reference": Face("dcam_fast_reference", None, lambda: None),
+    "triton": Backend(
+        "dcam_fast_triton", ("cuda", "xpu", *(["cpu"] if _INTERPRETED else [])), _triton_unavailable_reason
+    ),
+    "reference": Backend("dcam_fast_reference", None, lambda: None),
 }
 FORCED: Final = os.environ.get("DCAM_BACKEND") or None
 # The kernels behind the NumPy entries, which pass torch's dispatcher by; None: they take the way through the ops.
@@ -109,17 +112,19 @@ _TAGS: Final = (torch.Tag.pt2_compliant_tag,)
 
 @functools.cache
 def _notice(device: str) -> None:
-    reason = _without_native()
+    reason = _native_unavailable_reason()
     what = f"no kernels for device {device!r} here" if reason is None else reason
     warnings.warn(
         f"dcam_fast: {what}; the ops run on the slow reference, in plain PyTorch", RuntimeWarning, stacklevel=4
     )
 
 
-def others(face: str, device: str) -> str:
-    """The faces that can serve a device in the place of one that refuses: "cuda or reference"."""
+def others(backend: str, device: str) -> str:
+    """The backends that can serve a device in the place of one that refuses: "cuda or reference"."""
     return " or ".join(
-        name for name, other in FACES.items() if name != face and other.serves(device) and other.unusable() is None
+        name
+        for name, other in BACKENDS.items()
+        if name != backend and other.serves(device) and other.unavailable_reason() is None
     )
 
 
@@ -150,8 +155,8 @@ def _checked(check: Callable[..., None], function: Callable[..., Any]) -> Callab
 
 
 class Op:
-    """One op: the same schema, fake and semantics on every face. `triton` is the module of dcam_fast.kernels that has
-    it; None: that face does not.
+    """One op: the same schema, fake and semantics on every backend. `triton` is the module of dcam_fast.kernels that
+    has it; None: that backend does not.
 
     `check` takes the operator's arguments and raises ValueError or TypeError for those that reach beyond memory or
     overlap; the extension checks its own (csrc/arguments.h). No operator has gradients, and none of its results claims
@@ -168,9 +173,9 @@ class Op:
         triton: str | None = None,
     ) -> None:
         self.name = name
-        self._faces: dict[str, torch._ops.OpOverload] = {}
-        faces = [face for face in FACES if face != "triton" or triton is not None]
-        for namespace in dict.fromkeys(FACES[face].namespace for face in faces):
+        self._overloads: dict[str, torch._ops.OpOverload] = {}
+        backends = [backend for backend in BACKENDS if backend != "triton" or triton is not None]
+        for namespace in dict.fromkeys(BACKENDS[backend].namespace for backend in backends):
             torch.library.define(f"{namespace}::{name}", schema, tags=_TAGS)
             torch.library.register_fake(f"{namespace}::{name}", fake)
             # without a kernel for it autograd would mark the results of arguments that require gradients
@@ -178,36 +183,40 @@ class Op:
         checked = {"reference": reference}
         if triton is not None:
             checked["triton"] = _on_first_call(triton, name)
-        for face, function in checked.items():
-            qualified = f"{FACES[face].namespace}::{name}"
+        for backend, function in checked.items():
+            qualified = f"{BACKENDS[backend].namespace}::{name}"
             torch.library.impl(qualified, "CompositeExplicitAutograd", _checked(check, function))
-        for face in faces:
-            self._faces[face] = getattr(getattr(torch.ops, FACES[face].namespace), name).default
-        self._cpu = None if native is None or FORCED else self._faces["cpu"]
+        for backend in backends:
+            self._overloads[backend] = getattr(getattr(torch.ops, BACKENDS[backend].namespace), name).default
+        self._cpu = None if native is None or FORCED else self._overloads["cpu"]
 
-    def face(self, like: Tensor, backend: str | None, caller: str = "") -> torch._ops.OpOverload:
-        """The face that serves the device of `like`, or `backend` (then DCAM_BACKEND) if one is asked for."""
+    def overload(self, like: Tensor, backend: str | None, caller: str = "") -> torch._ops.OpOverload:
+        """The backend that serves the device of `like`, or `backend` (then DCAM_BACKEND) if one is asked for."""
         if backend is None and self._cpu is not None and like.is_cpu:
             return self._cpu
         device = like.device.type
-        usable = [name for name in self._faces if FACES[name].serves(device) and FACES[name].unusable() is None]
+        usable = [
+            name
+            for name in self._overloads
+            if BACKENDS[name].serves(device) and BACKENDS[name].unavailable_reason() is None
+        ]
         asked = FORCED if backend is None else backend
         if asked is None:
             if usable[0] == "reference" and not torch.compiler.is_compiling():
                 _notice(device)
-            return self._faces[usable[0]]
+            return self._overloads[usable[0]]
         caller = caller or self.name
-        check_choice(caller, "backend", asked, tuple(FACES))
+        check_choice(caller, "backend", asked, tuple(BACKENDS))
         if asked not in usable:
-            reason = FACES[asked].unusable()
-            if reason is None and asked not in self._faces:
+            reason = BACKENDS[asked].unavailable_reason()
+            if reason is None and asked not in self._overloads:
                 reason = "it does not have this op"
             if reason is None:
-                reason = f"it serves {' and '.join(FACES[asked].devices or ())} tensors, and these are on {device}"
+                reason = f"it serves {' and '.join(BACKENDS[asked].devices or ())} tensors, and these are on {device}"
             raise RuntimeError(
                 f"{caller}: backend must be one that can run here, got {asked!r}: {reason}; {' or '.join(usable)} can"
             )
-        return self._faces[asked]
+        return self._overloads[asked]
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -233,7 +242,7 @@ def check_apart(caller: str, name: str, written: Tensor, /, **others: Tensor | S
                 raise ValueError(f"{caller}: {name} must not overlap {other_name}, got memory of both")
 
 
-def need_map(caller: str, map: NDArray[np.float32]) -> Tensor:
+def check_map(caller: str, map: NDArray[np.float32]) -> Tensor:
     """A NumPy entry's argument as maps [1, h, w], for where there are no `array_kernels`; their checks."""
     check_array(caller, "map", map)
     if map.dtype != np.float32 or map.ndim != 2 or map.size == 0:
@@ -248,10 +257,10 @@ def check_maps(caller: str, maps: Tensor) -> None:
         raise ValueError(f"{caller}: maps must be [T, h, w] with h, w > 0, got {list(maps.shape)}")
 
 
-def need_float(caller: str, name: str, tensor: Tensor, face: torch._ops.OpOverload) -> None:
-    """Refuse dtypes that the chosen face has no kernels for."""
+def check_float(caller: str, name: str, tensor: Tensor, overload: torch._ops.OpOverload) -> None:
+    """Refuse dtypes that the chosen backend has no kernels for."""
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
-    if tensor.dtype in dtypes or (tensor.dtype is torch.float64 and face.namespace == "dcam_fast_reference"):
+    if tensor.dtype in dtypes or (tensor.dtype is torch.float64 and overload.namespace == "dcam_fast_reference"):
         return
     raise TypeError(
         f"{caller}: {name} must be float32, bfloat16 or float16 (float64 too with backend='reference'), "

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from dcam_fast.config import UNGUIDED, RefineConfig
-from dcam_fast.ops import _backends as _faces
+from dcam_fast.ops import _backends
 from dcam_fast.ops.diffusion_cam import diffusion_cam_out, diffusion_cam_workspace
 from dcam_fast.ops.pool import pool_out
-from dcam_fast.ops.refine import need_ratios, refine
+from dcam_fast.ops.refine import check_ratios, refine
 
 V = TypeVar("V")
 _CAPTURING = threading.Lock()  # captures of one process share a stream
@@ -108,8 +108,12 @@ class GraphCache:
 
     @staticmethod
     def serves(maps: Tensor) -> bool:
-        """Whether the face that would be chosen for ``maps`` is the one whose calls can be captured."""
-        return maps.is_cuda and _faces.FACES["cuda"].unusable() is None and _faces.FORCED in (None, "cuda")
+        """Whether the backend that would be chosen for ``maps`` is the one whose calls can be captured."""
+        return (
+            maps.is_cuda
+            and _backends.BACKENDS["cuda"].unavailable_reason() is None
+            and _backends.FORCED in (None, "cuda")
+        )
 
     def refine(
         self,
@@ -126,7 +130,7 @@ class GraphCache:
         Raises:
             ValueError: as `ops.refine` does, NaN and Inf included.
         """
-        ratio, _ = need_ratios("refine", repetition, len(maps), maps.device)
+        ratio, _ = check_ratios("refine", repetition, len(maps), maps.device)
         key = ("refine", layout(maps), layout(guide), config, image_side)
         options: dict[str, Any] = {"image_side": image_side, "backend": "cuda"}
         with self._lock:

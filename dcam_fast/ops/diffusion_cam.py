@@ -10,20 +10,20 @@ from torch import Tensor
 from dcam_fast.config import UNGUIDED, RefineConfig
 from dcam_fast.ops import reference
 from dcam_fast.ops._arguments import check_bool, check_choice, check_config, check_pair, check_tensor, check_tensors
-from dcam_fast.ops._backends import Op, check_apart, native, need_float
+from dcam_fast.ops._backends import Op, check_apart, check_float, native
 from dcam_fast.ops.pool import (
     AGGREGATIONS,
     CODES,
     check_code,
+    check_layers_match,
     check_outputs,
     check_pool_out,
-    checked_blocks,
     map_shape,
     out_dtype,
 )
-from dcam_fast.ops.refine import need_image_side, need_no_guide, need_ratios
+from dcam_fast.ops.refine import check_image_side, check_no_guide, check_ratios
 
-_WEIGHTED = ("pooled", "gradcam", "gradcam_paper")
+_WEIGHTED = ("pooled", "grad_cam", "grad_cam_paper")
 
 
 def _fake(
@@ -113,7 +113,7 @@ def _check(
     image_side: float,
     check: bool,
 ) -> None:
-    checked_blocks("diffusion_cam", activations, gradients, cells, check_code("diffusion_cam", aggregation))
+    check_layers_match("diffusion_cam", activations, gradients, cells, check_code("diffusion_cam", aggregation))
     T, N = map_shape(activations, gradients, cells)
     _check_refinement("diffusion_cam", (T, height, width), N, config, repetitions)
 
@@ -132,7 +132,7 @@ def _check_out(
     image_side: float,
 ) -> None:
     caller = "diffusion_cam_out"
-    checked_blocks(caller, activations, gradients, cells, check_code(caller, aggregation))
+    check_layers_match(caller, activations, gradients, cells, check_code(caller, aggregation))
     T, N = map_shape(activations, gradients, cells)
     if out.dim() != 3 or out.shape[0] != T:
         raise ValueError(f"{caller}: out must be [{T}, h, w], got {list(out.shape)}")
@@ -182,9 +182,9 @@ def _settings(
 ) -> tuple[float, Tensor | None, float]:
     """repetition, repetitions and image_side of the operators."""
     check_config(caller, config)
-    need_no_guide(caller, config)
-    side = need_image_side(caller, image_side) if config.needs_image_side else 0.0
-    return *need_ratios(caller, repetition, like.shape[0], like.device), side
+    check_no_guide(caller, config)
+    side = check_image_side(caller, image_side) if config.needs_image_side else 0.0
+    return *check_ratios(caller, repetition, like.shape[0], like.device), side
 
 
 def diffusion_cam(
@@ -207,7 +207,7 @@ def diffusion_cam(
         grid: (h, w) of the maps; h w cells are pooled.
         config, repetition, image_side: as for `refine`.
         check: refuse NaN and Inf (on a GPU this waits for the result). Otherwise a map they reach is all zeros.
-        backend: a face by name; None: the fastest that serves the tensors' device.
+        backend: a backend by name; None: the fastest that serves the tensors' device.
 
     Returns:
         float32 [T, h, w] in 0..1 (float64 for float64 input on the reference).
@@ -215,16 +215,16 @@ def diffusion_cam(
     Raises:
         ValueError, TypeError: an argument of the wrong shape, dtype or device; a cell outside 0..S-1; NaN or Inf.
     """
-    A, G = checked_blocks("diffusion_cam", activations, gradients, cells, aggregation)
+    A, G = check_layers_match("diffusion_cam", activations, gradients, cells, aggregation)
     height, width = check_pair("diffusion_cam", "grid", grid)
     check_bool("diffusion_cam", "check", check)
     count = map_shape(A, G, cells)[1]
     if height < 1 or width < 1 or height * width != count:
         raise ValueError(f"diffusion_cam: grid must be (h, w) of {count} cells, got {tuple(grid)}")
     settings = _settings("diffusion_cam", config, repetition, image_side, G[0])
-    face = _OP.face(G[0], backend)
-    need_float("diffusion_cam", "activations", A[0], face)
-    return face(A, G, cells, CODES[aggregation], height, width, config.packed, *settings, check)
+    overload = _OP.overload(G[0], backend)
+    check_float("diffusion_cam", "activations", A[0], overload)
+    return overload(A, G, cells, CODES[aggregation], height, width, config.packed, *settings, check)
 
 
 def diffusion_cam_workspace(
@@ -272,7 +272,7 @@ def diffusion_cam_out(
         flags: int32 [T], contiguous: 1 for every map that NaN or Inf reached (that map is zeros), else 0.
         workspace: float32, contiguous, of `diffusion_cam_workspace` numbers at least.
     """
-    A, G = checked_blocks("diffusion_cam_out", activations, gradients, cells, aggregation)
+    A, G = check_layers_match("diffusion_cam_out", activations, gradients, cells, aggregation)
     check_outputs("diffusion_cam_out", out=out, flags=flags, workspace=workspace)
     T, N = map_shape(A, G, cells)
     dtype = out_dtype(G[0])
@@ -298,6 +298,6 @@ def diffusion_cam_out(
                 f"got strides {tensor.stride()} on {tensor.device}"
             )
     settings = _settings("diffusion_cam_out", config, repetition, image_side, G[0])
-    face = _OP_OUT.face(G[0], backend)
-    need_float("diffusion_cam_out", "activations", A[0], face)
-    face(out, flags, workspace, A, G, cells, CODES[aggregation], config.packed, *settings)
+    overload = _OP_OUT.overload(G[0], backend)
+    check_float("diffusion_cam_out", "activations", A[0], overload)
+    overload(out, flags, workspace, A, G, cells, CODES[aggregation], config.packed, *settings)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dcam_fast.ops import reference
 from dcam_fast.ops._arguments import check_bool, check_number, check_pair, check_tensor
-from dcam_fast.ops._backends import Op, check_maps, need_float, plain
+from dcam_fast.ops._backends import Op, check_float, check_maps, plain
 
 
 def _fake_upsample(maps: Tensor, boxes: Tensor, height: int, width: int, check: bool) -> Tensor:
@@ -108,28 +108,28 @@ def _table(name: str, device: torch.device) -> Tensor:
     return torch.from_numpy(colormaps[name](np.arange(256), bytes=True)[:, :3].copy()).to(device)
 
 
-def colour_table(name: str, device: torch.device) -> Tensor:
+def color_table(name: str, device: torch.device) -> Tensor:
     """uint8 [256, 3] of a matplotlib colormap, on `device`."""
     return _table(name, device)
 
 
 # What torch.compiler.assume_constant_result does, which would import all of dynamo: a second that every import pays.
-colour_table._dynamo_marked_constant = True  # type: ignore[attr-defined]
+color_table._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def upsample(
     maps: Tensor, boxes: Tensor, size: tuple[int, int], *, check: bool = True, backend: str | None = None
 ) -> Tensor:
-    """Maps at every pixel: bilinear between the centres of the cells' pixel boxes, clamped beyond the outermost.
+    """Maps at every pixel: bilinear between the centers of the cells' pixel boxes, clamped beyond the outermost.
 
     Args:
         maps: [T, h, w]; float32, bfloat16 or float16.
-        boxes: float32 [h, w, 4], pixel box (x0, y0, x1, y1) of each cell; pixel i has its centre at i + 0.5. x must
+        boxes: float32 [h, w, 4], pixel box (x0, y0, x1, y1) of each cell; pixel i has its center at i + 0.5. x must
             come from the column and y from the row, both ascending; gaps between boxes are interpolated across.
         size: (H, W) of the image in pixels.
         check: refuse boxes that are not so (on a GPU this waits for the boxes). Otherwise pixels of such boxes can have
             any value.
-        backend: a face by name; None: the fastest that serves the tensor's device.
+        backend: a backend by name; None: the fastest that serves the tensor's device.
 
     Returns:
         float32 [T, H, W] (float64 for float64 input on the reference).
@@ -137,9 +137,9 @@ def upsample(
     height, width = check_pair("upsample", "size", size)
     _check_upsample(maps, boxes, height, width, check)
     check_bool("upsample", "check", check)
-    face = _UPSAMPLE.face(maps, backend)
-    need_float("upsample", "maps", maps, face)
-    return face(plain(maps), plain(boxes), height, width, check)
+    overload = _UPSAMPLE.overload(maps, backend)
+    check_float("upsample", "maps", maps, overload)
+    return overload(plain(maps), plain(boxes), height, width, check)
 
 
 def overlay(
@@ -152,10 +152,10 @@ def overlay(
     check: bool = True,
     backend: str | None = None,
 ) -> Tensor:
-    """Each map in colour over the image.
+    """Each map in color over the image.
 
-    Values are upsampled as by `upsample`, clipped to 0..1 (NaN cells count as 0), looked up in the colour table at
-    round(255 value), and blended: (1 - alpha) image + alpha colour, halves rounded up. Pixels outside the rectangle
+    Values are upsampled as by `upsample`, clipped to 0..1 (NaN cells count as 0), looked up in the color table at
+    round(255 value), and blended: (1 - alpha) image + alpha color, halves rounded up. Pixels outside the rectangle
     that the boxes span were never seen by the model, and keep the image.
 
     Args:
@@ -163,19 +163,19 @@ def overlay(
         image: uint8 [H, W, 3].
         boxes: float32 [h, w, 4], pixel box (x0, y0, x1, y1) of each cell; see `upsample`.
         colormap: name of a matplotlib colormap, or uint8 [256, 3].
-        alpha: weight of the colour, 0 to 1.
+        alpha: weight of the color, 0 to 1.
         check: as in `upsample`.
-        backend: a face by name; None: the fastest that serves the tensors' device.
+        backend: a backend by name; None: the fastest that serves the tensors' device.
 
     Returns:
         uint8 [T, H, W, 3].
     """
     _check_overlay(maps, image, boxes, alpha)
     if isinstance(colormap, str):
-        colormap = colour_table(colormap, maps.device)
+        colormap = color_table(colormap, maps.device)
     else:
         _check_table(colormap, maps.device)
     check_bool("overlay", "check", check)
-    face = _OVERLAY.face(maps, backend)
-    need_float("overlay", "maps", maps, face)
-    return face(plain(maps), image, plain(boxes), colormap, float(alpha), check)
+    overload = _OVERLAY.overload(maps, backend)
+    check_float("overlay", "maps", maps, overload)
+    return overload(plain(maps), image, plain(boxes), colormap, float(alpha), check)

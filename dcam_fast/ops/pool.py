@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dcam_fast.ops import reference
 from dcam_fast.ops._arguments import check_bool, check_choice, check_tensor, check_tensors
-from dcam_fast.ops._backends import Op, check_apart, need_float, plain
+from dcam_fast.ops._backends import Op, check_apart, check_float, plain
 
 AGGREGATIONS = reference.AGGREGATIONS
 CODES = {name: code for code, name in enumerate(AGGREGATIONS)}
@@ -70,7 +70,7 @@ def check_code(caller: str, aggregation: int) -> str:
 def _check(
     activations: Sequence[Tensor], gradients: Sequence[Tensor], cells: Tensor | None, aggregation: int, check: bool
 ) -> None:
-    checked_blocks("pool", activations, gradients, cells, check_code("pool", aggregation))
+    check_layers_match("pool", activations, gradients, cells, check_code("pool", aggregation))
 
 
 def _check_out(
@@ -81,7 +81,7 @@ def _check_out(
     cells: Tensor | None,
     aggregation: int,
 ) -> None:
-    checked_blocks("pool_out", activations, gradients, cells, check_code("pool_out", aggregation))
+    check_layers_match("pool_out", activations, gradients, cells, check_code("pool_out", aggregation))
     check_pool_out("pool_out", out, flags, activations, gradients, cells)
 
 
@@ -113,7 +113,7 @@ _POOL_OUT = Op(
 )
 
 
-def checked_blocks(
+def check_layers_match(
     caller: str,
     activations: Tensor | Sequence[Tensor],
     gradients: Tensor | Sequence[Tensor],
@@ -172,19 +172,19 @@ def pool(
     check: bool = True,
     backend: str | None = None,
 ) -> Tensor:
-    """Raw maps of T targets: activations weighted by their gradients, min-max normalised (docs/method.md, section 1).
+    """Raw maps of T targets: activations weighted by their gradients, min-max normalized (docs/method.md, section 1).
 
     Args:
         activations: [S, D] shared by all targets, or [T, S, D]; float32, bfloat16 or float16. A sequence of such
-            tensors is one per block (D may differ): the mean of the blocks' normalised maps, normalised again.
+            tensors is one per block (D may differ): the mean of the blocks' normalized maps, normalized again.
         gradients: [T, S, D], of the dtype of the activations; a sequence with a sequence. `activation` reads none.
         cells: int64 [N], row of the sequence for every grid cell, row-major; None: all S rows.
-        aggregation: one of `AGGREGATIONS`. `gradcam_paper` is the paper's Grad-CAM baseline,
-            mean_d max(A w, 0) with the signed w; `gradcam` the textbook's.
+        aggregation: one of `AGGREGATIONS`. `grad_cam_paper` is the paper's Grad-CAM baseline,
+            mean_d max(A w, 0) with the signed w; `grad_cam` the textbook's.
         check: refuse NaN and Inf (on a GPU this waits for the result). Otherwise a map they reach is all zeros, and
             the other maps are what they would be without it. With `triton` an unchecked cell that is no row counts
             as NaN.
-        backend: a face by name; None: the fastest that serves the tensors' device.
+        backend: a backend by name; None: the fastest that serves the tensors' device.
 
     Returns:
         float32 [T, N] in 0..1 (float64 for float64 input on the reference).
@@ -192,11 +192,11 @@ def pool(
     Raises:
         ValueError, TypeError: an argument of the wrong shape, dtype or device; a cell outside 0..S-1; NaN or Inf.
     """
-    A, G = checked_blocks("pool", activations, gradients, cells, aggregation)
+    A, G = check_layers_match("pool", activations, gradients, cells, aggregation)
     check_bool("pool", "check", check)
-    face = _POOL.face(G[0], backend)
-    need_float("pool", "activations", A[0], face)
-    return face(A, G, cells, CODES[aggregation], check)
+    overload = _POOL.overload(G[0], backend)
+    check_float("pool", "activations", A[0], overload)
+    return overload(A, G, cells, CODES[aggregation], check)
 
 
 def pool_out(
@@ -211,9 +211,9 @@ def pool_out(
 ) -> None:
     """`pool(check=False)` into the caller's buffers: maps to `out`, float32 [T, N], contiguous, and to `flags`, int32
     [T], 1 for every map that NaN or Inf reached (that map is zeros) and 0 otherwise."""
-    A, G = checked_blocks("pool_out", activations, gradients, cells, aggregation)
-    face = _POOL_OUT.face(G[0], backend)
-    need_float("pool_out", "activations", A[0], face)
+    A, G = check_layers_match("pool_out", activations, gradients, cells, aggregation)
+    overload = _POOL_OUT.overload(G[0], backend)
+    check_float("pool_out", "activations", A[0], overload)
     check_outputs("pool_out", out=out, flags=flags)
     shape = map_shape(A, G, cells)
     if out.dtype is not out_dtype(G[0]) or out.shape != shape or not out.is_contiguous():
@@ -226,4 +226,4 @@ def pool_out(
         )
     if out.device != G[0].device or flags.device != G[0].device:
         raise ValueError(f"pool_out: out and flags must be on {G[0].device}, got {out.device} and {flags.device}")
-    face(out, flags, A, G, cells, CODES[aggregation])
+    overload(out, flags, A, G, cells, CODES[aggregation])

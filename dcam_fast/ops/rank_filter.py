@@ -10,7 +10,7 @@ from torch import Tensor
 from dcam_fast.config import KERNEL_SIZES
 from dcam_fast.ops import reference
 from dcam_fast.ops._arguments import check_array, is_int
-from dcam_fast.ops._backends import Op, array_kernels, check_maps, need_float, need_map, plain
+from dcam_fast.ops._backends import Op, array_kernels, check_float, check_map, check_maps, plain
 
 
 def _fake(maps: Tensor, k: int) -> Tensor:
@@ -42,16 +42,16 @@ def rank_filter(maps: Tensor, k: int, *, backend: str | None = None) -> Tensor:
     Args:
         maps: [T, h, w]; float32, bfloat16 or float16. Values must be finite, which is not checked.
         k: side of the window, odd, 3 to 11.
-        backend: a face by name; None: the fastest that serves the tensor's device.
+        backend: a backend by name; None: the fastest that serves the tensor's device.
 
     Returns:
         float32 [T, h, w] (float64 for float64 input on the reference).
     """
     check_maps("rank_filter", maps)
     k = _check_side("rank_filter", k)
-    face = _RANK_FILTER.face(maps, backend)
-    need_float("rank_filter", "maps", maps, face)
-    return face(plain(maps), k)
+    overload = _RANK_FILTER.overload(maps, backend)
+    check_float("rank_filter", "maps", maps, overload)
+    return overload(plain(maps), k)
 
 
 def rank_filter_array(map: NDArray[np.float32], k: int) -> NDArray[np.float32]:
@@ -59,5 +59,5 @@ def rank_filter_array(map: NDArray[np.float32], k: int) -> NDArray[np.float32]:
     check_array("rank_filter_array", "map", map)
     k = _check_side("rank_filter_array", k)
     if array_kernels is None:
-        return rank_filter(need_map("rank_filter_array", map), k)[0].numpy()
+        return rank_filter(check_map("rank_filter_array", map), k)[0].numpy()
     return array_kernels.rank_filter_array(map, k)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dcam_fast.config import UNGUIDED, RefineConfig
 
-AGGREGATIONS: Final = ("pooled", "elementwise", "layercam", "gradcam", "gradcam_paper", "hirescam", "activation")
+AGGREGATIONS: Final = ("pooled", "elementwise", "layer_cam", "grad_cam", "grad_cam_paper", "hires_cam", "activation")
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -53,13 +53,13 @@ def _aggregate(A: Tensor, G: Tensor, aggregation: str) -> Tensor:
             return (A * G.relu().mean(1, keepdim=True)).relu().mean(-1)
         case "elementwise":
             return (A * G).relu().mean(-1)
-        case "layercam":
+        case "layer_cam":
             return (A.relu() * G.relu()).mean(-1)
-        case "gradcam":
+        case "grad_cam":
             return (A * G.mean(1, keepdim=True)).sum(-1).relu()
-        case "gradcam_paper":
+        case "grad_cam_paper":
             return (A * G.mean(1, keepdim=True)).relu().mean(-1)
-        case "hirescam":
+        case "hires_cam":
             return (A * G).sum(-1).relu()
         case "activation":
             return A.relu().mean(-1).expand(G.shape[0], -1)
@@ -177,26 +177,26 @@ def gaussian_smooth(maps: Tensor, sigma: float) -> Tensor:
 
 
 def guided_filter(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> Tensor:
-    """Maps [T, h, w] smoothed along the edges of colours [3, h, w]; see `dcam_fast.ops.guided_filter`."""
+    """Maps [T, h, w] smoothed along the edges of colors [3, h, w]; see `dcam_fast.ops.guided_filter`."""
     x = _wide(maps)
     if x.numel() == 0:
         return x.clone()
-    colours = guide.to(x.dtype)
+    colors = guide.to(x.dtype)
 
     def mean(fields: Tensor) -> Tensor:
         """Over the windows of fields [..., h, w], cut at the border."""
         flat = fields.reshape(-1, 1, *fields.shape[-2:])
         return F.avg_pool2d(flat, 2 * radius + 1, 1, radius, count_include_pad=False).view(fields.shape)
 
-    centre = mean(colours)
-    spread = mean(colours[:, None] * colours) - centre[:, None] * centre
+    center = mean(colors)
+    spread = mean(colors[:, None] * colors) - center[:, None] * center
     ridge = epsilon * torch.eye(3, device=x.device, dtype=x.dtype)
     level = mean(x)
-    joint = mean(x[:, None] * colours) - level[:, None] * centre
+    joint = mean(x[:, None] * colors) - level[:, None] * center
     solved = torch.linalg.solve_ex(spread.permute(2, 3, 0, 1) + ridge, joint.permute(2, 3, 1, 0))  # without a wait
     slope = solved.result.permute(3, 2, 0, 1)
-    offset = level - (slope * centre).sum(1)
-    return ((mean(slope) * colours).sum(1) + mean(offset)).clamp(min=0)
+    offset = level - (slope * center).sum(1)
+    return ((mean(slope) * colors).sum(1) + mean(offset)).clamp(min=0)
 
 
 def kernel_size(step_ratio: float, std: float, size: float) -> int:
@@ -212,7 +212,7 @@ def _denoise(x: Tensor, config: RefineConfig, image_side: float | None) -> Tenso
             return gaussian_smooth(x[None], config.smoothing_sigma)[0]
         case "rank":
             size = float(x.shape[0]) if config.size == "grid" else float(image_side or 0)
-            # float64 here in every face: k must not depend on how a sum was rounded
+            # float64 here in every backend: k must not depend on how a sum was rounded
             std = x.double().std(correction=0).item()
             k = config.kernel_size or kernel_size(config.step_ratio, std, size)
             return rank_filter(x[None], k)[0]
@@ -282,7 +282,7 @@ def refine(
     x = _wide(maps)
     if config.needs_guide:
         if guide is None:
-            raise ValueError("refine: guide must be the colours of the cells for this config, got None")
+            raise ValueError("refine: guide must be the colors of the cells for this config, got None")
         x = guided_filter(x, guide, config.guide_radius, config.guide_epsilon)
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
     grid = [(x.shape[1], x.shape[2])] * x.shape[0] if grids is None else grids
@@ -313,22 +313,22 @@ def _axes(boxes: Tensor, caller: str, check: bool) -> tuple[Tensor, Tensor]:
     for axis in (columns, rows):
         # written so that a NaN fails
         if not bool((axis[0] < axis[1]).all() and (axis.sum(0).diff() > 0).all()):
-            raise ValueError(f"{caller}: boxes must be ordered (x0 < x1, y0 < y1, centres ascending), got others")
+            raise ValueError(f"{caller}: boxes must be ordered (x0 < x1, y0 < y1, centers ascending), got others")
     return columns, rows
 
 
 def _interpolation(axis: Tensor, pixels: int, like: Tensor) -> Tensor:
-    """Bilinear weights [pixels, cells] of the cells' centres at the pixels' centres, clamped beyond the outermost."""
-    centres = axis.double().sum(0) / 2
+    """Bilinear weights [pixels, cells] of the cells' centers at the pixels' centers, clamped beyond the outermost."""
+    centers = axis.double().sum(0) / 2
     at = torch.arange(pixels, dtype=torch.float64, device=axis.device) + 0.5
-    at = at.clamp(centres[0], centres[-1])
-    right = torch.searchsorted(centres, at).clamp(1, max(len(centres) - 1, 1))
-    weights = torch.zeros(pixels, len(centres), dtype=torch.float64, device=axis.device)
+    at = at.clamp(centers[0], centers[-1])
+    right = torch.searchsorted(centers, at).clamp(1, max(len(centers) - 1, 1))
+    weights = torch.zeros(pixels, len(centers), dtype=torch.float64, device=axis.device)
     rows = torch.arange(pixels, device=axis.device)
-    if len(centres) == 1:
+    if len(centers) == 1:
         weights[:, 0] = 1
         return weights.to(like.dtype)
-    share = (at - centres[right - 1]) / (centres[right] - centres[right - 1])
+    share = (at - centers[right - 1]) / (centers[right] - centers[right - 1])
     weights[rows, right - 1], weights[rows, right] = 1 - share, share
     return weights.to(like.dtype)
 
@@ -345,12 +345,12 @@ def _at_pixels(x: Tensor, columns: Tensor, rows: Tensor, size: tuple[int, int]) 
 def overlay(
     maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float = 0.5, check: bool = True
 ) -> Tensor:
-    """Maps [T, h, w] in colour over the image uint8 [H, W, 3]; `colormap` is uint8 [256, 3]. See `ops.overlay`."""
+    """Maps [T, h, w] in color over the image uint8 [H, W, 3]; `colormap` is uint8 [256, 3]. See `ops.overlay`."""
     height, width = image.shape[:2]
     columns, rows = _axes(boxes, "overlay", check)
     value = _at_pixels(_wide(maps).nan_to_num(0), columns, rows, (height, width)).nan_to_num(0).clamp(0, 1)
-    colour = colormap[(value * 255 + 0.5).floor().long()].to(value.dtype)
-    blended = ((1 - alpha) * image.to(value.dtype) + alpha * colour + 0.5).floor().to(torch.uint8)
+    color = colormap[(value * 255 + 0.5).floor().long()].to(value.dtype)
+    blended = ((1 - alpha) * image.to(value.dtype) + alpha * color + 0.5).floor().to(torch.uint8)
     seen_row, seen_column = _seen(rows, height), _seen(columns, width)
     return torch.where((seen_row[:, None] & seen_column)[None, ..., None], blended, image)
 

@@ -22,8 +22,8 @@ from dcam_fast.ops._arguments import (
     check_tensor,
     is_int,
 )
-from dcam_fast.ops._backends import Op, array_kernels, check_apart, check_maps, need_float, need_map, plain
-from dcam_fast.ops.guided_filter import guided_filter, need_guide
+from dcam_fast.ops._backends import Op, array_kernels, check_apart, check_float, check_map, check_maps, plain
+from dcam_fast.ops.guided_filter import check_guide, guided_filter
 from dcam_fast.ops.pool import check_outputs
 
 
@@ -165,7 +165,7 @@ def _grids(grids: object) -> Tensor:
     return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
 
 
-def need_image_side(caller: str, image_side: float | None) -> float:
+def check_image_side(caller: str, image_side: float | None) -> float:
     if image_side is None or not 0 < check_number(caller, "image_side", image_side) < math.inf:
         raise ValueError(
             f"{caller}: image_side must be the image's shorter side in pixels for this config, got {image_side}"
@@ -173,7 +173,7 @@ def need_image_side(caller: str, image_side: float | None) -> float:
     return float(image_side)
 
 
-def need_no_guide(caller: str, config: RefineConfig) -> None:
+def check_no_guide(caller: str, config: RefineConfig) -> None:
     if config.needs_guide:
         raise ValueError(
             f"{caller}: config must be one without a guide, which only refine and guided_filter take, "
@@ -181,19 +181,19 @@ def need_no_guide(caller: str, config: RefineConfig) -> None:
         )
 
 
-def _need_ratio(caller: str, repetition: float) -> float:
+def _check_ratio(caller: str, repetition: float) -> float:
     ratio = check_number(caller, "repetition", repetition)
     if not 0 <= ratio <= 1:
         raise ValueError(f"{caller}: repetition must be from 0 to 1, got {repetition}")
     return ratio
 
 
-def need_ratios(
+def check_ratios(
     caller: str, repetition: float | Tensor, count: int, device: torch.device
 ) -> tuple[float, Tensor | None]:
-    """`repetition` of `count` maps as the faces take it, checked: one number, or one for each map."""
+    """`repetition` of `count` maps as the backends take it, checked: one number, or one for each map."""
     if not isinstance(repetition, Tensor):
-        return _need_ratio(caller, repetition), None
+        return _check_ratio(caller, repetition), None
     if repetition.shape != (count,) or repetition.device != device or not repetition.is_floating_point():
         raise ValueError(
             f"{caller}: repetition must be a float or float [{count}] on {device}, "
@@ -224,13 +224,13 @@ def refine(
         repetition: rho, the share of repeated tokens in the answer (`repetition_ratio`), 0 to 1; one number, or float
             [T] (whose values are not checked).
         image_side: shorter side of the model's input image in pixels; needed where the config's kernel depends on it.
-        guide: float32 [3, h, w], the colours of the cells (`dcam_fast.images.cell_colors`); needed where the config
+        guide: float32 [3, h, w], the colors of the cells (`dcam_fast.images.cell_colors`); needed where the config
             smooths along the image's edges, as "default" does, and then without `grids`.
         check: refuse NaN and Inf (on a GPU this waits for the result). Otherwise such a map becomes zeros, and the
             other maps are what they would be without it.
         out: float32 of the shape of `maps`, contiguous, to write into; `maps` itself is allowed, any other
             overlap with what is read is not.
-        backend: a face by name; None: the fastest that serves the tensor's device.
+        backend: a backend by name; None: the fastest that serves the tensor's device.
 
     Returns:
         float32 like `maps` (float64 for float64 input on the reference). All-zero and constant maps give zeros.
@@ -244,21 +244,21 @@ def refine(
     check_config("refine", config)
     check_bool("refine", "check", check)
     if grids is not None:
-        need_no_guide("refine of a flat batch", config)
-    side = need_image_side("refine", image_side) if config.needs_image_side else 0.0
-    ratio, ratios = need_ratios("refine", repetition, count, maps.device)
+        check_no_guide("refine of a flat batch", config)
+    side = check_image_side("refine", image_side) if config.needs_image_side else 0.0
+    ratio, ratios = check_ratios("refine", repetition, count, maps.device)
     op = _REFINE if out is None else _REFINE_OUT
-    face = op.face(maps, backend, "refine")
-    need_float("refine", "maps", maps, face)
-    colors = need_guide("refine", guide, maps) if config.needs_guide else None
+    overload = op.overload(maps, backend, "refine")
+    check_float("refine", "maps", maps, overload)
+    colors = check_guide("refine", guide, maps) if config.needs_guide else None
     if out is not None:
         check_outputs("refine", out=out)
         _check_buffer(out, maps)
     if colors is not None:
         maps = guided_filter(maps, colors, config.guide_radius, config.guide_epsilon, backend=backend)
     if out is None:
-        return face(plain(maps), config.packed, grids, ratio, ratios, side, check)
-    face(out, plain(maps), config.packed, grids, ratio, ratios, side, check)
+        return overload(plain(maps), config.packed, grids, ratio, ratios, side, check)
+    overload(out, plain(maps), config.packed, grids, ratio, ratios, side, check)
     return out
 
 
@@ -272,11 +272,11 @@ def refine_array(
     """`refine` on one float32 [h, w] array, past torch's dispatcher: the path of least latency."""
     check_array("refine_array", "map", map)
     check_config("refine_array", config)
-    need_no_guide("refine_array", config)
-    side = need_image_side("refine_array", image_side) if config.needs_image_side else 0.0
-    ratio = _need_ratio("refine_array", repetition)
+    check_no_guide("refine_array", config)
+    side = check_image_side("refine_array", image_side) if config.needs_image_side else 0.0
+    ratio = _check_ratio("refine_array", repetition)
     if array_kernels is None:
-        tensor = need_map("refine_array", map)
+        tensor = check_map("refine_array", map)
         if not np.isfinite(map).all():
             raise ValueError("refine_array: map must be finite, got NaN or Inf")
         return refine(tensor, config, repetition=ratio, image_side=image_side)[0].numpy()

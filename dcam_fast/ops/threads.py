@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from dcam_fast.ops import _backends as _faces
+from dcam_fast.ops import _backends
 
 VARIABLE: Final = "DCAM_NUM_THREADS"
 LIMIT: Final = 1024
@@ -42,8 +42,8 @@ def get_num_threads() -> int:
 def _use(count: int) -> None:
     global _count
     _count = count
-    if _faces.native is not None:
-        _faces.native.set_num_threads(count)
+    if _backends.native is not None:
+        _backends.native.set_num_threads(count)
 
 
 def _initial() -> int:

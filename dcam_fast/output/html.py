@@ -1,7 +1,7 @@
 """Explanations as pages: one HTML file that needs nothing from elsewhere.
 
-The maps travel as bytes of their own small grids, and the page upsamples and colours them as `dcam_fast.ops.overlay`
-does: bilinear between the centres of the cells' pixel boxes.
+The maps travel as bytes of their own small grids, and the page upsamples and colors them as `dcam_fast.ops.overlay`
+does: bilinear between the centers of the cells' pixel boxes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dcam_fast.explained import ExplainedAnswer
-from dcam_fast.ops.overlay import colour_table
+from dcam_fast.ops.overlay import color_table
 from dcam_fast.output.pictures import fit, groundedness_color, resized
 
 LONGEST_SIDE: Final = 960  # pixels of the image in the page
@@ -48,7 +48,7 @@ def fill(template: str, values: dict[str, str]) -> str:
 
 
 def css_color(color: Sequence[int]) -> str:
-    """A colour as style sheets write it."""
+    """A color as style sheets write it."""
     return "#" + bytes(color).hex()
 
 
@@ -57,7 +57,7 @@ def _page_data(explanation: ExplainedAnswer, width: int, height: int) -> dict[st
     rows, columns = explanation.image.shape[0] / height, explanation.image.shape[1] / width
     boxes = explanation.boxes.cpu().double().numpy() / (columns, rows, columns, rows)
     return {
-        "colors": _base64(colour_table(COLORMAP, torch.device("cpu")).numpy()),
+        "colors": _base64(color_table(COLORMAP, torch.device("cpu")).numpy()),
         "columns": boxes[0, :, 0::2].round(3).tolist(),
         "rows": boxes[:, 0, 1::2].round(3).tolist(),
         "pieces": [

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from dcam_fast import ops
 from dcam_fast.explained import ExplainedAnswer
-from dcam_fast.ops.overlay import colour_table
+from dcam_fast.ops.overlay import color_table
 from dcam_fast.output.fonts import MISSING, Font, missing
 
 Color = tuple[int, int, int]
@@ -22,7 +22,7 @@ PAPER: Final = (255, 255, 255)
 INK: Final = (17, 24, 39)
 MUTED: Final = (107, 114, 128)
 TRACK: Final = (229, 231, 235)
-LOOSE: Final = (148, 163, 184)  # the colour of groundedness 0
+LOOSE: Final = (148, 163, 184)  # the color of groundedness 0
 GROUNDED: Final = (5, 150, 105)  # and of 1
 
 MARGIN: Final = 28
@@ -34,7 +34,7 @@ MOST_COLUMNS: Final = 12
 
 
 def groundedness_color(groundedness: float) -> Color:
-    """The colour that stands for a groundedness of 0 to 1, readable on a light and on a dark ground."""
+    """The color that stands for a groundedness of 0 to 1, readable on a light and on a dark ground."""
     share = min(max(groundedness, 0.0), 1.0)
     red, green, blue = (round(a + share * (b - a)) for a, b in zip(LOOSE, GROUNDED, strict=True))
     return red, green, blue
@@ -90,7 +90,7 @@ def glyph_note(explanations: Sequence[ExplainedAnswer]) -> str:
 def _write_answer(
     draw: ImageDraw.ImageDraw | None, explanation: ExplainedAnswer, left: float, top: float, width: float
 ) -> float:
-    """Writes prompt and answer, the targets underlined in the colour of their groundedness; returns the bottom edge.
+    """Writes prompt and answer, the targets underlined in the color of their groundedness; returns the bottom edge.
 
     Without ``draw`` it only measures.
     """
@@ -139,7 +139,7 @@ def _write_caption(
 
 def _draw_legend(sheet: Image.Image, left: int, top: int, colormap: str, width: int) -> None:
     draw, font = ImageDraw.Draw(sheet), Font(12)
-    table = colour_table(colormap, torch.device("cpu"))
+    table = color_table(colormap, torch.device("cpu"))
     strip = Image.fromarray(table.numpy()[None]).resize((120, 8), Image.Resampling.BILINEAR)
     x = left + font.getlength("low") + 6
     font.draw(draw, (left, top), "low", MUTED)

@@ -1,11 +1,11 @@
 """Synthetic scenes with captions, questions and one ground-truth mask per object: the embedded model's whole world.
 
-A scene is a textured background with one to four objects (shape, colour, size) that do not overlap. Its caption lists
+A scene is a textured background with one to four objects (shape, color, size) that do not overlap. Its caption lists
 the objects from left to right, so that there is exactly one right answer::
 
     a small pink circle , a large yellow ring and a ... on a shaded background
 
-Hard scenes have up to six objects that overlap and share colours and shapes, a small object beside a larger one that
+Hard scenes have up to six objects that overlap and share colors and shapes, a small object beside a larger one that
 is easily taken for it, and backgrounds closer to photographs.
 
 Only NumPy is used, and every scene is a pure function of the generator it is given.
@@ -148,7 +148,7 @@ class Placement:
 
 
 def _place(rng: np.random.Generator, height: int, width: int, count: int) -> list[Placement]:
-    """Up to ``count`` objects from left to right, pairwise distinct in shape and colour, not touching, and at least one
+    """Up to ``count`` objects from left to right, pairwise distinct in shape and color, not touching, and at least one
     grid cell (8 px) apart from left to right, so that the order of the caption can be seen."""
     placed: list[Placement] = []
     for _ in range(count):

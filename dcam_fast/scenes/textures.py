@@ -66,7 +66,7 @@ def _fractal(rng: np.random.Generator, height: int, width: int) -> NDArray[np.fl
 def _clutter(
     rng: np.random.Generator, base: NDArray[np.float32], x: NDArray[np.float32], y: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Soft-edged ellipses, greyish and unnamed, one over the other: some larger than any object."""
+    """Soft-edged ellipses, grayish and unnamed, one over the other: some larger than any object."""
     height, width = x.shape
     canvas = np.broadcast_to(base, (height, width, 3)).copy()
     for _ in range(int(rng.integers(5, 10))):

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .tuning import launch, on_device
 
-STATISTICS: Final = 9  # of a window's colours: their mean, and the inverse of their covariance
-FIT: Final = 4  # the slope of each colour, then the offset
+STATISTICS: Final = 9  # of a window's colors: their mean, and the inverse of their covariance
+FIT: Final = 4  # the slope of each color, then the offset
 
 
 @triton.jit
@@ -29,7 +29,7 @@ def is_inside(inside, y, x, height, width):
 
 @triton.jit(do_not_specialize=["height", "width", "radius"])
 def guide_kernel(guide, statistics, height, width, radius, epsilon, BLOCK: tl.constexpr):
-    """Float32 [9, h, w] of colours [3, h, w]. In float64, for in a window of one colour nearly all of it cancels."""
+    """Float32 [9, h, w] of colors [3, h, w]. In float64, for in a window of one color nearly all of it cancels."""
     cells = height * width
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside, row, column = i < cells, i // width, i % width
@@ -71,7 +71,7 @@ def guide_kernel(guide, statistics, height, width, radius, epsilon, BLOCK: tl.co
 
 @triton.jit(do_not_specialize=["height", "width", "radius"])
 def fit_kernel(maps, guide, statistics, fit, height, width, radius, BLOCK: tl.constexpr):
-    """Float32 [T, 4, h, w]: the slopes of a map along the colours of each window, and its offset."""
+    """Float32 [T, 4, h, w]: the slopes of a map along the colors of each window, and its offset."""
     cells = height * width
     t = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -110,7 +110,7 @@ def fit_kernel(maps, guide, statistics, fit, height, width, radius, BLOCK: tl.co
 
 @triton.jit(do_not_specialize=["height", "width", "radius"])
 def apply_kernel(fit, guide, out, height, width, radius, BLOCK: tl.constexpr):
-    """Float32 [T, h, w]: what the mean of the fits around a cell says of its colour."""
+    """Float32 [T, h, w]: what the mean of the fits around a cell says of its color."""
     cells = height * width
     t = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -138,13 +138,13 @@ def guided_filter(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> T
     out = maps.new_empty(maps.shape, dtype=torch.float32)
     if count == 0:
         return out
-    source, colours = maps.contiguous(), guide.contiguous()
+    source, colors = maps.contiguous(), guide.contiguous()
     statistics = out.new_empty(STATISTICS, height, width)
     fit = out.new_empty(count, FIT, height, width)
     how = launch("guided_filter")
     chunks = triton.cdiv(height * width, how["BLOCK"])
     with on_device(out):
-        guide_kernel[(chunks,)](colours, statistics, height, width, radius, epsilon, **how)
-        fit_kernel[(count, chunks)](source, colours, statistics, fit, height, width, radius, **how)
-        apply_kernel[(count, chunks)](fit, colours, out, height, width, radius, **how)
+        guide_kernel[(chunks,)](colors, statistics, height, width, radius, epsilon, **how)
+        fit_kernel[(count, chunks)](source, colors, statistics, fit, height, width, radius, **how)
+        apply_kernel[(count, chunks)](fit, colors, out, height, width, radius, **how)
     return out

@@ -14,7 +14,7 @@ from .tuning import launch, on_device
 # The bits that axes_kernel sets for boxes that are wrong, and what they must be.
 NOT_SEPARABLE: Final = tl.constexpr(1)
 NOT_ORDERED: Final = tl.constexpr(2)
-_NEEDS: Final = ("separable (x from the column, y from the row)", "ordered (x0 < x1, y0 < y1, centres ascending)")
+_NEEDS: Final = ("separable (x from the column, y from the row)", "ordered (x0 < x1, y0 < y1, centers ascending)")
 
 
 @triton.jit
@@ -38,9 +38,9 @@ def axes_kernel(boxes, left, share, edges, wrong, h, w, H, W, BLOCK: tl.constexp
         stop = tl.load(starts + cell * stride + 2, mask=inside, other=0.0)
         begin = tl.where(inside & (start < begin), start, begin)
         end = tl.where(inside & (stop > end), stop, end)
-        # pixels from the centres of the inner cells on read the cells after them
+        # pixels from the centers of the inner cells on read the cells after them
         inner = (cell > 0) & (cell + 1 < cells)
-        # twice the distance from the centre, by differences that are exact near it
+        # twice the distance from the center, by differences that are exact near it
         beyond = (at[:, None] - start[None, :]) + (at[:, None] - stop[None, :]) >= 0
         passed += tl.sum((inner[None, :] & beyond).to(tl.int32), 1)
     near = starts + passed * stride
@@ -123,8 +123,8 @@ def overlay_kernel(maps, out, image, table, left, share, edges, h, w, H, W, alph
     seen = seen & (column_at >= tl.load(edges + 2)) & (column_at <= tl.load(edges + 3))
     for c in tl.static_range(3):
         below = tl.load(image + pixel * 3 + c, mask=inside, other=0)
-        colour = tl.load(table + level * 3 + c, mask=inside, other=0).to(tl.float32)
-        blended = ((1 - alpha) * below.to(tl.float32) + (alpha * colour + 0.5)).to(tl.int32)
+        color = tl.load(table + level * 3 + c, mask=inside, other=0).to(tl.float32)
+        blended = ((1 - alpha) * below.to(tl.float32) + (alpha * color + 0.5)).to(tl.int32)
         tl.store(out + (t * H * W + pixel) * 3 + c, tl.where(seen, blended.to(tl.uint8), below), mask=inside)
 
 

@@ -2,7 +2,7 @@
 
 `weights_kernel` averages gradients over the cells, where an aggregation needs that; then each raw value is a row's sum
 of products (`rows_kernel`), or, for many targets that share their activations, an entry of a matrix product
-(`product_kernel`), which reads the activations once for all of them; `normalise_kernel` brings maps to 0..1. Everything
+(`product_kernel`), which reads the activations once for all of them; `normalize_kernel` brings maps to 0..1. Everything
 is computed in float32 after the load. A partial sum has one writer, so results do not depend on the order of execution.
 """
 
@@ -21,10 +21,10 @@ from .tuning import launch, on_device
 
 # In the order of reference.AGGREGATIONS, whose indexes the operators take.
 POOLED: Final = tl.constexpr(0)
-LAYERCAM: Final = tl.constexpr(2)
-GRADCAM: Final = tl.constexpr(3)
-GRADCAM_PAPER: Final = tl.constexpr(4)
-HIRESCAM: Final = tl.constexpr(5)
+LAYER_CAM: Final = tl.constexpr(2)
+GRAD_CAM: Final = tl.constexpr(3)
+GRAD_CAM_PAPER: Final = tl.constexpr(4)
+HIRES_CAM: Final = tl.constexpr(5)
 ACTIVATION: Final = tl.constexpr(6)
 _WEIGHTED: Final = (0, 3, 4)
 
@@ -98,16 +98,16 @@ def rows_kernel(
                 g = load_rows(G + t * g_stride_t, cells, n, d, N, S, D, g_stride_s)
             else:
                 g = load_weights(weights, t + tl.arange(0, 1), d, T, D, SPLIT)
-            if RULE == LAYERCAM:
+            if RULE == LAYER_CAM:
                 total += relu(a) * relu(g)
             elif RULE == POOLED:
                 total += relu(a) * g
-            elif RULE == GRADCAM or RULE == HIRESCAM:
+            elif RULE == GRAD_CAM or RULE == HIRES_CAM:
                 total += a * g
             else:
                 total += relu(a * g)
     value = tl.sum(total, 1)
-    value = relu(value) if RULE == GRADCAM or RULE == HIRESCAM else value / D
+    value = relu(value) if RULE == GRAD_CAM or RULE == HIRES_CAM else value / D
     tl.store(raw + t * N + n, value, mask=n < N)
 
 
@@ -125,14 +125,14 @@ def product_kernel(
         a = load_rows(A, cells, n, d, N, S, D, stride_s)
         w = tl.trans(load_weights(weights, t, d, T, D, SPLIT))
         # ieee: a tf32 product is off by a thousandth
-        if RULE == GRADCAM:
+        if RULE == GRAD_CAM:
             value = tl.dot(a, w, value, input_precision="ieee")
         elif RULE == POOLED:
             value = tl.dot(relu(a), w, value, input_precision="ieee")
         else:
             value = tl.dot(relu(a), relu(w), value, input_precision="ieee")
             value = tl.dot(relu(-a), relu(-w), value, input_precision="ieee")
-    value = relu(value) if RULE == GRADCAM else value / D
+    value = relu(value) if RULE == GRAD_CAM else value / D
     tl.store(raw + t[None, :] * N + n[:, None], value, mask=(t < T)[None, :] & (n < N)[:, None])
 
 
@@ -153,7 +153,7 @@ def range_of(x, N, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def normalise_kernel(raw, out, flags, T, N, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
+def normalize_kernel(raw, out, flags, T, N, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
     """out [T, N] from raw [BLOCKS, T, N]: each map to 0..1; of several blocks their mean, once more to 0..1."""
     t = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)
@@ -189,7 +189,7 @@ def _channels_together(block: Tensor) -> Tensor:
 
 
 def _raw(raw: Tensor, block: Tensor, block_gradient: Tensor, cells: Tensor | None, aggregation: int) -> None:
-    """One block's values, not yet normalised, into `raw` [T, N]."""
+    """One block's values, not yet normalized, into `raw` [T, N]."""
     A, G = _channels_together(block), _channels_together(block_gradient)
     T, N = raw.shape
     S, D = G.shape[1:]
@@ -231,7 +231,7 @@ def _pool_into(
         for values, A, G in zip(raw, activations, gradients, strict=True):
             _raw(values, A, G, cells, aggregation)
         how = launch("pool_normalise", cells=N)
-        normalise_kernel[(T,)](raw, out, flags, T, N, BLOCKS=len(gradients), **how)
+        normalize_kernel[(T,)](raw, out, flags, T, N, BLOCKS=len(gradients), **how)
 
 
 def pool(

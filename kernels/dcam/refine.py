@@ -1,7 +1,7 @@
 """The four modules of refinement (docs/method.md, sections 2 to 5) in one launch, a map a program.
 
-A map stays in registers; where a filter needs neighbours they are read back through the result's memory, which serves
-as scratch. Up to 4,096 cells a map, and kernels of 3 or 5 cells: `need_kernel` and `need_cells` refuse the rest from
+A map stays in registers; where a filter needs neighbors they are read back through the result's memory, which serves
+as scratch. Up to 4,096 cells a map, and kernels of 3 or 5 cells: `check_kernel` and `check_cells` refuse the rest from
 what the host knows, before any work and without waiting for the device.
 """
 
@@ -39,8 +39,8 @@ def moments(x, inside, count):
 
 @triton.jit
 def is_wide(x, inside, cells, height, steps, image_side):
-    """Whether the adaptive kernel is 5 cells wide, not 3. In float64, as on every face: it must not depend on how a sum
-    was rounded."""
+    """Whether the adaptive kernel is 5 cells wide, not 3. In float64, as on every backend: it must not depend on how
+    a sum was rounded."""
     wide = tl.where(inside, x, 0.0).to(tl.float64)
     mean = tl.sum(wide, 0) / cells
     std = tl.sqrt(tl.sum(tl.where(inside, (wide - mean) * (wide - mean), 0.0), 0) / cells)
@@ -73,7 +73,7 @@ def gated(
 
 @triton.jit
 def attenuated(z, inside, cells, of_median, of_p60, of_mean, of_max, floor):
-    """Section 4, but for its normalisation."""
+    """Section 4, but for its normalization."""
     lit = inside & (z > 0)
     count = tl.sum(lit.to(tl.int32), 0)
     median_below, median_share = position(count, 50.0)
@@ -177,8 +177,8 @@ def rank_filter_kernel(maps, out, height, width, FOLD: tl.constexpr, SIDE: tl.co
     rank_chunk(maps + first, out + first, tl.program_id(1) * CHUNK, height, width, FOLD, SIDE, CHUNK)
 
 
-def need_kernel(caller: str, argument: str, widest: int, device: str) -> None:
-    """Refuse kernels that this face has no sorting network for."""
+def check_kernel(caller: str, argument: str, widest: int, device: str) -> None:
+    """Refuse kernels that this backend has no sorting network for."""
     if widest > MAX_KERNEL:
         raise ValueError(
             f"{caller}: {argument} must be at most {MAX_KERNEL} with backend 'triton', got {widest}; "
@@ -186,7 +186,7 @@ def need_kernel(caller: str, argument: str, widest: int, device: str) -> None:
         )
 
 
-def need_cells(cells: int) -> None:
+def check_cells(cells: int) -> None:
     """Refuse maps that do not fit one program."""
     if cells > MAX_CELLS:
         raise ValueError(
@@ -202,7 +202,7 @@ def _kernel(config: RefineConfig, rows: int, image_side: float, device: str) -> 
         return 3
     size = image_side if config.size == "image" else float(rows)
     widest = config.kernel_size or reference.kernel_size(config.step_ratio, math.inf, size)
-    need_kernel("refine", "the kernel that config may ask for", widest, device)
+    check_kernel("refine", "the kernel that config may ask for", widest, device)
     return widest if config.kernel_size or widest == 3 else 0
 
 
@@ -216,7 +216,7 @@ def _arguments(config: RefineConfig) -> dict[str, Any]:
     """What the kernel takes from the config alone."""
 
     def taps(sigma: float) -> tuple[int, float]:
-        # a sigma under 0.001 weighs no neighbour, and its inverse would overflow
+        # a sigma under 0.001 weighs no neighbor, and its inverse would overflow
         return math.ceil(3 * sigma), 1 / (2 * max(sigma, 1e-3) ** 2) if sigma else 0.0
 
     smoothing_radius, smoothing_inverse = taps(config.smoothing_sigma)
@@ -281,7 +281,7 @@ def refine_out(
     if count == 0:
         return
     largest = max(h * w for h, w in shapes)
-    need_cells(largest)
+    check_cells(largest)
     kernel = _kernel(settings, max(h for h, _ in shapes), image_side, maps.device.type)
     arguments = _arguments(settings)
     # A map is read before it is overwritten, but for rank windows, and as long as it lies where its result goes.
@@ -319,7 +319,7 @@ def refine(
 
 def rank_filter(maps: Tensor, k: int) -> Tensor:
     """See `dcam_fast.ops.rank_filter`."""
-    need_kernel("rank_filter", "k", k, maps.device.type)
+    check_kernel("rank_filter", "k", k, maps.device.type)
     count, height, width = maps.shape
     out = maps.new_empty(maps.shape, dtype=torch.float32)
     if count:

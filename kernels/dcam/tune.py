@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dcam_fast import ops
 from dcam_fast.config import RELEASED, UNGUIDED
-from dcam_fast.ops import _backends as _faces
+from dcam_fast.ops import _backends
 
 from .tuning import TABLE, launch, table
 
@@ -114,7 +114,7 @@ def _tune(kernel: str, entry: dict[str, Any], device: str, console: Console) -> 
 
 def main() -> None:
     """Measures everything and rewrites tuning.json."""
-    reason = _faces.FACES["triton"].unusable()
+    reason = _backends.BACKENDS["triton"].unavailable_reason()
     device = next((name for name in ("cuda", "xpu") if torch.get_device_module(name).is_available()), None)
     if reason is not None or device is None:
         sys.exit(f"tune: needs a GPU that Triton serves, and there is none here ({reason or 'torch finds no GPU'})")

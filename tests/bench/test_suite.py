@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dcam_fast.benchmarks import suite, timing
 from dcam_fast.benchmarks.cases import Case, all_cases, disagreement, exact, make_inputs
-from dcam_fast.benchmarks.contenders import Contender, contenders, usable_faces
+from dcam_fast.benchmarks.implementations import Implementation, available_backends, implementations
 from dcam_fast.benchmarks.plots import write_plots
 from dcam_fast.benchmarks.results import Entry, Results, now
 from dcam_fast.benchmarks.suite import Plan, gate, quick_plan, run_case
@@ -37,7 +37,7 @@ SMALL = [
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_all_agree(case):
-    candidates = contenders(case, "cpu", usable_faces("cpu"), compiled=False)
+    candidates = implementations(case, "cpu", available_backends("cpu"), compiled=False)
     calls, refused = gate(case, "cpu", candidates)
     assert refused == {}
     assert set(calls) == {candidate.name for candidate in candidates}
@@ -56,7 +56,7 @@ def test_gate_refuses(wrong):
 
     clock = Clock("cpu")
     limits = Limits(1e9, 1e9)
-    entries = run_case(case, clock, limits, [Contender("wrong", build)], budget_s=0.01, most=3)
+    entries = run_case(case, clock, limits, [Implementation("wrong", build)], budget_s=0.01, most=3)
     assert [entry.median for entry in entries] == [None]
     expected = {"value": "off by", "shape": "shape", "nan": "not finite", "raises": "RuntimeError: no such kernel"}
     assert expected[wrong] in entries[0].reason
@@ -114,7 +114,7 @@ def test_quick_has_every_op():
 
 def test_unusable_face_is_refused():
     with pytest.raises(ValueError, match="got 'abacus'"):
-        Plan(faces=("abacus",)).usable()
+        Plan(backends=("abacus",)).usable()
     with pytest.raises(ValueError, match="only must be part"):
         suite.run(Plan(only="no such case"))
 
@@ -123,7 +123,7 @@ def results(median: float = 1e-3) -> Results:
     entry = Entry("op", "refine", "released", "c", 1, 729, "dcam_fast cpu", "cpu", "cold")
     timed = dataclasses.replace(entry, median=median, p10=0.9 * median, p90=1.1 * median, samples=9, floor=5e-4)
     names = ("device", "threads", "cores", "mhz", "governor", "load", "torch", "triton", "commit")
-    wrong = dataclasses.replace(entry, contender="other", cache="", reason="off by 1")
+    wrong = dataclasses.replace(entry, implementation="other", cache="", reason="off by 1")
     return Results(now(), dict.fromkeys(names, "x"), Limits(1e9, 1e9), [timed, wrong], ["cut for time: d"])
 
 
@@ -173,7 +173,7 @@ def test_what_is_late_stops(monkeypatch):
 
 def test_baselines_are_cut_before_our_own():
     case = SMALL[2]
-    candidates = contenders(case, "cpu", usable_faces("cpu"), compiled=False)
+    candidates = implementations(case, "cpu", available_backends("cpu"), compiled=False)
     calls, refused = gate(case, "cpu", candidates, ends=time.monotonic() - 1)
     assert set(calls) == {candidate.name for candidate in candidates if candidate.ours}
     assert refused == {candidate.name: "cut for time" for candidate in candidates if not candidate.ours}

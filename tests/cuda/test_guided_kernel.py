@@ -20,7 +20,7 @@ SM_90 = 227 * 1024  # bytes of shared memory that a block may have
 
 
 def scene(seed: int, h: int, w: int) -> Tensor:
-    """Colours with flat parts, edges and noise."""
+    """Colors with flat parts, edges and noise."""
     random = torch.Generator().manual_seed(seed)
     colors = torch.rand(3, 1, 1, generator=random).repeat(1, h, w)
     colors[:, h // 3 :, w // 4 :] = torch.rand(3, 1, 1, generator=random)

@@ -117,8 +117,8 @@ def test_values(emulated):
     image = torch.full((1, 8, 3), 101, dtype=torch.uint8)
     table = torch.arange(256, dtype=torch.uint8)[:, None].expand(256, 3).contiguous()
     boxes = grid_boxes(1, 8, 1)
-    colours = run(emulated, cells, boxes, (1, 8), image, table, 1.0)
-    assert colours[0, 0, :, 0].tolist() == [0, 0, 0, 0, 128, 255, 255, 255]
+    colors = run(emulated, cells, boxes, (1, 8), image, table, 1.0)
+    assert colors[0, 0, :, 0].tolist() == [0, 0, 0, 0, 128, 255, 255, 255]
     blended = run(emulated, cells, boxes, (1, 8), image, table, 0.5)
     assert blended[0, 0, :, 1].tolist() == [51, 51, 51, 51, 115, 178, 178, 178]
 

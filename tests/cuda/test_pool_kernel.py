@@ -43,7 +43,7 @@ def operands(random, T, S, D, dtype=torch.float32, shared=True) -> tuple[Tensor,
 
 def assert_close(got, expected, aggregation):
     assert got.shape == expected.shape
-    signed = aggregation in ("hirescam", "gradcam")
+    signed = aggregation in ("hires_cam", "grad_cam")
     assert (got.double() - expected).abs().max() <= (TOLERANCE_SIGNED if signed else TOLERANCE)
 
 
@@ -90,7 +90,7 @@ def test_blocks(emulated, random, aggregation, sizes):
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("D", [24, 27])
 def test_not_finite(emulated, random, aggregation, bad, D):
-    """One target's map becomes zeros and sets its flag; its neighbours keep their bits."""
+    """One target's map becomes zeros and sets its flag; its neighbors keep their bits."""
     A, G = operands(random, 6, 9, D, shared=False)
     clean, _ = run(emulated, [A], [G], None, aggregation)
     A[2, 4, D - 1] = bad
@@ -149,11 +149,11 @@ def test_half_numbers(emulated):
     A = bits.to(torch.uint16).view(torch.float16)[:, None].expand(8, 8).contiguous()
     G = torch.ones(1, 8, 8, dtype=torch.float16)
     for scale in (1, 2**-10):
-        got, _ = run(emulated, [A], [G * scale], None, "hirescam")
-        assert_close(got, reference.pool(A.double(), G.double() * scale, None, "hirescam"), "hirescam")
+        got, _ = run(emulated, [A], [G * scale], None, "hires_cam")
+        assert_close(got, reference.pool(A.double(), G.double() * scale, None, "hires_cam"), "hires_cam")
 
 
-@pytest.mark.parametrize("aggregation", ["pooled", "elementwise", "gradcam_paper"])
+@pytest.mark.parametrize("aggregation", ["pooled", "elementwise", "grad_cam_paper"])
 def test_any_order(emulated, random, aggregation):
     A, G = operands(random, 9, 12, 600, torch.bfloat16)
     results = []

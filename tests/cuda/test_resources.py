@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dcam_fast.config import KERNEL_SIZES, PAPER, RELEASED, UNGUIDED
-from dcam_fast.ops import _backends as _faces
+from dcam_fast.ops import _backends
 
 STATIC_SHARED = 48 * 1024  # bytes that a kernel may declare without asking at launch
 # Bytes that a block may have in all on each architecture.
@@ -37,12 +37,14 @@ def _cuobjdump() -> str | None:
 @pytest.fixture(scope="module")
 def usage() -> dict[tuple[str, str], dict[str, int]]:
     """(architecture, kernel) -> REG, STACK, SHARED, LOCAL and so on."""
-    if _faces.native is None or not _faces.native.cuda_archs:
+    if _backends.native is None or not _backends.native.cuda_archs:
         pytest.skip("the extension has no CUDA kernels")
     tool = _cuobjdump()
     if tool is None:
         pytest.skip("no cuobjdump, neither of a CUDA toolkit nor of triton")
-    listing = subprocess.run([tool, "-res-usage", _faces.native.__file__], capture_output=True, text=True, check=True)
+    listing = subprocess.run(
+        [tool, "-res-usage", _backends.native.__file__], capture_output=True, text=True, check=True
+    )
     found, arch, kernel = {}, "", ""
     for line in listing.stdout.splitlines():
         if match := re.match(r"arch = (\w+)", line):
@@ -56,7 +58,7 @@ def usage() -> dict[tuple[str, str], dict[str, int]]:
 
 def test_every_architecture(usage):
     """All of them have the same kernels, and none of the launchers' is missing."""
-    archs = {f"sm_{arch}" for arch in _faces.native.cuda_archs.split()}
+    archs = {f"sm_{arch}" for arch in _backends.native.cuda_archs.split()}
     assert {arch for arch, _ in usage} == archs
     named = ("pool_rows", "pool_product", "pool_partial_weights", "pool_normalise", "refine_map", "rank_filter_maps")
     named += ("guide_windows", "guided_maps", "axes_of_boxes", "overlay_tile", "upsample_pixels")
@@ -148,8 +150,8 @@ def test_shared_memory_of_launches(usage, emulated, op):
 
 
 def test_loads_beside_this_torch(tmp_path):
-    """The module needs no CUDA library of torch's, and the face says why it is not usable."""
-    if _faces.native is None or not _faces.native.cuda_archs:
+    """The module needs no CUDA library of torch's, and the backend says why it is not usable."""
+    if _backends.native is None or not _backends.native.cuda_archs:
         pytest.skip("the extension has no CUDA kernels")
     code = (
         "import torch; from dcam_fast import ops\n"

@@ -39,7 +39,7 @@ def test_fields_are_in_the_order_of_the_golden_values() -> None:
 def test_golden(index: int) -> None:
     grid_map, mask, values = (GOLDEN[f"metric{index}_{name}"] for name in ("map", "mask", "values"))
     pixels = ops.upsample(torch.from_numpy(grid_map)[None], even_boxes(grid_map.shape, mask.shape), mask.shape)
-    batch = torch.cat((pixels.flip(1), pixels, torch.zeros_like(pixels)))  # its neighbours are nothing to a map
+    batch = torch.cat((pixels.flip(1), pixels, torch.zeros_like(pixels)))  # its neighbors are nothing to a map
     measured = overlap(batch, torch.from_numpy(mask.astype(np.int64)))
     assert np.array([getattr(measured, f.name)[1].item() for f in dataclasses.fields(measured)]) == pytest.approx(
         values, abs=1e-6

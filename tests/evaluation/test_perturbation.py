@@ -1,4 +1,4 @@
-"""Deletion, insertion and model randomisation, on a model small enough to be worked out and on the embedded one."""
+"""Deletion, insertion and model randomization, on a model small enough to be worked out and on the embedded one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dcam_fast.attribution.engine import log_probabilities
 from dcam_fast.attribution.methods.activation import Activation
 from dcam_fast.attribution.methods.random import Random
 from dcam_fast.evaluation.perturbation import Perturbation, by_strength
-from dcam_fast.evaluation.randomisation import randomisation_test, randomised_from_top, reinitialise
+from dcam_fast.evaluation.randomization import randomization_test, randomized_from_top, reinitialize
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
@@ -37,8 +37,8 @@ class BrightAdapter(Adapter[BrightInputs]):
 
     name = "bright"
     device = torch.device("cpu")
-    blocks = 2
-    default_blocks = (0,)
+    num_layers = 2
+    default_layers = (0,)
     mask_token = 5
     default_prompt = "?"
 
@@ -58,7 +58,7 @@ class BrightAdapter(Adapter[BrightInputs]):
         self.canvases.append(len(canvases))
         return Hidden(torch.zeros(1, 6, 1), torch.zeros(*canvases.shape, 1))
 
-    def block(self, index: int, hidden: Hidden, inputs: BrightInputs) -> Hidden:
+    def layer(self, index: int, hidden: Hidden, inputs: BrightInputs) -> Hidden:
         return hidden
 
     def logits(self, hidden: Hidden, rows: Tensor, inputs: BrightInputs) -> Tensor:
@@ -149,7 +149,7 @@ def test_joined_images_give_what_each_gives_alone(tiny: TinyAdapter) -> None:
 def test_reinitialised_weights_keep_mean_and_deviation_and_nothing_else() -> None:
     layer = nn.Linear(64, 64)
     before = copy.deepcopy(layer)
-    reinitialise(layer, torch.Generator().manual_seed(0))
+    reinitialize(layer, torch.Generator().manual_seed(0))
     assert not torch.equal(layer.weight, before.weight)
     assert layer.weight.std().item() == pytest.approx(before.weight.std().item(), rel=0.05)
     assert abs(torch.corrcoef(torch.stack((layer.weight.flatten(), before.weight.flatten())))[0, 1]) < 0.05
@@ -164,9 +164,9 @@ def test_maps_of_a_randomised_model() -> None:
     weights = {name: value.clone() for name, value in tiny.model.state_dict().items()}
     words = tiny.words(trajectory)[1:4]
     methods = {"default": METHODS["default"], "activation": Activation(), "random": Random()}
-    curves = randomisation_test(tiny, inputs, trajectory, words, methods)
+    curves = randomization_test(tiny, inputs, trajectory, words, methods)
     assert all(torch.equal(value, weights[name]) for name, value in tiny.model.state_dict().items())
-    assert all(len(curve) == tiny.blocks for curve in curves.values())
+    assert all(len(curve) == tiny.num_layers for curve in curves.values())
     assert curves["random"] == pytest.approx([1] * 6)
     assert curves["activation"][:3] == pytest.approx([1] * 3)  # blocks 5, 4 and 3 lie above block 2
     assert max(curves["activation"][3:]) < 0.99  # the embedding of the image still shows
@@ -175,5 +175,5 @@ def test_maps_of_a_randomised_model() -> None:
 
 
 def test_a_model_without_modules_is_refused() -> None:
-    with pytest.raises(AdapterError, match="block_module: model must have a module for each block, got bright"):
-        next(randomised_from_top(BrightAdapter()))
+    with pytest.raises(AdapterError, match="layer_module: model must have a module for each block, got bright"):
+        next(randomized_from_top(BrightAdapter()))

@@ -22,7 +22,7 @@ from dcam_fast.evaluation.aggregate import Estimate
 from dcam_fast.evaluation.cases import mask_maps, prepare
 from dcam_fast.evaluation.datasets import Scenes
 from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
-from dcam_fast.evaluation.runner import Settings, Summary, run, summarise
+from dcam_fast.evaluation.runner import Settings, Summary, run, summarize
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
 SETTINGS = Settings("tiny", "scenes", ("random", "true_mask"), SELECTION_SEED, shares=(0.1,))
@@ -61,7 +61,7 @@ SUMMARY = Summary(
         ),
     },
     curves={name: {"deletion": [1, 0.5, 0], "insertion": [0, 0.5, 1]} for name in ("tam", "random", "true_mask")},
-    randomisation={"tam": [0.5, 0.25]},
+    randomization={"tam": [0.5, 0.25]},
     seconds=1.0,
 )
 
@@ -117,7 +117,7 @@ def test_extremes() -> None:
 
 def test_report_of_a_run(adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     records = finished[1]
-    summary = summarise(records, SETTINGS)
+    summary = summarize(records, SETTINGS)
     values = [value for record in records for value in record["methods"]["random"]["metrics"]["f3"]]
     assert summary.table["random"]["f3"].value == pytest.approx(np.mean(values))
     assert summary.words == len(values)
@@ -137,7 +137,7 @@ def test_report_of_a_run(adapter: TinyAdapter, finished: tuple[Path, list[dict[s
 
 
 def test_an_empty_run_has_a_report(adapter: TinyAdapter, tmp_path: Path) -> None:
-    summary = summarise([], SETTINGS)
+    summary = summarize([], SETTINGS)
     runner.write_summary(summary, SETTINGS, tmp_path)
     report.write_report(adapter, Scenes(0, 0), SETTINGS, [], summary, tmp_path)
     assert "0 words of 0 answers" in (tmp_path / report.PAGE).read_text()

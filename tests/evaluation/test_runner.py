@@ -24,7 +24,7 @@ from dcam_fast.config import RELEASED
 from dcam_fast.evaluation.cases import Case, case_maps, mask_maps, measure, prepare
 from dcam_fast.evaluation.datasets import ImageFolder, Region, Sample, Scenes, open_dataset
 from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
-from dcam_fast.evaluation.runner import RECORDS, RUN, Settings, all_maps, run, summarise
+from dcam_fast.evaluation.runner import RECORDS, RUN, Settings, all_maps, run, summarize
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
 SETTINGS = Settings("tiny", "scenes", ("random", "true_mask"), SELECTION_SEED, shares=(0.1,))
@@ -220,17 +220,17 @@ def test_methods_are_checked(methods: tuple[str, ...], message: str) -> None:
 
 
 def test_one_profile_for_all_methods(adapter: TinyAdapter) -> None:
-    settings = replace(SETTINGS, methods=("layercam", "random", "true_mask"), profile="released")
+    settings = replace(SETTINGS, methods=("layer_cam", "random", "true_mask"), profile="released")
     assert {name: method.profile for name, method in settings.attributions.items()} == {
-        "layercam": RELEASED,
+        "layer_cam": RELEASED,
         "random": RELEASED,
     }
     _, case = prepare(adapter, Scenes(1, SELECTION_SEED)[0])
     assert case is not None
-    raw = case_maps(adapter, case, {"layercam": METHODS["layercam"]})["layercam"]
+    raw = case_maps(adapter, case, {"layer_cam": METHODS["layer_cam"]})["layer_cam"]
     wanted = ops.refine(raw, RELEASED, repetition=repetition(case))
     maps = all_maps(adapter, case, settings)
-    torch.testing.assert_close(maps["layercam"], wanted, rtol=0, atol=1e-6)
+    torch.testing.assert_close(maps["layer_cam"], wanted, rtol=0, atol=1e-6)
     assert maps["true_mask"].equal(mask_maps(case))
 
 
@@ -248,7 +248,7 @@ def test_an_answer_with_an_error_names_nothing(adapter: TinyAdapter, tmp_path: P
     assert case is None
     records = run(adapter, [wrong, other], SETTINGS, tmp_path, 2)
     assert [len(record["words"]) for record in records] == [0, 9]
-    assert summarise(records, SETTINGS).words == 9
+    assert summarize(records, SETTINGS).words == 9
 
 
 def test_a_case_of_a_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
@@ -277,11 +277,11 @@ def test_a_case_of_a_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
     # two rows in a pass are rounded otherwise than all
     torch.testing.assert_close(maps[0], per_token[case.words[0].positions[0]], rtol=0, atol=1e-4)
     assert prepare(adapter, dataset[1]) == (answer, None)
-    records = run(adapter, dataset, replace(SETTINGS, data="folder", randomised=1), tmp_path / "out", 9)
+    records = run(adapter, dataset, replace(SETTINGS, data="folder", randomized=1), tmp_path / "out", 9)
     assert [len(record["words"]) for record in records] == [2, 0]
-    summary = summarise(records, SETTINGS)
+    summary = summarize(records, SETTINGS)
     assert (summary.samples, summary.named, summary.words) == (2, 1, 2)
-    assert summary.randomisation["random"] == pytest.approx([1] * 6)
+    assert summary.randomization["random"] == pytest.approx([1] * 6)
 
 
 @pytest.mark.skipif(find_spec("pycocotools") is None, reason="pycocotools (the extra 'eval') is not installed")

@@ -1,4 +1,4 @@
-"""What must hold of an adapter: of stand-ins in the tests, of the real code in `check_real.py`. Each check returns what
+"""What must hold of an adapter: of stubs in the tests, of the real code in `check_real.py`. Each check returns what
 there is to report."""
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def replayed(subject: Subject, inputs: object, canvas: Tensor) -> Tensor:
     """Logits ``[L, V]`` of the adapter's blocks at a canvas ``[1, L]``."""
     adapter = subject.adapter
     hidden = adapter.embed(inputs, canvas)
-    for index in range(adapter.blocks):
-        hidden = adapter.block(index, hidden, inputs)
+    for index in range(adapter.num_layers):
+        hidden = adapter.layer(index, hidden, inputs)
     return adapter.logits(hidden, torch.arange(canvas.shape[1])[None], inputs)[0]
 
 
@@ -106,7 +106,7 @@ def check_gradients(subject: Subject, image: NDArray[np.uint8], positions: tuple
     adapter = subject.adapter
     inputs = adapter.encode(image, PROMPT)
     trajectory = adapter.generate(inputs)
-    blocks = tuple(range(adapter.blocks - 1))
+    blocks = tuple(range(adapter.num_layers - 1))
     targets = build_targets(trajectory, torch.tensor(positions), "committed", adapter.mask_token)
     captured = capture(adapter, inputs, targets, blocks, "logit")
     worst = 0.0

@@ -1,4 +1,4 @@
-"""Checks and stand-ins that these tests share."""
+"""Checks and stubs that these tests share."""
 
 from __future__ import annotations
 

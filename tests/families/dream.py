@@ -1,4 +1,4 @@
-"""A Dimple or a Dream-VL under test, the real one or a stand-in, behind one face: the adapter's answers, and those of
+"""A Dimple or a Dream-VL under test, the real one or a stub, behind one backend: the adapter's answers, and those of
 the model's own code."""
 
 from __future__ import annotations

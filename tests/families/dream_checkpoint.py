@@ -1,5 +1,5 @@
 """Checkpoints of Dimple and of Dream-VL, as they come from the Hub but tiny: code, configuration, random weights,
-tokenizer and processor in one folder. The code is the authors' or that of the stand-ins."""
+tokenizer and processor in one folder. The code is the authors' or that of the stubs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models under test, the real ones or stand-ins, behind one face: the adapter's answers, and those of the authors' own
+"""Models under test, the real ones or stubs, behind one backend: the adapter's answers, and those of the authors' own
 code."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What must hold of a checkpoint that is loaded: of stand-ins in the tests, of the authors' code in `check_real.py`."""
+"""What must hold of a checkpoint that is loaded: of stubs in the tests, of the authors' code in `check_real.py`."""
 
 from __future__ import annotations
 

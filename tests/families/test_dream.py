@@ -1,4 +1,4 @@
-"""Dimple's and Dream-VL's adapters on stand-ins of the two models: what `check_real.py` checks on the authors' code,
+"""Dimple's and Dream-VL's adapters on stubs of the two models: what `check_real.py` checks on the authors' code,
 and what happens when a checkpoint is not as it should be."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dcam_fast.models.dream.dimple import DimpleAdapter
 from dcam_fast.models.dream.dream_vl import DreamVLAdapter
 from dcam_fast.testing import check_adapter
 
-STAND_INS = Path(__file__).parent / "stand_ins"
+STAND_INS = Path(__file__).parent / "stubs"
 FAMILIES = {"dimple": DimpleAdapter, "dream-vl": DreamVLAdapter}
 RANGES = {family: adapter.transformers for family, adapter in FAMILIES.items()}
 CASES = [("dimple", "prefix"), ("dimple", "joint"), ("dream-vl", "joint")]
@@ -38,7 +38,7 @@ SIZES = [(480, 640), (900, 300), (800, 800), (300, 1200), (333, 517), (28, 28), 
 
 @pytest.fixture(scope="module", autouse=True)
 def _any_release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The stand-ins run in the transformers that is there, unlike the authors' code, and leave nothing behind."""
+    """The stubs run in the transformers that is there, unlike the authors' code, and leave nothing behind."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
         patch.setattr(sys, "path", list(sys.path))
@@ -219,8 +219,8 @@ def test_image_logits_are_those_of_the_whole_row(subject: DreamSubject) -> None:
     inputs = adapter.encode(checks.picture(200, 300), checks.PROMPT)
     canvas = adapter.generate(inputs).tokens
     hidden = adapter.embed(inputs, canvas[None])
-    for index in range(adapter.blocks - 1):
-        hidden = adapter.block(index, hidden, inputs)
+    for index in range(adapter.num_layers - 1):
+        hidden = adapter.layer(index, hidden, inputs)
     cells, tokens = inputs.views[0].cells.flatten(), torch.tensor([5, 2, 200])
     got = adapter.image_logits(hidden, cells, tokens, inputs)
     _, states = subject.full(inputs, canvas)
@@ -261,7 +261,7 @@ def test_requests(family: str, loaded: dict[str, Any]) -> None:
     with pytest.raises(AdapterError, match="image must be one that the model can read, got 900 x 4 pixels"):
         adapter.encode(checks.picture(4, 900), "what")
     with pytest.raises(AdapterError, match=r"no gradient reaches the image behind the last block"):
-        adapter.check_blocks((adapter.blocks - 1,))
+        adapter.check_layers((adapter.num_layers - 1,))
 
 
 def test_a_causal_dimple_is_refused(loaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

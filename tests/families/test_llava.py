@@ -1,4 +1,4 @@
-"""LaViDa and LLaDA-V on stand-ins of the authors' packages, by the checks that the real code passes."""
+"""LaViDa and LLaDA-V on stubs of the authors' packages, by the checks that the real code passes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dcam_fast.models.llava.adapter import LlavaAdapter
 from dcam_fast.models.llava.anyres import Anyres
 from dcam_fast.testing import check_adapter
 
-HERE = Path(__file__).parent / "stand_ins"
+HERE = Path(__file__).parent / "stubs"
 CANVASES = [[384, 768], [768, 384], [768, 768], [1152, 384], [384, 1152]]
 CLASSES = {
     "lavida": ("LlavaLladaConfig", "LlavaLladaForMaskedDiffusion"),
@@ -47,7 +47,7 @@ every_topology = pytest.mark.parametrize(
 
 @contextmanager
 def package(family: str) -> Iterator[None]:
-    """The stand-in is the package ``llava``, in whatever transformers is there."""
+    """The stub is the package ``llava``, in whatever transformers is there."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in sys.modules if name.split(".")[0] in ("llava", "llava_parts")]:
             patch.delitem(sys.modules, name)
@@ -62,7 +62,7 @@ def package(family: str) -> Iterator[None]:
 def ask_for_a_tower(patch: pytest.MonkeyPatch, name: str = "owner/siglip-tower") -> None:
     """The model's constructor asks for a pretrained tower, as the authors' does."""
     parts = importlib.import_module("llava_parts")
-    stand_in = parts.Tower
+    stub = parts.Tower
 
     class TowerConfig(transformers.PretrainedConfig):
         model_type = "stand_in_tower"
@@ -73,11 +73,11 @@ def ask_for_a_tower(patch: pytest.MonkeyPatch, name: str = "owner/siglip-tower")
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)
-            self.patches = stand_in(self.width).patches
+            self.patches = stub(self.width).patches
 
-        image_size, num_patches_per_side = stand_in.image_size, stand_in.num_patches_per_side
+        image_size, num_patches_per_side = stub.image_size, stub.num_patches_per_side
         image_processor = None
-        forward = stand_in.forward
+        forward = stub.forward
 
         def _init_weights(self, module: Any) -> None:
             """Torch's own."""
@@ -369,7 +369,7 @@ def test_requests(subject: Any) -> None:
     ):
         adapter.encode(checks.picture(1, 4000), checks.PROMPT)
     with pytest.raises(AdapterError, match="no gradient reaches the image behind the last block"):
-        adapter.check_blocks((adapter.blocks - 1,))
+        adapter.check_layers((adapter.num_layers - 1,))
 
 
 @every_topology

@@ -15,7 +15,7 @@ from torch import Tensor
 from dcam_fast import Explainer
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.engine import capture, log_probabilities
-from dcam_fast.attribution.methods.gradient_cam import Method, build_targets
+from dcam_fast.attribution.methods.gradient_cam import GradientCAM, build_targets
 from dcam_fast.models import AdapterError
 from dcam_fast.models.adapter import OPEN
 from dcam_fast.models.diffusion_gemma.adapter import DiffusionGemmaAdapter, DiffusionGemmaInputs
@@ -57,8 +57,8 @@ def generated(
 
 def replayed(adapter: DiffusionGemmaAdapter, inputs: DiffusionGemmaInputs, canvas: Tensor) -> Tensor:
     hidden = adapter.embed(inputs, canvas)
-    for index in range(adapter.blocks):
-        hidden = adapter.block(index, hidden, inputs)
+    for index in range(adapter.num_layers):
+        hidden = adapter.layer(index, hidden, inputs)
     rows = torch.arange(gemma.CANVAS).expand(len(canvas), -1)
     return adapter.logits(hidden, rows, inputs)
 
@@ -127,7 +127,7 @@ def test_split_gradients_are_those_of_the_full_graph(window: int) -> None:
     inputs = adapter.encode(picture(), PROMPT)
     trajectory, seen, _ = generated(adapter, inputs)
     positions = torch.tensor([0, 5, 11])
-    blocks = tuple(range(adapter.blocks - 1))
+    blocks = tuple(range(adapter.num_layers - 1))
     targets = build_targets(trajectory, positions, "committed", adapter.mask_token)
     captured = capture(adapter, inputs, targets, blocks, "logit")
     for row, position in enumerate(positions.tolist()):
@@ -156,12 +156,12 @@ def test_split_gradients_are_those_of_the_full_graph(window: int) -> None:
 
 def test_the_last_block_has_no_gradient_and_is_refused(adapter: DiffusionGemmaAdapter) -> None:
     inputs = adapter.encode(picture(), PROMPT)
-    last = adapter.blocks - 1
-    adapter.check_blocks((last - 1,))
+    last = adapter.num_layers - 1
+    adapter.check_layers((last - 1,))
     with pytest.raises(AdapterError, match=f"block must be 0 to {last - 1} .* got {last}"):
-        adapter.check_blocks((last,))
+        adapter.check_layers((last,))
     image = inputs.embedded.clone().requires_grad_()
-    behind, _ = adapter.prefix_block(last, image, inputs)
+    behind, _ = adapter.prefix_layer(last, image, inputs)
     assert behind is image  # the encoder's last block gives nothing but keys and values
 
 
@@ -203,7 +203,7 @@ def _patch_means(adapter: DiffusionGemmaAdapter, image: NDArray[np.uint8]) -> Te
 @pytest.mark.parametrize("state", ["remask", "committed", "first", "final", 2])
 def test_explains_end_to_end(adapter: DiffusionGemmaAdapter, state: str | int) -> None:
     explainer = Explainer(adapter)
-    method = Method(state=state)  # type: ignore[arg-type]
+    method = GradientCAM(state=state)  # type: ignore[arg-type]
     got = explainer.explain(picture(130, 420), PROMPT, "all", method=method, steps=STEPS)
     again = explainer.explain(picture(130, 420), PROMPT, "all", method=method, steps=STEPS)
     inputs = adapter.encode(picture(130, 420), PROMPT)
@@ -231,7 +231,7 @@ def test_states(adapter: DiffusionGemmaAdapter) -> None:
     with pytest.raises(AdapterError, match=f"step must be 0 to {STEPS - 1}"):
         canvases(trajectory, positions, STEPS, adapter.mask_token)
     with pytest.raises(AdapterError, match="shared must be False"):
-        Explainer(adapter).explain(picture(), PROMPT, "all", method=Method(shared=True), steps=2)
+        Explainer(adapter).explain(picture(), PROMPT, "all", method=GradientCAM(shared=True), steps=2)
 
 
 def test_conditioning_goes_with_its_trajectory() -> None:
@@ -331,7 +331,7 @@ def test_a_stream_ends_as_the_explanation(adapter: DiffusionGemmaAdapter) -> Non
     stream = explainer.stream(picture(), PROMPT, steps=STEPS)
     steps = list(stream)
     streamed = stream.explanation("all")
-    plain = explainer.explain(picture(), PROMPT, "all", method=Method(state="committed"), steps=STEPS)
+    plain = explainer.explain(picture(), PROMPT, "all", method=GradientCAM(state="committed"), steps=STEPS)
     assert streamed.tokens == plain.tokens
     torch.testing.assert_close(streamed.raw_maps, plain.raw_maps, rtol=0, atol=1e-5)
     last = {token.position: token for step in steps for token in step.tokens}

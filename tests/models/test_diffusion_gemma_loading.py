@@ -45,7 +45,7 @@ def test_loads_from_a_folder(checkpoint: Path, adapter: DiffusionGemmaAdapter) -
     inputs = adapter.encode(picture, "what is this")
     trajectory = loaded.generate(loaded.encode(picture, "what is this"), 3)
     assert trajectory.tokens.equal(adapter.generate(inputs, 3).tokens)
-    assert not any(parameter.requires_grad for parameter in loaded.block_module(0).parameters())
+    assert not any(parameter.requires_grad for parameter in loaded.layer_module(0).parameters())
     with pytest.raises(AdapterError, match="attention must be the model's own"):
         models.load(str(checkpoint), attention="joint")
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast import Explainer, models
-from dcam_fast.evaluation.randomisation import randomised_from_top
+from dcam_fast.evaluation.randomization import randomized_from_top
 from dcam_fast.models import AdapterError
 from dcam_fast.models.diffusion_gemma.adapter import DiffusionGemmaAdapter
 from dcam_fast.models.diffusion_gemma.generation import DiffusionGemmaTrajectory
@@ -92,9 +92,9 @@ def test_blocks_can_be_randomised_in_a_copy() -> None:
     inputs = adapter.encode(picture(), PROMPT)
     before = adapter.generate(inputs, 3).tokens
     blocks, answers = zip(
-        *[(i, copy.generate(inputs, 3).tokens) for i, copy in randomised_from_top(adapter)], strict=True
+        *[(i, copy.generate(inputs, 3).tokens) for i, copy in randomized_from_top(adapter)], strict=True
     )
-    assert blocks == tuple(reversed(range(adapter.blocks)))
+    assert blocks == tuple(reversed(range(adapter.num_layers)))
     assert not any(answer.equal(before) for answer in answers)
     assert adapter.generate(inputs, 3).tokens.equal(before)
 

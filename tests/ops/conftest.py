@@ -1,4 +1,4 @@
-"""The faces that this machine has, each of which every op test runs against the reference."""
+"""The backends that this machine has, each of which every op test runs against the reference."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from dcam_fast.ops import _backends as _faces
+from dcam_fast.ops import _backends
 
 
 @dataclass(frozen=True)
-class Face:
+class Backend:
     """A backend, the device to put tensors on, and for the CPU the instruction set."""
 
     backend: str
@@ -36,30 +36,30 @@ class Face:
             yield
 
 
-def _device(face: _faces.Face) -> str:
-    """The first of the devices that a face serves which is here."""
-    for device in face.devices or ():
+def _device(backend: _backends.Backend) -> str:
+    """The first of the devices that a backend serves which is here."""
+    for device in backend.devices or ():
         if device == "cpu" or torch.get_device_module(device).is_available():
             return device
     return "cpu"
 
 
-def _as_param(face: Face) -> object:
-    return face if face.device == "cpu" else pytest.param(face, marks=pytest.mark.gpu)
+def _as_param(backend: Backend) -> object:
+    return backend if backend.device == "cpu" else pytest.param(backend, marks=pytest.mark.gpu)
 
 
-def _faces_here() -> list[Face]:
+def _faces_here() -> list[Backend]:
     found = []
-    for name, face in _faces.FACES.items():
-        if name == "reference" or face.unusable() is not None:
+    for name, backend in _backends.BACKENDS.items():
+        if name == "reference" or backend.unavailable_reason() is not None:
             continue
         if name == "cpu":
-            best = _faces.native.cpu_kernels()
-            sets = [kernels for kernels in ("avx512", "avx2", "base") if _faces.native.use_cpu_kernels(kernels)]
-            _faces.native.use_cpu_kernels(best)
-            found += [Face(name, "cpu", kernels) for kernels in sets]
+            best = _backends.native.cpu_kernels()
+            sets = [kernels for kernels in ("avx512", "avx2", "base") if _backends.native.use_cpu_kernels(kernels)]
+            _backends.native.use_cpu_kernels(best)
+            found += [Backend(name, "cpu", kernels) for kernels in sets]
         else:
-            found.append(Face(name, _device(face)))
+            found.append(Backend(name, _device(backend)))
     return found
 
 
@@ -67,15 +67,15 @@ _NO_FACE = pytest.param(None, marks=pytest.mark.skip(reason="only the reference 
 
 
 @pytest.fixture(params=[*map(_as_param, _faces_here())] or [_NO_FACE], ids=str)
-def face(request: pytest.FixtureRequest) -> Iterator[Face]:
-    face: Face = request.param
-    if face.kernels is None:
-        yield face
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    backend: Backend = request.param
+    if backend.kernels is None:
+        yield backend
         return
-    best = _faces.native.cpu_kernels()
-    _faces.native.use_cpu_kernels(face.kernels)
-    yield face
-    _faces.native.use_cpu_kernels(best)
+    best = _backends.native.cpu_kernels()
+    _backends.native.use_cpu_kernels(backend.kernels)
+    yield backend
+    _backends.native.use_cpu_kernels(best)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""diffusion_cam on every face: the composition of pool and refine, in one call."""
+"""diffusion_cam on every backend: the composition of pool and refine, in one call."""
 
 from __future__ import annotations
 
@@ -17,36 +17,38 @@ def operands(random, T=3, S=20, D=33):
 @pytest.mark.parametrize("aggregation", ["pooled", "elementwise"])
 @pytest.mark.parametrize("config", [RELEASED, UNGUIDED], ids=["released", "unguided"])
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_is_pool_and_refine(face, random, aggregation, config, blocks):
-    A, G = (tensor.to(face.device) for tensor in operands(random))
-    cells = torch.arange(15, device=face.device)
-    ratios = torch.rand(3, generator=random).to(face.device)
+def test_is_pool_and_refine(backend, random, aggregation, config, blocks):
+    A, G = (tensor.to(backend.device) for tensor in operands(random))
+    cells = torch.arange(15, device=backend.device)
+    ratios = torch.rand(3, generator=random).to(backend.device)
     given = ([A] * blocks, [G] * blocks)
-    options = {"repetition": ratios, "backend": face.backend}
+    options = {"repetition": ratios, "backend": backend.backend}
     got = ops.diffusion_cam(*given, (3, 5), cells, aggregation, config, **options)
-    raw = ops.pool(*given, cells, aggregation, backend=face.backend).reshape(3, 3, 5)
+    raw = ops.pool(*given, cells, aggregation, backend=backend.backend).reshape(3, 3, 5)
     assert torch.equal(got, ops.refine(raw, config, **options))
-    out, flags = torch.full_like(got, torch.nan), torch.full((3,), 9, dtype=torch.int32, device=face.device)
-    workspace = torch.full((ops.diffusion_cam_workspace(given[1], cells, aggregation),), torch.nan, device=face.device)
+    out, flags = torch.full_like(got, torch.nan), torch.full((3,), 9, dtype=torch.int32, device=backend.device)
+    workspace = torch.full(
+        (ops.diffusion_cam_workspace(given[1], cells, aggregation),), torch.nan, device=backend.device
+    )
     ops.diffusion_cam_out(out, flags, workspace, *given, cells, aggregation, config, **options)
     assert torch.equal(out, got)
     assert flags.tolist() == [0] * 3
 
 
-def test_not_finite(face, random):
-    A, G = (tensor.to(face.device) for tensor in operands(random))
-    clean = ops.diffusion_cam(A, G, (4, 5), backend=face.backend)
+def test_not_finite(backend, random):
+    A, G = (tensor.to(backend.device) for tensor in operands(random))
+    clean = ops.diffusion_cam(A, G, (4, 5), backend=backend.backend)
     G[1, 2, 3] = torch.nan
     with pytest.raises(ValueError, match=r"^pool: gradients must be finite, got NaN or Inf$"):
-        ops.diffusion_cam(A, G, (4, 5), backend=face.backend)
-    got = ops.diffusion_cam(A, G, (4, 5), check=False, backend=face.backend)
+        ops.diffusion_cam(A, G, (4, 5), backend=backend.backend)
+    got = ops.diffusion_cam(A, G, (4, 5), check=False, backend=backend.backend)
     assert (got[1] == 0).all()
     assert torch.equal(got[::2], clean[::2])
 
 
-def test_no_targets(face):
-    A, G = torch.rand(6, 4, device=face.device), torch.rand(0, 6, 4, device=face.device)
-    assert ops.diffusion_cam(A, G, (2, 3), backend=face.backend).shape == (0, 2, 3)
+def test_no_targets(backend):
+    A, G = torch.rand(6, 4, device=backend.device), torch.rand(0, 6, 4, device=backend.device)
+    assert ops.diffusion_cam(A, G, (2, 3), backend=backend.backend).shape == (0, 2, 3)
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (0, 20), (-4, -5)])

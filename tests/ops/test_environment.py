@@ -13,7 +13,7 @@ import torch
 
 import dcam_fast
 from dcam_fast.config import DEFAULT, PAPER, PROFILES, RELEASED, RefineConfig
-from dcam_fast.ops import _backends as _faces
+from dcam_fast.ops import _backends
 
 
 def run(code: str, **variables: str) -> dict:
@@ -75,7 +75,7 @@ def test_without_extension():
         "errors": errors,
         "array": [str(array.dtype), list(array.shape)],
         "flags": flags.tolist(),
-        "faces": env.faces,
+        "backends": env.backends,
         "text": str(env),
     }))
     """
@@ -93,8 +93,8 @@ def test_without_extension():
     ]
     assert found["array"] == ["float32", [3, 4]]
     assert found["flags"] == [0, 0]
-    assert found["faces"]["reference"] is None
-    assert "blocked for this test" in found["faces"]["cpu"]
+    assert found["backends"]["reference"] is None
+    assert "blocked for this test" in found["backends"]["cpu"]
     assert "not built: blocked for this test" in found["text"]
 
 
@@ -152,11 +152,11 @@ def test_forced_backend_unknown():
         """,
         DCAM_BACKEND="opencl",
     )
-    assert found == f"rank_filter: backend must be one of {', '.join(_faces.FACES)}, got 'opencl'"
+    assert found == f"rank_filter: backend must be one of {', '.join(_backends.BACKENDS)}, got 'opencl'"
 
 
-def test_triton_face():
-    """Importing the ops does not import Triton; the face says what it lacks, and serves the CPU for its interpreter."""
+def test_triton_backend():
+    """Importing the ops does not import Triton; the backend says what it lacks; its interpreter serves the CPU."""
     code = """
         import json, sys, torch
         from dcam_fast import env, ops
@@ -166,7 +166,7 @@ def test_triton_face():
             ops.rank_filter(torch.rand(1, 3, 3), 3, backend="triton")
         except RuntimeError as refusal:
             error = str(refusal)
-        print(json.dumps([loaded, env().faces["triton"], error]))
+        print(json.dumps([loaded, env().backends["triton"], error]))
         """
     path = os.pathsep.join(sys.path)
     loaded, reason, error = run(code, CUDA_VISIBLE_DEVICES="", TRITON_INTERPRET="0", PYTHONPATH=path)
@@ -178,12 +178,12 @@ def test_triton_face():
 def test_env():
     env = dcam_fast.env()
     assert env.versions["torch"] == torch.__version__ or torch.__version__.startswith(env.versions["torch"])
-    assert env.faces["reference"] is None
+    assert env.backends["reference"] is None
     assert env.devices[0] == "cpu"
     assert env.threads == torch.get_num_threads()
-    assert (env.extension is None) == (_faces.native is None) == (env.cpu_kernels is None)
+    assert (env.extension is None) == (_backends.native is None) == (env.cpu_kernels is None)
     text = str(env)
-    for word in ("versions", "extension", "face cpu", "face reference", "threads"):
+    for word in ("versions", "extension", "backend cpu", "backend reference", "threads"):
         assert word in text
     with pytest.raises(AttributeError):
         env.threads = 3

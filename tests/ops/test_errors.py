@@ -9,7 +9,7 @@ import torch
 import dcam_fast
 from dcam_fast import ops
 from dcam_fast.config import PAPER, RefineConfig
-from dcam_fast.ops import _backends as _faces
+from dcam_fast.ops import _backends
 
 A, G = torch.zeros(6, 8), torch.zeros(2, 6, 8)
 MAPS = torch.rand(2, 5, 7)
@@ -167,11 +167,11 @@ CASES = [
         ValueError,
         "rank_filter_array: k must be an odd int from 3 to 11, got 6",
     ),
-    # choice of a face
+    # choice of a backend
     (
         lambda: ops.refine(MAPS, backend="cudnn"),
         ValueError,
-        f"refine: backend must be one of {', '.join(_faces.FACES)}, got 'cudnn'",
+        f"refine: backend must be one of {', '.join(_backends.BACKENDS)}, got 'cudnn'",
     ),
     # config
     (lambda: RefineConfig(kernel_size=4), ValueError, "RefineConfig: kernel_size must be None or odd, 3 to 11, got 4"),
@@ -210,7 +210,7 @@ def test_text(call, kind, text):
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_content(backend):
-    """What only the values show; every face says it in the same words."""
+    """What only the values show; every backend says it in the same words."""
     for cells in (torch.tensor([0, 6]), torch.tensor([-1, 5])):
         with pytest.raises(ValueError, match=r"^pool: cells must be from 0 to 5, got -?\d"):
             ops.pool(A, G, cells, backend=backend)

@@ -1,4 +1,4 @@
-"""What only a GPU can show of the CUDA face: the same bits on every run, capture, streams, devices."""
+"""What only a GPU can show of the CUDA backend: the same bits on every run, capture, streams, devices."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import torch
 
 from dcam_fast import ops
 from dcam_fast.config import DEFAULT, RELEASED
-from dcam_fast.ops import _backends as _faces
-from dcam_fast.ops import reference
+from dcam_fast.ops import _backends, reference
 from dcam_fast.ops.cuda_graphs import GraphCache
 
-_REASON = _faces.FACES["cuda"].unusable()
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(_REASON is not None, reason=f"the CUDA face is unusable: {_REASON}")]
+_REASON = _backends.BACKENDS["cuda"].unavailable_reason()
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(_REASON is not None, reason=f"the CUDA backend is unavailable: {_REASON}"),
+]
 
-AGGREGATIONS = ("pooled", "elementwise", "layercam", "hirescam")
+AGGREGATIONS = ("pooled", "elementwise", "layer_cam", "hires_cam")
 
 
 def operands(T=6, S=729, D=1032, device="cuda"):
@@ -63,8 +65,8 @@ def test_guided_same_bits(grid):
 def test_capture_of_guided_maps(backend, side):
     """The default post-processing as one graph: pool, then refine along the edges of the image; a replay reads what its
     inputs hold then."""
-    if _faces.FACES[backend].unusable() is not None:
-        pytest.skip(f"the face is unusable: {_faces.FACES[backend].unusable()}")
+    if _backends.BACKENDS[backend].unavailable_reason() is not None:
+        pytest.skip(f"the backend is unavailable: {_backends.BACKENDS[backend].unavailable_reason()}")
     A, G = operands(T=3, S=side * side, D=64)
     guide = torch.rand(3, side, side, generator=torch.Generator().manual_seed(5)).cuda()
 
@@ -113,8 +115,8 @@ def test_cached_graph_of_refinements(config):
 @pytest.mark.parametrize("backend", ["cuda", "triton"])
 def test_capture_of_pixels(backend):
     """overlay and upsample, boxes included: a replay reads what they hold then."""
-    if _faces.FACES[backend].unusable() is not None:
-        pytest.skip(f"the face is unusable: {_faces.FACES[backend].unusable()}")
+    if _backends.BACKENDS[backend].unavailable_reason() is not None:
+        pytest.skip(f"the backend is unavailable: {_backends.BACKENDS[backend].unavailable_reason()}")
     random = torch.Generator().manual_seed(10)
     maps = torch.rand(2, 27, 27, generator=random).cuda()
     image = torch.randint(0, 256, (300, 400, 3), generator=random, dtype=torch.uint8).cuda()

@@ -73,7 +73,7 @@ class HostRecording:
 
 @pytest.fixture
 def on_host(monkeypatch):
-    """The cache with the CPU's face in the place of CUDA's."""
+    """The cache with the CPU's backend in the place of CUDA's."""
     monkeypatch.setattr(graphs, "Recording", HostRecording)
     monkeypatch.setattr(
         graphs, "refine", lambda *args, backend, **options: ops.refine(*args, **options, backend="reference")

@@ -1,4 +1,4 @@
-"""guided_filter, and refine by it, on every face against the reference in float64; colours of cells by hand."""
+"""guided_filter, and refine by it, on every backend against the reference in float64; colors of cells by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dcam_fast.images import cell_colors
 from dcam_fast.ops import reference
 
 GRIDS = [(1, 1), (1, 6), (7, 1), (2, 2), (3, 5), (9, 13), (16, 16), (17, 33), (27, 27), (48, 48)]
-# Float32 against float64: in a window of one colour the slopes are sums that cancel (1e-7) over epsilon, times colours
+# Float32 against float64: in a window of one color the slopes are sums that cancel (1e-7) over epsilon, times colors
 # that hardly differ there. Measured: 9e-6 for epsilon 1e-4 on a grid of six cells, 1e-6 on real ones; 8e-5 for 1e-5.
 TOLERANCE = 2e-5
 
@@ -27,7 +27,7 @@ def tolerance(epsilon: float) -> float:
 
 
 def scene(seed: int, h: int, w: int) -> torch.Tensor:
-    """Colours of an image with flat parts, edges and noise."""
+    """Colors of an image with flat parts, edges and noise."""
     random = torch.Generator().manual_seed(seed)
     colors = torch.rand(3, 1, 1, generator=random).repeat(1, h, w)
     colors[:, h // 3 :, w // 4 :] = torch.rand(3, 1, 1, generator=random)
@@ -65,10 +65,12 @@ def test_reference(grid, radius):
 
 @pytest.mark.parametrize("radius", [1, 3, MAX_RADIUS])
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_guided_filter(face, random, grid, radius):
+def test_guided_filter(backend, random, grid, radius):
     maps, guide = torch.rand(3, *grid, generator=random) ** 3, scene(2, *grid)
     for epsilon in (MIN_EPSILON, 1e-4, 1e-2):
-        got = ops.guided_filter(maps.to(face.device), guide.to(face.device), radius, epsilon, backend=face.backend)
+        got = ops.guided_filter(
+            maps.to(backend.device), guide.to(backend.device), radius, epsilon, backend=backend.backend
+        )
         assert got.dtype == torch.float32
         assert (got.cpu() - reference.guided_filter(maps.double(), guide, radius, epsilon)).abs().max() <= tolerance(
             epsilon
@@ -94,32 +96,37 @@ def test_random(seed, T, h, w, radius, epsilon):
 
 
 @pytest.mark.parametrize("T", [0, 1, 64])
-def test_batch(face, random, T):
+def test_batch(backend, random, T):
     """Maps do not see each other, and strided and half-precision ones are read as they are."""
-    maps, guide = torch.rand(T, 12, 30, generator=random).to(face.device)[:, :, ::2], scene(5, 12, 15).to(face.device)
-    got = ops.guided_filter(maps, guide, backend=face.backend)
+    maps, guide = (
+        torch.rand(T, 12, 30, generator=random).to(backend.device)[:, :, ::2],
+        scene(5, 12, 15).to(backend.device),
+    )
+    got = ops.guided_filter(maps, guide, backend=backend.backend)
     for one, result in zip(maps, got, strict=True):
-        assert torch.equal(ops.guided_filter(one[None], guide, backend=face.backend)[0], result)
-    half = ops.guided_filter(maps.bfloat16(), guide, backend=face.backend)
-    assert torch.equal(half, ops.guided_filter(maps.bfloat16().float(), guide, backend=face.backend))
+        assert torch.equal(ops.guided_filter(one[None], guide, backend=backend.backend)[0], result)
+    half = ops.guided_filter(maps.bfloat16(), guide, backend=backend.backend)
+    assert torch.equal(half, ops.guided_filter(maps.bfloat16().float(), guide, backend=backend.backend))
 
 
-def test_follows_edges(face):
+def test_follows_edges(backend):
     """A blot that straddles an edge of the image stays on its side of it, and a constant map stays what it is."""
-    guide = torch.zeros(3, 9, 12, device=face.device)
+    guide = torch.zeros(3, 9, 12, device=backend.device)
     guide[0, :, 6:] = 1
-    map = torch.zeros(1, 9, 12, device=face.device)
+    map = torch.zeros(1, 9, 12, device=backend.device)
     map[0, 4, 5] = 1
-    got = ops.guided_filter(map, guide, 2, 1e-4, backend=face.backend)[0]
+    got = ops.guided_filter(map, guide, 2, 1e-4, backend=backend.backend)[0]
     assert got[:, :6].sum() > 100 * got[:, 6:].sum()
-    flat = torch.full((2, 9, 12), 0.3, device=face.device)
-    torch.testing.assert_close(ops.guided_filter(flat, guide, 2, 1e-4, backend=face.backend), flat)
+    flat = torch.full((2, 9, 12), 0.3, device=backend.device)
+    torch.testing.assert_close(ops.guided_filter(flat, guide, 2, 1e-4, backend=backend.backend), flat)
 
 
 @pytest.mark.parametrize("grid", [(9, 13), (16, 16), (27, 27)], ids=str)
-def test_refine(face, random, grid):
+def test_refine(backend, random, grid):
     maps, guide = torch.rand(3, *grid, generator=random) ** 3, scene(4, *grid)
-    got = ops.refine(maps.to(face.device), DEFAULT, guide=guide.to(face.device), repetition=0.1, backend=face.backend)
+    got = ops.refine(
+        maps.to(backend.device), DEFAULT, guide=guide.to(backend.device), repetition=0.1, backend=backend.backend
+    )
     filtered = reference.guided_filter(maps.double(), guide, DEFAULT.guide_radius, DEFAULT.guide_epsilon)
     expected = reference.refine(filtered, replace(DEFAULT, denoise="none"), repetition=0.1)
     assert torch.equal(reference.refine(maps.double(), DEFAULT, repetition=0.1, guide=guide), expected)
@@ -127,13 +134,13 @@ def test_refine(face, random, grid):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_not_finite(face, random, bad):
-    maps, guide = torch.rand(4, 10, 12, generator=random).to(face.device), scene(6, 10, 12).to(face.device)
-    clean = ops.refine(maps, DEFAULT, guide=guide, backend=face.backend)
+def test_not_finite(backend, random, bad):
+    maps, guide = torch.rand(4, 10, 12, generator=random).to(backend.device), scene(6, 10, 12).to(backend.device)
+    clean = ops.refine(maps, DEFAULT, guide=guide, backend=backend.backend)
     maps[2, 3, 4] = bad
     with pytest.raises(ValueError, match=r"^refine: maps must be finite, got NaN or Inf in map 2$"):
-        ops.refine(maps, DEFAULT, guide=guide, backend=face.backend)
-    got = ops.refine(maps, DEFAULT, guide=guide, check=False, backend=face.backend)
+        ops.refine(maps, DEFAULT, guide=guide, backend=backend.backend)
+    got = ops.refine(maps, DEFAULT, guide=guide, check=False, backend=backend.backend)
     assert got[2].count_nonzero() == 0
     assert torch.equal(got[[0, 1, 3]], clean[[0, 1, 3]])
 
@@ -154,11 +161,11 @@ ERRORS = [
     (lambda: ops.guided_filter(MAPS, GUIDE, 3, 0), "guided_filter: epsilon must be from 1e-05 to 1e+06, got 0"),
     (
         lambda: reference.refine(MAPS, DEFAULT),
-        "refine: guide must be the colours of the cells for this config, got None",
+        "refine: guide must be the colors of the cells for this config, got None",
     ),
     (
         lambda: ops.refine(MAPS, DEFAULT),
-        "refine: guide must be the colours of the cells for this config (dcam_fast.images.cell_colors), got None",
+        "refine: guide must be the colors of the cells for this config (dcam_fast.images.cell_colors), got None",
     ),
     (
         lambda: ops.refine(MAPS.flatten(), DEFAULT, grids=[(5, 7), (5, 7)], guide=GUIDE),

@@ -1,4 +1,4 @@
-"""overlay and upsample on every face against the reference."""
+"""overlay and upsample on every backend against the reference."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def assert_blended(got, expected):
     assert got.shape == expected.shape
     difference = (got.cpu().int() - expected.int()).abs()
     if difference.numel():
-        # one level of the table is at most a few levels of colour
+        # one level of the table is at most a few levels of color
         assert difference.max() <= 8
         assert (difference > 0).float().mean() <= 1e-3
 
 
 @pytest.mark.parametrize("scale", [1, 4, 7])
-def test_upsample_is_bilinear(face, random, scale):
+def test_upsample_is_bilinear(backend, random, scale):
     """Boxes that tile the image: half-pixel bilinear interpolation, as torch has it."""
-    maps = torch.rand(3, 5, 8, generator=random).to(face.device)
-    boxes = grid_boxes(5, 8, scale).to(face.device)
-    got = ops.upsample(maps, boxes, (5 * scale, 8 * scale), backend=face.backend)
+    maps = torch.rand(3, 5, 8, generator=random).to(backend.device)
+    boxes = grid_boxes(5, 8, scale).to(backend.device)
+    got = ops.upsample(maps, boxes, (5 * scale, 8 * scale), backend=backend.backend)
     expected = F.interpolate(maps[None], scale_factor=scale, mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
@@ -58,19 +58,19 @@ GRIDS = [(1, 1), (1, 7), (6, 1), (2, 2), (9, 13), (27, 27)]
 @pytest.mark.parametrize(
     "placement", [(4.0, 0.0, 0.0, 0.0), (3.5, 5.25, -4.75, 0.0), (2.0, 3.0, 3.0, 2.5), (0.4, 1, 1, 0)]
 )
-def test_faces(face, random, grid, placement):
+def test_faces(backend, random, grid, placement):
     cell, left, top, gap = placement
     maps = torch.rand(4, *grid, generator=random) * 1.6 - 0.3
     boxes = grid_boxes(*grid, cell, left, top, gap)
     image = torch.randint(0, 256, (61, 83, 3), generator=random, dtype=torch.uint8)
     table = torch.randint(0, 256, (256, 3), generator=random, dtype=torch.uint8)
-    here = [t.to(face.device) for t in (maps, image, boxes, table)]
-    got = ops.upsample(here[0], here[2], (61, 83), backend=face.backend)
+    here = [t.to(backend.device) for t in (maps, image, boxes, table)]
+    got = ops.upsample(here[0], here[2], (61, 83), backend=backend.backend)
     expected = reference.upsample(maps.double(), boxes, (61, 83))
     assert (got.cpu() - expected).abs().max() <= TOLERANCE
-    smooth = torch.arange(256, dtype=torch.uint8)[:, None].expand(256, 3).to(face.device)
+    smooth = torch.arange(256, dtype=torch.uint8)[:, None].expand(256, 3).to(backend.device)
     for alpha in (0.0, 0.37, 1.0):
-        got = ops.overlay(*here[:3], smooth, alpha, backend=face.backend)
+        got = ops.overlay(*here[:3], smooth, alpha, backend=backend.backend)
         assert_blended(got, reference.overlay(maps.double(), image, boxes, smooth.cpu(), alpha))
 
 
@@ -94,9 +94,9 @@ def test_random(seed, T, size, x, y):
 
     random = torch.Generator().manual_seed(seed)
     boxes = boxes_of(edges(x), edges(y))
-    centres = boxes[0, :, 0] + boxes[0, :, 2], boxes[:, 0, 1] + boxes[:, 0, 3]
+    centers = boxes[0, :, 0] + boxes[0, :, 2], boxes[:, 0, 1] + boxes[:, 0, 3]
     maps = torch.rand(T, len(y), len(x), generator=random)
-    assume(all((c.diff() > 0.01).all() for c in centres))
+    assume(all((c.diff() > 0.01).all() for c in centers))
     got = ops.upsample(maps, boxes, size)
     expected = reference.upsample(maps.double(), boxes, size)
     assert got.shape == (T, *size)
@@ -106,28 +106,28 @@ def test_random(seed, T, size, x, y):
     assert_blended(ops.overlay(maps, image, boxes), ops.overlay(maps.double(), image, boxes, backend="reference"))
 
 
-def test_unseen_pixels_keep_the_image(face):
+def test_unseen_pixels_keep_the_image(backend):
     """Outside the boxes' rectangle nothing is blended; a gap between two boxes is."""
-    image = torch.full((30, 40, 3), 200, dtype=torch.uint8, device=face.device)
-    boxes = grid_boxes(2, 2, 4, left=10, top=5, gap=6).to(face.device)
-    table = torch.zeros(256, 3, dtype=torch.uint8, device=face.device)
-    maps = torch.rand(1, 2, 2).to(face.device)
-    out = ops.overlay(maps, image, boxes, table, 1.0, backend=face.backend)[0].cpu()
+    image = torch.full((30, 40, 3), 200, dtype=torch.uint8, device=backend.device)
+    boxes = grid_boxes(2, 2, 4, left=10, top=5, gap=6).to(backend.device)
+    table = torch.zeros(256, 3, dtype=torch.uint8, device=backend.device)
+    maps = torch.rand(1, 2, 2).to(backend.device)
+    out = ops.overlay(maps, image, boxes, table, 1.0, backend=backend.backend)[0].cpu()
     seen = torch.zeros(30, 40, dtype=torch.bool)
     seen[5:19, 10:24] = True
     assert (out[seen] == 0).all()
     assert (out[~seen] == 200).all()
 
 
-def test_values(face):
+def test_values(backend):
     """Clipping, rounding halves up, NaN and infinities."""
-    cells = torch.tensor([[torch.nan, -torch.inf, -3.0, 0.0, 0.5, 1.0, 2.0, torch.inf]], device=face.device)[None]
-    boxes = grid_boxes(1, 8, 1).to(face.device)
-    image = torch.full((1, 8, 3), 101, dtype=torch.uint8, device=face.device)
-    table = torch.arange(256, dtype=torch.uint8)[:, None].expand(256, 3).contiguous().to(face.device)
-    for backend in (face.backend, "reference"):
-        colours = ops.overlay(cells, image, boxes, table, 1.0, backend=backend)
-        assert colours[0, 0, :, 0].tolist() == [0, 0, 0, 0, 128, 255, 255, 255]
+    cells = torch.tensor([[torch.nan, -torch.inf, -3.0, 0.0, 0.5, 1.0, 2.0, torch.inf]], device=backend.device)[None]
+    boxes = grid_boxes(1, 8, 1).to(backend.device)
+    image = torch.full((1, 8, 3), 101, dtype=torch.uint8, device=backend.device)
+    table = torch.arange(256, dtype=torch.uint8)[:, None].expand(256, 3).contiguous().to(backend.device)
+    for name in (backend.backend, "reference"):
+        colors = ops.overlay(cells, image, boxes, table, 1.0, backend=name)
+        assert colors[0, 0, :, 0].tolist() == [0, 0, 0, 0, 128, 255, 255, 255]
         blended = ops.overlay(cells, image, boxes, table, 0.5, backend=backend)
         assert blended[0, 0, :, 1].tolist() == [51, 51, 51, 51, 115, 178, 178, 178]
 
@@ -141,21 +141,21 @@ def test_named_colormap():
     assert out[0, 0].tolist() == colormaps["viridis"]([0, 64, 128, 255], bytes=True)[:, :3].tolist()
 
 
-def test_strided(face, random):
-    maps = torch.rand(6, 12, 14, generator=random).to(face.device)[::2, 1:7, ::2]
-    boxes = grid_boxes(6, 7, 3).to(face.device)
-    image = torch.randint(0, 256, (3, 20, 50), generator=random, dtype=torch.uint8).to(face.device).permute(1, 2, 0)
-    got = ops.overlay(maps, image[:, ::2], boxes, backend=face.backend)
-    expected = ops.overlay(maps.contiguous(), image[:, ::2].contiguous(), boxes, backend=face.backend)
+def test_strided(backend, random):
+    maps = torch.rand(6, 12, 14, generator=random).to(backend.device)[::2, 1:7, ::2]
+    boxes = grid_boxes(6, 7, 3).to(backend.device)
+    image = torch.randint(0, 256, (3, 20, 50), generator=random, dtype=torch.uint8).to(backend.device).permute(1, 2, 0)
+    got = ops.overlay(maps, image[:, ::2], boxes, backend=backend.backend)
+    expected = ops.overlay(maps.contiguous(), image[:, ::2].contiguous(), boxes, backend=backend.backend)
     assert torch.equal(got, expected)
     assert torch.equal(
-        ops.upsample(maps, boxes, (20, 25), backend=face.backend),
-        ops.upsample(maps.contiguous(), boxes, (20, 25), backend=face.backend),
+        ops.upsample(maps, boxes, (20, 25), backend=backend.backend),
+        ops.upsample(maps.contiguous(), boxes, (20, 25), backend=backend.backend),
     )
     low = maps.bfloat16()
     assert torch.equal(
-        ops.overlay(low, image, boxes, backend=face.backend),
-        ops.overlay(low.float(), image, boxes, backend=face.backend),
+        ops.overlay(low, image, boxes, backend=backend.backend),
+        ops.overlay(low.float(), image, boxes, backend=backend.backend),
     )
 
 
@@ -175,7 +175,7 @@ def test_boxes(op):
     flat[:, 1, 2] = flat[:, 1, 0]
     unknown[0, 0, 0] = torch.nan
     separable = "separable (x from the column, y from the row)"
-    ordered = "ordered (x0 < x1, y0 < y1, centres ascending)"
+    ordered = "ordered (x0 < x1, y0 < y1, centers ascending)"
     for backend in (None, "reference"):
         for changed, need in ((sheared, separable), (flipped, ordered), (flat, ordered), (unknown, separable)):
             with pytest.raises(ValueError, match="boxes must be") as error:

@@ -1,4 +1,4 @@
-"""refine and rank_filter on every face against the reference in float64."""
+"""refine and rank_filter on every backend against the reference in float64."""
 
 from __future__ import annotations
 
@@ -53,37 +53,37 @@ def assert_same(got, expected):
 
 @pytest.mark.parametrize("k", KERNEL_SIZES)
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_rank_filter(face, random, grid, k):
+def test_rank_filter(backend, random, grid, k):
     maps = peaked(random, 2, *grid)
     maps[1] *= torch.rand(grid, generator=random) > 0.7  # windows of many zeros, of sigma over 1, and of nothing else
-    with face.rank_kernel(k):
-        got = ops.rank_filter(maps.to(face.device), k, backend=face.backend)
+    with backend.rank_kernel(k):
+        got = ops.rank_filter(maps.to(backend.device), k, backend=backend.backend)
         assert_same(got, reference.rank_filter(maps.double(), k))
 
 
 @pytest.mark.parametrize("k", KERNEL_SIZES)
-def test_rank_filter_limits(face, k):
+def test_rank_filter_limits(backend, k):
     """A flat window keeps its value, and one whose mean is not positive gives 0."""
     for value in (1.0, 1e-6, 1e-30, 0.0, -1.0):
-        maps = torch.full((1, 12, 14), value, device=face.device)
-        with face.rank_kernel(k):
-            got = ops.rank_filter(maps, k, backend=face.backend)
+        maps = torch.full((1, 12, 14), value, device=backend.device)
+        with backend.rank_kernel(k):
+            got = ops.rank_filter(maps, k, backend=backend.backend)
             torch.testing.assert_close(got, maps.clamp(min=0), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_refine(face, random, grid, config):
+def test_refine(backend, random, grid, config):
     maps = peaked(random, 3, *grid)
     if min(grid) < 8:
         # A kernel wider than the grid leaves a map that is flat but for roundings, which min-max then magnifies; and
         # where reflection makes values equal, a rounding decides which of them passes a threshold among them.
         config = replace(config, gating=False, kernel_size=3, smoothing_sigma=0.6)
     options = {"repetition": 0.07, "image_side": 1024.0}
-    with face.rank_kernel(widest_kernel(config, grid[0], 1024)):
-        got = ops.refine(maps.to(face.device), config, **options, backend=face.backend)
+    with backend.rank_kernel(widest_kernel(config, grid[0], 1024)):
+        got = ops.refine(maps.to(backend.device), config, **options, backend=backend.backend)
         assert_same(got, reference.refine(maps.double(), config, **options))
-    if face.backend == "cpu":
+    if backend.backend == "cpu":
         assert np.array_equal(ops.refine_array(maps[1].numpy(), config, **options), got[1].numpy())
 
 
@@ -116,7 +116,7 @@ def test_random(seed, T, h, w, config, repetition):
 
 
 @pytest.mark.parametrize("spread", ["spread", "bright", "dim", "else"])
-def test_gating_percentiles(face, random, spread):
+def test_gating_percentiles(backend, random, spread):
     """Each of the four statistics of DACG is reached."""
     noise = torch.rand(1, 16, 18, generator=random)
     maps = {
@@ -126,65 +126,65 @@ def test_gating_percentiles(face, random, spread):
         "else": 0.25 + 0.1 * noise,
     }[spread] * 1.0
     config = RefineConfig(denoise="none", gating_sigma=0.8, gating_percentiles=(95.0, 70.0, 50.0, 20.0))
-    got = ops.refine(maps.to(face.device), config, backend=face.backend)
+    got = ops.refine(maps.to(backend.device), config, backend=backend.backend)
     assert_same(got, reference.refine(maps.double(), config))
 
 
 @pytest.mark.parametrize("T", [0, 1, 64])
-def test_batch(face, random, T):
-    maps = peaked(random, T, 12, 15).to(face.device)
-    got = ops.refine(maps, RELEASED, repetition=0.1, backend=face.backend)
+def test_batch(backend, random, T):
+    maps = peaked(random, T, 12, 15).to(backend.device)
+    got = ops.refine(maps, RELEASED, repetition=0.1, backend=backend.backend)
     assert got.shape == maps.shape
     for one, result in zip(maps, got, strict=True):
-        assert torch.equal(ops.refine(one[None], RELEASED, repetition=0.1, backend=face.backend)[0], result)
+        assert torch.equal(ops.refine(one[None], RELEASED, repetition=0.1, backend=backend.backend)[0], result)
 
 
 @pytest.mark.parametrize("config", [RELEASED, PAPER, UNGUIDED], ids=["released", "paper", "unguided"])
-def test_ragged(face, random, config):
+def test_ragged(backend, random, config):
     grids = [(9, 13), (1, 1), (27, 20), (8, 8)]
-    maps = [peaked(random, 1, *grid).to(face.device) for grid in grids]
-    ratios = torch.tensor([0.0, 0.3, 0.1, 0.2], device=face.device)
+    maps = [peaked(random, 1, *grid).to(backend.device) for grid in grids]
+    ratios = torch.tensor([0.0, 0.3, 0.1, 0.2], device=backend.device)
     flat = torch.cat([m.flatten() for m in maps])
     for given_grids in (grids, torch.tensor(grids)):
-        got = ops.refine(flat, config, grids=given_grids, repetition=ratios, image_side=384, backend=face.backend)
+        got = ops.refine(flat, config, grids=given_grids, repetition=ratios, image_side=384, backend=backend.backend)
         parts = got.split([h * w for h, w in grids])
         for one, ratio, part in zip(maps, ratios.tolist(), parts, strict=True):
-            alone = ops.refine(one, config, repetition=ratio, image_side=384, backend=face.backend)
+            alone = ops.refine(one, config, repetition=ratio, image_side=384, backend=backend.backend)
             torch.testing.assert_close(part, alone.flatten(), rtol=0, atol=1e-7)  # a ratio rounded to float32
-    none = ops.refine(flat[:0], config, grids=[], image_side=384, backend=face.backend)
+    none = ops.refine(flat[:0], config, grids=[], image_side=384, backend=backend.backend)
     assert none.shape == (0,)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_low_precision(face, random, dtype):
-    maps = peaked(random, 3, 14, 11).to(face.device, dtype)
-    got = ops.refine(maps, RELEASED, backend=face.backend)
-    assert torch.equal(got, ops.refine(maps.float(), RELEASED, backend=face.backend))
+def test_low_precision(backend, random, dtype):
+    maps = peaked(random, 3, 14, 11).to(backend.device, dtype)
+    got = ops.refine(maps, RELEASED, backend=backend.backend)
+    assert torch.equal(got, ops.refine(maps.float(), RELEASED, backend=backend.backend))
     assert torch.equal(
-        ops.rank_filter(maps, 5, backend=face.backend), ops.rank_filter(maps.float(), 5, backend=face.backend)
+        ops.rank_filter(maps, 5, backend=backend.backend), ops.rank_filter(maps.float(), 5, backend=backend.backend)
     )
 
 
-def test_strided(face, random):
-    maps = peaked(random, 8, 30, 40).to(face.device)
+def test_strided(backend, random):
+    maps = peaked(random, 8, 30, 40).to(backend.device)
     for view in (maps[::2], maps[:, 3:20, 5:33], maps.mT, maps[:, ::2, ::3], maps[:1].expand(3, 30, 40)):
-        got = ops.refine(view, RELEASED, backend=face.backend)
-        assert torch.equal(got, ops.refine(view.contiguous(), RELEASED, backend=face.backend))
-    if face.backend == "cpu":
+        got = ops.refine(view, RELEASED, backend=backend.backend)
+        assert torch.equal(got, ops.refine(view.contiguous(), RELEASED, backend=backend.backend))
+    if backend.backend == "cpu":
         array = maps[0].numpy()
         for view in (array[3:20, 5:33], array.T, array[::2, ::3]):
             assert np.array_equal(ops.refine_array(view), ops.refine_array(np.ascontiguousarray(view)))
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_degenerate(face, config):
+def test_degenerate(backend, config):
     """All-zero and constant maps give zeros, whatever runs."""
     for grid in ((1, 1), (1, 5), (12, 9)):
         for value in (0.0, 1.0, 0.25, -1.0, 1e-30):
-            maps = torch.full((2, *grid), value, device=face.device)
-            with face.rank_kernel(widest_kernel(config, grid[0], 512)):
-                got = ops.refine(maps, config, repetition=0.2, image_side=512, backend=face.backend)
-                # a constant that filtering changes by a rounding is normalised against 1e-8, not against that rounding
+            maps = torch.full((2, *grid), value, device=backend.device)
+            with backend.rank_kernel(widest_kernel(config, grid[0], 512)):
+                got = ops.refine(maps, config, repetition=0.2, image_side=512, backend=backend.backend)
+                # a constant that filtering changes by a rounding is normalized against 1e-8, not against that rounding
                 expected = reference.refine(maps.cpu().double(), config, repetition=0.2, image_side=512)
                 assert expected.abs().max() <= 1e-6
                 assert got.isfinite().all()
@@ -193,28 +193,28 @@ def test_degenerate(face, config):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_not_finite(face, random, bad):
-    maps = peaked(random, 5, 10, 12).to(face.device)
-    clean = ops.refine(maps, PAPER, image_side=384, backend=face.backend)
+def test_not_finite(backend, random, bad):
+    maps = peaked(random, 5, 10, 12).to(backend.device)
+    clean = ops.refine(maps, PAPER, image_side=384, backend=backend.backend)
     spoiled = maps.clone()
     spoiled[3, 9, 11] = bad
     with pytest.raises(ValueError, match=r"^refine: maps must be finite, got NaN or Inf in map 3$"):
-        ops.refine(spoiled, PAPER, image_side=384, backend=face.backend)
-    got = ops.refine(spoiled, PAPER, image_side=384, check=False, backend=face.backend)
+        ops.refine(spoiled, PAPER, image_side=384, backend=backend.backend)
+    got = ops.refine(spoiled, PAPER, image_side=384, check=False, backend=backend.backend)
     assert got[3].count_nonzero() == 0
     assert torch.equal(got[[0, 1, 2, 4]], clean[[0, 1, 2, 4]])
 
 
-def test_out(face, random):
+def test_out(backend, random):
     """A poisoned buffer is overwritten wholly, and nothing beside it is; the input itself will do."""
-    maps = peaked(random, 3, 11, 13).to(face.device)
-    expected = ops.refine(maps, UNGUIDED, backend=face.backend)
-    room = torch.full((5, 11, 13), torch.nan, device=face.device)
-    got = ops.refine(maps, UNGUIDED, out=room[1:4], backend=face.backend)
+    maps = peaked(random, 3, 11, 13).to(backend.device)
+    expected = ops.refine(maps, UNGUIDED, backend=backend.backend)
+    room = torch.full((5, 11, 13), torch.nan, device=backend.device)
+    got = ops.refine(maps, UNGUIDED, out=room[1:4], backend=backend.backend)
     assert got.data_ptr() == room[1:4].data_ptr()
     assert torch.equal(room[1:4], expected)
     assert room[[0, 4]].isnan().all()
-    assert torch.equal(ops.refine(maps, UNGUIDED, out=maps, backend=face.backend), expected)
+    assert torch.equal(ops.refine(maps, UNGUIDED, out=maps, backend=backend.backend), expected)
 
 
 def test_neighbours_untouched(random):

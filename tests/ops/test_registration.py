@@ -1,4 +1,4 @@
-"""Every face is a registered operator: schemas and fakes hold, and torch.compile keeps calls whole."""
+"""Every backend is a registered operator: schemas and fakes hold, and torch.compile keeps calls whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from dcam_fast import ops
 from dcam_fast.config import PAPER, RELEASED
-from dcam_fast.ops import _backends as _faces
+from dcam_fast.ops import _backends
 
 
 def operands(name: str) -> list[tuple]:
@@ -67,10 +67,10 @@ def moved(args, device):
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_opcheck(face, name):
-    op = getattr(getattr(torch.ops, _faces.FACES[face.backend].namespace), name).default
+def test_opcheck(backend, name):
+    op = getattr(getattr(torch.ops, _backends.BACKENDS[backend.backend].namespace), name).default
     for args in operands(name):
-        torch.library.opcheck(op, moved(args, face.device))
+        torch.library.opcheck(op, moved(args, backend.device))
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -17,11 +17,10 @@ from torch import Tensor
 
 import dcam_fast
 from dcam_fast import ops
-from dcam_fast.ops import _backends as _faces
-from dcam_fast.ops import threads
+from dcam_fast.ops import _backends, threads
 
 ROOT = Path(__file__).parents[2]
-needs_native = pytest.mark.skipif(_faces.native is None, reason="the extension is not built")
+needs_native = pytest.mark.skipif(_backends.native is None, reason="the extension is not built")
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +157,7 @@ def test_bad_count(count, kind):
 def test_count_is_handed_to_the_kernels():
     dcam_fast.set_num_threads(3)
     assert dcam_fast.get_num_threads() == dcam_fast.env().op_threads == 3
-    assert _faces.native is None or _faces.native.num_threads() == 3
+    assert _backends.native is None or _backends.native.num_threads() == 3
     assert dcam_fast.env().threads == torch.get_num_threads()
 
 

@@ -67,7 +67,7 @@ def compile_all() -> None:
     A = torch.empty(1, 2304, 4096, dtype=torch.bfloat16).expand(3, 2304, 4096)
     pool.pool([A], [A], None, 0, False)
     case = "sizes of one, which Triton compiles as constants"
-    for name, T in itertools.product(("pooled", "layercam", "gradcam"), (1, 9)):
+    for name, T in itertools.product(("pooled", "layer_cam", "grad_cam"), (1, 9)):
         one, cell = torch.zeros(T, 1, 1), torch.zeros(1, dtype=torch.int64)
         flags = torch.zeros(T, dtype=torch.int32)
         pool.pool_out(torch.zeros(T, 1), flags, [one[0]], [one], cell, reference.AGGREGATIONS.index(name))

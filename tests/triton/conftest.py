@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dcam_fast.ops import _backends as _faces
+from dcam_fast.ops import _backends
 
 # It launches kernels: on a GPU, or in the process that test_interpreter.py starts.
-collect_ignore = [] if _faces.FACES["triton"].unusable() is None else ["test_kernels.py"]
+collect_ignore = [] if _backends.BACKENDS["triton"].unavailable_reason() is None else ["test_kernels.py"]

@@ -17,7 +17,7 @@ KERNELS = {
     "weights_kernel",
     "rows_kernel",
     "product_kernel",
-    "normalise_kernel",
+    "normalize_kernel",
     "refine_kernel",
     "rank_filter_kernel",
     "guide_kernel",

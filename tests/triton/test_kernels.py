@@ -1,4 +1,4 @@
-"""The Triton face against the reference in float64, on small shapes: run by Triton's interpreter or on a GPU."""
+"""The Triton backend against the reference in float64, on small shapes: run by Triton's interpreter or on a GPU."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from dcam_fast.benchmarks.edge_maps import KINDS, edge_map
 from dcam_fast.benchmarks.stability import tolerance
 from dcam_fast.config import PAPER, RELEASED, UNGUIDED, RefineConfig
 from dcam_fast.kernels import select, tune, tuning
-from dcam_fast.ops import _backends as _faces
-from dcam_fast.ops import reference
+from dcam_fast.ops import _backends, reference
 
 DEVICE = next(
-    name for name in _faces.FACES["triton"].devices if name == "cpu" or torch.get_device_module(name).is_available()
+    name
+    for name in _backends.BACKENDS["triton"].devices
+    if name == "cpu" or torch.get_device_module(name).is_available()
 )
 pytestmark = [pytest.mark.gpu] if DEVICE != "cpu" else []
-OTHERS = _faces.others("triton", DEVICE)
+OTHERS = _backends.others("triton", DEVICE)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # One target of its own rows; rows for each target; shared activations of enough targets for the matrix product.
 SHAPES = [(1, 7, 3, True), (3, 5, 37, False), (9, 13, 70, True)]
@@ -58,7 +59,7 @@ def peaked(random, *shape):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_pool(random, aggregation, dtype):
     # tolerances: see tests/ops/test_pool.py
-    tolerance = 3e-5 if aggregation in ("hirescam", "gradcam") else 3e-6
+    tolerance = 3e-5 if aggregation in ("hires_cam", "grad_cam") else 3e-6
     for T, S, D, shared in SHAPES:
         A, G = pool_inputs(random, T, S, D, shared, dtype)
         cells = torch.randint(0, S, (S + 2,), generator=random)
@@ -252,7 +253,7 @@ def test_boxes(random):
     flat[:, 1, 2] = flat[:, 1, 0]
     unknown[0, 0, 0] = torch.nan
     separable = "separable (x from the column, y from the row)"
-    ordered = "ordered (x0 < x1, y0 < y1, centres ascending)"
+    ordered = "ordered (x0 < x1, y0 < y1, centers ascending)"
     for changed, need in ((sheared, separable), (flipped, ordered), (flat, ordered), (unknown, separable)):
         with pytest.raises(ValueError, match="boxes must be") as error:
             ops.upsample(maps, changed, (15, 20), backend="triton")
@@ -323,8 +324,8 @@ def test_table():
 
 
 def test_tuner_needs_a_gpu(monkeypatch):
-    blind = replace(_faces.FACES["triton"], unusable=lambda: "torch finds no GPU")
-    monkeypatch.setitem(_faces.FACES, "triton", blind)
+    blind = replace(_backends.BACKENDS["triton"], unavailable_reason=lambda: "torch finds no GPU")
+    monkeypatch.setitem(_backends.BACKENDS, "triton", blind)
     text = r"^tune: needs a GPU that Triton serves, and there is none here \(torch finds no GPU\)$"
     with pytest.raises(SystemExit, match=text):
         tune.main()

@@ -159,16 +159,16 @@ def _operands(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 
 
 def _pool_error(A: Tensor, G: Tensor, aggregation: str) -> tuple[Tensor, Tensor]:
-    """The normalised map of one block, and what a float32 sum may make of it [T]."""
+    """The normalized map of one block, and what a float32 sum may make of it [T]."""
     A = A if A.dim() == 3 else A[None]
     raw = reference._aggregate(A, G, aggregation)
     weights = G.abs()
-    if aggregation in ("pooled", "gradcam", "gradcam_paper"):
+    if aggregation in ("pooled", "grad_cam", "grad_cam_paper"):
         weights = weights.mean(1, keepdim=True)
     if aggregation == "activation":
         weights = torch.ones_like(weights)
     terms = (A.abs() * weights).sum(-1)
-    if aggregation not in ("gradcam", "hirescam"):
+    if aggregation not in ("grad_cam", "hires_cam"):
         terms = terms / A.shape[-1]
     span = raw.amax(-1) - raw.amin(-1) + 1e-8
     return reference._min_max(raw), 1e-6 + 4e-6 * terms.amax(-1) / span
@@ -185,7 +185,7 @@ def pool(rng: np.random.Generator) -> None:
     wide = [t.double() if cells is None else t.double()[..., cells, :] for t in (A, G)]
     expected = reference.pool([wide[0]] * blocks, [wide[1]] * blocks, None, aggregation)
     map, allowed = _pool_error(wide[0], wide[1], aggregation)
-    if blocks == 2:  # normalised again
+    if blocks == 2:  # normalized again
         allowed = 1e-6 + 3 * allowed / (map.amax(-1) - map.amin(-1) + 1e-8)
     assert_close(got, expected, allowed[:, None], (aggregation, A.dtype, blocks))
     out, flags = torch.full_like(got, 7), torch.full((len(got),), 7, dtype=torch.int32)
@@ -239,7 +239,7 @@ def overlay(rng: np.random.Generator) -> None:
     alpha = pick(rng, (0.0, 1.0, float(rng.random())))
     got = ops.overlay(map[None], image, boxes, table, alpha)
     expected = reference.overlay(map[None].double(), image, boxes, table, alpha)
-    # a value at the edge of a level may round to the next, and so may a colour; large maps have coarse zeros
+    # a value at the edge of a level may round to the next, and so may a color; large maps have coarse zeros
     values = reference.upsample(map[None].double(), boxes, size)
     slack = 1e-6 * float(map.abs().max())
     sure = ((values.clamp(0, 1) - (values + slack).clamp(0, 1)).abs() <= 1e-3)[..., None]

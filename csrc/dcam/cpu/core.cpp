@@ -78,8 +78,8 @@ void guide_statistics(const GuidedParams& p) { kernels().guide_statistics(p); }
 void guided_filter(const GuidedParams& p, int64_t begin, int64_t end) { kernels().guided_filter(p, begin, end); }
 void pool_weights(const PoolParams& p, int64_t begin, int64_t end) { kernels().pool_weights(p, begin, end); }
 void pool_cells(const PoolParams& p, int64_t begin, int64_t end) { kernels().pool_cells(p, begin, end); }
-void normalise(float* maps, int32_t* flags, int64_t count, int64_t begin, int64_t end) {
-    kernels().normalise(maps, flags, count, begin, end);
+void normalize(float* maps, int32_t* flags, int64_t count, int64_t begin, int64_t end) {
+    kernels().normalize(maps, flags, count, begin, end);
 }
 void upsample(const OverlayParams& p, int64_t begin, int64_t end) { kernels().upsample(p, begin, end); }
 void overlay(const OverlayParams& p, int64_t begin, int64_t end) { kernels().overlay(p, begin, end); }

@@ -1,4 +1,4 @@
-// The guided filter (He, Sun, Tang 2013) with three channels of colour: windows cut at the border, every sum direct, so
+// The guided filter (He, Sun, Tang 2013) with three channels of color: windows cut at the border, every sum direct, so
 // that nothing cancels.
 #pragma once
 
@@ -64,7 +64,7 @@ static void guide_statistics(const GuidedParams& p) {
 static void guided_filter(const GuidedParams& p, int64_t begin, int64_t end) {
     const int64_t n = p.height * p.width;
     float* rows = scratch(6 * n);
-    float *values = rows + n, *fit = rows + 2 * n;  // fit: the slope of each colour, then the offset
+    float *values = rows + n, *fit = rows + 2 * n;  // fit: the slope of each color, then the offset
     const auto mean_of = [&p, rows](const float* of, float* into) {
         window_means(of, rows, into, p.height, p.width, p.radius);
     };
@@ -72,9 +72,9 @@ static void guided_filter(const GuidedParams& p, int64_t begin, int64_t end) {
         const float* map = p.maps + t * n;
         float* out = p.out + t * n;
         for (int c = 0; c < 3; ++c) {
-            const float* colour = p.guide + c * n;
+            const float* color = p.guide + c * n;
 #pragma omp simd
-            for (int64_t i = 0; i < n; ++i) values[i] = map[i] * colour[i];
+            for (int64_t i = 0; i < n; ++i) values[i] = map[i] * color[i];
             mean_of(values, fit + c * n);
         }
         mean_of(map, fit + 3 * n);

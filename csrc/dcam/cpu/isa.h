@@ -12,7 +12,7 @@
 namespace dcam {
 extern const Kernels DCAM_TABLE;
 const Kernels DCAM_TABLE{
-    DCAM_TEXT(DCAM_ISA), &DCAM_ISA::pool_weights, &DCAM_ISA::pool_cells,       &DCAM_ISA::normalise,
+    DCAM_TEXT(DCAM_ISA), &DCAM_ISA::pool_weights, &DCAM_ISA::pool_cells,       &DCAM_ISA::normalize,
     &DCAM_ISA::refine,   &DCAM_ISA::rank_filter,  &DCAM_ISA::guide_statistics, &DCAM_ISA::guided_filter,
     &DCAM_ISA::upsample, &DCAM_ISA::overlay,
 };

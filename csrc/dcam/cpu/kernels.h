@@ -12,7 +12,7 @@ struct Kernels {
     const char* name;
     void (*pool_weights)(const PoolParams&, int64_t begin, int64_t end);
     void (*pool_cells)(const PoolParams&, int64_t begin, int64_t end);
-    void (*normalise)(float* maps, int32_t* flags, int64_t count, int64_t begin, int64_t end);
+    void (*normalize)(float* maps, int32_t* flags, int64_t count, int64_t begin, int64_t end);
     void (*refine)(const RefineParams&, int64_t begin, int64_t end);
     void (*rank_filter)(const RankFilterParams&, int64_t begin, int64_t end);
     void (*guide_statistics)(const GuidedParams&);

@@ -35,9 +35,9 @@ static void overlay(const OverlayParams& p, int64_t begin, int64_t end) {
     const int64_t width = p.columns.pixels;
     float* cells = scratch(p.columns.cells + 1 + width + 256 * 4);
     float* values = cells + p.columns.cells + 1;
-    float* colours = values + width;  // alpha times the table, and half a level to round by
+    float* colors = values + width;  // alpha times the table, and half a level to round by
     for (int i = 0; i < 256; ++i)
-        for (int c = 0; c < 3; ++c) colours[4 * i + c] = weighted_colour(p.alpha, p.table[3 * i + c]);
+        for (int c = 0; c < 3; ++c) colors[4 * i + c] = weighted_colour(p.alpha, p.table[3 * i + c]);
     const float keep = 1 - p.alpha;
     for (int64_t row = begin; row < end; ++row) {
         const int64_t y = row % p.rows.pixels;
@@ -48,8 +48,8 @@ static void overlay(const OverlayParams& p, int64_t begin, int64_t end) {
         const float* map = p.maps + row / p.rows.pixels * p.rows.cells * p.columns.cells;
         upsample_row(p, map, y, cells, values, tame);
         for (int64_t x = p.columns.seen[0]; x < p.columns.seen[1]; ++x) {
-            const float* colour = colours + 4 * level_of(values[x]);
-            for (int c = 0; c < 3; ++c) out[3 * x + c] = blended(keep, image[3 * x + c], colour[c]);
+            const float* color = colors + 4 * level_of(values[x]);
+            for (int c = 0; c < 3; ++c) out[3 * x + c] = blended(keep, image[3 * x + c], color[c]);
         }
     }
 }

@@ -31,41 +31,41 @@ DCAM_HD void widen_tail<Weights>(const float* p, int64_t, vf& a, vf& b) {
 }
 
 // One aggregation: what a channel adds, from an activation and its gradient or weight; and what becomes of the sum.
-struct Elementwise {  // and gradcam_paper, with the weight as gradient
+struct Elementwise {  // and grad_cam_paper, with the weight as gradient
     static constexpr bool mean = true;
-    static DCAM_HD void add(vf a, vf g, vf& sum, vf& nought) {
+    static DCAM_HD void add(vf a, vf g, vf& sum, vf& nan_probe) {
         const vf product = a * g;
         sum += Lanes::relu(product);
-        nought += product * 0.0f;
+        nan_probe += product * 0.0f;
     }
 };
 
 struct Pooled {  // the gradient is a weight >= 0, or NaN
     static constexpr bool mean = true;
-    static DCAM_HD void add(vf a, vf w, vf& sum, vf& nought) {
+    static DCAM_HD void add(vf a, vf w, vf& sum, vf& nan_probe) {
         sum = Lanes::fma(Lanes::relu(a), w, sum);
-        nought += a * 0.0f;
+        nan_probe += a * 0.0f;
     }
 };
 
 struct LayerCam {
     static constexpr bool mean = true;
-    static DCAM_HD void add(vf a, vf g, vf& sum, vf& nought) {
+    static DCAM_HD void add(vf a, vf g, vf& sum, vf& nan_probe) {
         sum += Lanes::relu(a) * Lanes::relu(g);
-        nought += a * g * 0.0f;
+        nan_probe += a * g * 0.0f;
     }
 };
 
-struct HiResCam {  // and gradcam, with the weight as gradient
+struct HiResCam {  // and grad_cam, with the weight as gradient
     static constexpr bool mean = false;
     static DCAM_HD void add(vf a, vf g, vf& sum, vf&) { sum = Lanes::fma(a, g, sum); }
 };
 
 struct Activation {  // the gradient is not read
     static constexpr bool mean = true;
-    static DCAM_HD void add(vf a, vf, vf& sum, vf& nought) {
+    static DCAM_HD void add(vf a, vf, vf& sum, vf& nan_probe) {
         sum += Lanes::relu(a);
-        nought += a * 0.0f;
+        nan_probe += a * 0.0f;
     }
 };
 
@@ -82,14 +82,14 @@ DCAM_HD float pool_row(const typename TA::Stored* a, const typename TG::Stored* 
                        int64_t channels) {
     constexpr int unroll = 2;  // pairs of sums that do not wait for each other
     constexpr int64_t step = unroll * 2 * W;
-    vf sum[2 * unroll] = {}, nought[2 * unroll] = {}, x[2], y[2];
+    vf sum[2 * unroll] = {}, nan_probe[2 * unroll] = {}, x[2], y[2];
     int64_t d = 0;
     for (; d + step <= channels; d += step) {
         prefetch<step>(next + d);
         for (int i = 0; i < unroll; ++i) {
             TA::widen(a + d + i * 2 * W, x[0], x[1]);
             TG::widen(g + d + i * 2 * W, y[0], y[1]);
-            for (int j = 0; j < 2; ++j) Rule::add(x[j], y[j], sum[2 * i + j], nought[2 * i + j]);
+            for (int j = 0; j < 2; ++j) Rule::add(x[j], y[j], sum[2 * i + j], nan_probe[2 * i + j]);
         }
     }
     for (; d < channels; d += 2 * W) {
@@ -101,10 +101,10 @@ DCAM_HD float pool_row(const typename TA::Stored* a, const typename TG::Stored* 
             widen_tail<TA>(a + d, left, x[0], x[1]);
             widen_tail<TG>(g + d, left, y[0], y[1]);
         }
-        for (int j = 0; j < 2; ++j) Rule::add(x[j], y[j], sum[j], nought[j]);
+        for (int j = 0; j < 2; ++j) Rule::add(x[j], y[j], sum[j], nan_probe[j]);
     }
     const float total = sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
-    const float check = total * 0.0f + sum_lanes((nought[0] + nought[1]) + (nought[2] + nought[3]));
+    const float check = total * 0.0f + sum_lanes((nan_probe[0] + nan_probe[1]) + (nan_probe[2] + nan_probe[3]));
     const float value = Rule::mean ? total / static_cast<float>(channels) : total;
     return (value > 0 ? value : 0) + check;
 }
@@ -142,18 +142,18 @@ static void pool_cells_of(const PoolParams& p, int64_t begin, int64_t end) {
     switch (p.aggregation) {
         case Aggregation::elementwise:
             return by_gradient(Elementwise{});
-        case Aggregation::layercam:
+        case Aggregation::layer_cam:
             return by_gradient(LayerCam{});
-        case Aggregation::hirescam:
+        case Aggregation::hires_cam:
             return by_gradient(HiResCam{});
         case Aggregation::activation:
             return pool_rows<Activation, T, T>(p, p.activations, p.activation_target_stride, p.activation_row_stride,
                                                begin, end);
-        case Aggregation::gradcam:
+        case Aggregation::grad_cam:
             return by_weight(HiResCam{});
         case Aggregation::pooled:
             return by_weight(Pooled{});
-        case Aggregation::gradcam_paper:
+        case Aggregation::grad_cam_paper:
             return by_weight(Elementwise{});
     }
 }
@@ -234,17 +234,17 @@ static void pool_weights(const PoolParams& p, int64_t begin, int64_t end) {
     }
 }
 
-static void normalise(float* maps, int32_t* flags, int64_t count, int64_t begin, int64_t end) {
+static void normalize(float* maps, int32_t* flags, int64_t count, int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
         float* map = maps + t * count;
-        float least = map[0], greatest = map[0], nought = 0;
-#pragma omp simd reduction(min : least) reduction(max : greatest) reduction(+ : nought)
+        float least = map[0], greatest = map[0], nan_probe = 0;
+#pragma omp simd reduction(min : least) reduction(max : greatest) reduction(+ : nan_probe)
         for (int64_t n = 0; n < count; ++n) {
             least = map[n] < least ? map[n] : least;
             greatest = map[n] > greatest ? map[n] : greatest;
-            nought += map[n] * 0.0f;
+            nan_probe += map[n] * 0.0f;
         }
-        const bool finite = nought == 0;
+        const bool finite = nan_probe == 0;
         const float span = greatest - least + 1e-8f;
         for (int64_t n = 0; n < count; ++n) map[n] = finite ? (map[n] - least) / span : 0;
         if (flags && !finite) flags[t] = 1;

@@ -23,10 +23,10 @@ DCAM_HD Range range_of(const float* x, int64_t n) {
 }
 
 DCAM_HD bool all_finite(const float* x, int64_t n) {
-    float nought = 0;  // NaN once anything is not finite
-#pragma omp simd reduction(+ : nought)
-    for (int64_t i = 0; i < n; ++i) nought += x[i] * 0.0f;
-    return nought == 0;
+    float nan_probe = 0;  // NaN once anything is not finite
+#pragma omp simd reduction(+ : nan_probe)
+    for (int64_t i = 0; i < n; ++i) nan_probe += x[i] * 0.0f;
+    return nan_probe == 0;
 }
 
 template <class Sum>
@@ -81,7 +81,7 @@ static void gate(const MapView& map, const RefineSettings& s, const Taps& taps, 
         w.other[lit] = w.z[i];
         lit += w.z[i] != 0;
     }
-    float zeta = kNought;
+    float zeta = kNanProbe;
     if (lit > 0) {
         const Range range = range_of(w.other, lit);
         const float found = percentile(w.other, lit, percent, range.least, range.greatest);
@@ -103,7 +103,7 @@ static float background(const float* z, int64_t n, const RefineSettings& s) {
         sum += z[i] > 0 ? z[i] : 0;
         positive += z[i] > 0 ? 1 : 0;
     }
-    if (positive == 0) return kNought;
+    if (positive == 0) return kNanProbe;
     const auto [least, greatest] = range_of(z, n);
     const float median = between_ranks(z, n, median_of_positive(n, positive), 0, n - positive, greatest);
     const float p60 = percentile(z, n, 60, least, greatest);
@@ -117,7 +117,7 @@ static void attenuate(float* z, int64_t n, const RefineSettings& s) {
 }
 
 // Clip to 0..ceiling, then min-max.
-static void normalise_one(float* z, int64_t n, float ceiling) {
+static void normalize_one(float* z, int64_t n, float ceiling) {
     float least = __builtin_inff(), greatest = -__builtin_inff();
 #pragma omp simd reduction(min : least) reduction(max : greatest)
     for (int64_t i = 0; i < n; ++i) {
@@ -179,7 +179,7 @@ static void refine(const RefineParams& params, int64_t begin, int64_t end) {
         // the identity smoothing of the released code leaves nothing to gate
         if (s.gating && s.gating_sigma > 0) gate(map, s, gating, w);
         if (s.attenuation) attenuate(w.z, n, s);
-        normalise_one(w.z, n, range_of(map.x, n).greatest);
+        normalize_one(w.z, n, range_of(map.x, n).greatest);
         const float repetition = params.repetitions ? params.repetitions[i] : params.repetition;
         const float* result = s.debiasing ? debias(w.z, w.other, n, s, repetition) : w.z;
         std::memcpy(out, result, n * sizeof(float));

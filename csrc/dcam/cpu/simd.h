@@ -43,7 +43,7 @@ struct Float32 {
 
 struct BFloat16 {
     using Stored = uint16_t;
-    // Two neighbours share 32 bits: a shift gives the one and a mask the other, and nothing has to be spread out.
+    // Two neighbors share 32 bits: a shift gives the one and a mask the other, and nothing has to be spread out.
     static DCAM_HD void widen(const Stored* p, vf& a, vf& b) {
         const vi both = *reinterpret_cast<const vi_anywhere*>(p);
         a = reinterpret_cast<vf>(both << 16);

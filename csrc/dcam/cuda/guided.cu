@@ -1,4 +1,4 @@
-// The guided filter: what the windows' colours say once a call, a thread a cell; then the maps, a thread block each.
+// The guided filter: what the windows' colors say once a call, a thread a cell; then the maps, a thread block each.
 // The four fields of a map lie side by side, so that one 16-byte load has them all, in shared memory if they fit. Sums
 // over windows are direct, rows and then columns: running sums would cancel, and leave one thread per row something to
 // do.
@@ -17,7 +17,7 @@ constexpr int kMapThreads = 1024;
 constexpr int64_t kMaxGuidedCells = int64_t{1} << 27;
 constexpr int64_t kBlocksInMemory = 256;  // at most so many maps have their fields in global memory at a time
 
-// The map times each colour, and the map; then the slopes along the colours, and the offset.
+// The map times each color, and the map; then the slopes along the colors, and the offset.
 struct alignas(16) Fields {
     float of[4];
 };
@@ -100,13 +100,13 @@ __global__ void __launch_bounds__(kMapThreads, 1) guided_maps(const __grid_const
     Fields* fields = Shared ? shared : memory + int64_t{2} * blockIdx.x * view.cells;
     Fields* middle = fields + view.cells;
     const Cells<0> cells{static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x), view.cells, nullptr};
-    const auto colour = [&](int c, int i) { return p.guide[c * view.cells + i]; };
+    const auto color = [&](int c, int i) { return p.guide[c * view.cells + i]; };
     for (int64_t t = blockIdx.x; t < p.count; t += gridDim.x) {
         const float* map = p.maps + t * view.cells;
         float* out = p.out + t * view.cells;
         one_by_one(cells, [&](int i) {
             const float value = map[i];
-            fields[i] = {{value * colour(0, i), value * colour(1, i), value * colour(2, i), value}};
+            fields[i] = {{value * color(0, i), value * color(1, i), value * color(2, i), value}};
         });
         window_means(cells, view, p.radius, fields, middle, [&](int i, Fields& means) {
             float statistics[GuidedParams::kStatistics];
@@ -117,8 +117,8 @@ __global__ void __launch_bounds__(kMapThreads, 1) guided_maps(const __grid_const
             fields[i] = means;
         });
         window_means(cells, view, p.radius, fields, middle, [&](int i, const Fields& means) {
-            const float colours[3] = {colour(0, i), colour(1, i), colour(2, i)};
-            out[i] = fitted(colours, means.of, 1);
+            const float colors[3] = {color(0, i), color(1, i), color(2, i)};
+            out[i] = fitted(colors, means.of, 1);
         });
     }
 }

@@ -45,7 +45,7 @@ struct Float16 {
     }
 };
 
-// V neighbours as they are stored, so that many loads are on their way before the first is waited for.
+// V neighbors as they are stored, so that many loads are on their way before the first is waited for.
 template <class T, int V>
 struct Vector {
     static constexpr int bytes = V * static_cast<int>(sizeof(typename T::Stored));

@@ -75,14 +75,14 @@ __global__ void __launch_bounds__(kThreads) axes_of_boxes(const __grid_constant_
 // Word: the largest that every tile of the image and of the result is aligned to.
 template <class Word>
 __global__ void __launch_bounds__(kThreads) overlay_tile(const __grid_constant__ OverlayParams p) {
-    __shared__ float colours[256][4];
+    __shared__ float colors[256][4];
     __shared__ int32_t seen[4];  // rows, then columns
     alignas(16) __shared__ uint8_t tile[kTile * 3];
     const int width = static_cast<int>(p.columns.pixels), pixels = static_cast<int>(p.rows.pixels) * width;
     const int first = static_cast<int>(blockIdx.x) * kTile, count = min(kTile, pixels - first);
     const float keep = 1 - p.alpha;
     if (threadIdx.x < 4) seen[threadIdx.x] = (threadIdx.x < 2 ? p.rows : p.columns).seen[threadIdx.x % 2];
-    for (int i = threadIdx.x; i < 256 * 3; i += kThreads) colours[i / 3][i % 3] = weighted_colour(p.alpha, p.table[i]);
+    for (int i = threadIdx.x; i < 256 * 3; i += kThreads) colors[i / 3][i % 3] = weighted_colour(p.alpha, p.table[i]);
     for (int64_t t = blockIdx.y; t < p.count; t += gridDim.y) {
         const float* map = p.maps + t * p.rows.cells * p.columns.cells;
         copy<Word>(p.image + int64_t{3} * first, tile, 3 * count);
@@ -97,8 +97,8 @@ __global__ void __launch_bounds__(kThreads) overlay_tile(const __grid_constant__
                     row = Row(p, map, ++y);
                 }
                 if (y < seen[0] || y >= seen[1] || x < seen[2] || x >= seen[3]) continue;
-                const float* colour = colours[level_of(row.at(p.columns, x, [](float cell) { return tame(cell); }))];
-                for (int c = 0; c < 3; ++c) tile[3 * i + c] = blended(keep, tile[3 * i + c], colour[c]);
+                const float* color = colors[level_of(row.at(p.columns, x, [](float cell) { return tame(cell); }))];
+                for (int c = 0; c < 3; ++c) tile[3 * i + c] = blended(keep, tile[3 * i + c], color[c]);
             }
         }
         __syncthreads();

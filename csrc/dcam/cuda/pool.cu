@@ -25,7 +25,7 @@ constexpr int64_t kMostBlocks = INT32_MAX;
 __device__ __forceinline__ float relu(float x) { return x > 0 ? x : x * 0.0f; }
 
 // What a channel adds, from an activation and its gradient or weight; whether the sum is averaged or clipped at 0.
-struct Elementwise {  // and gradcam_paper, with the weight as gradient
+struct Elementwise {  // and grad_cam_paper, with the weight as gradient
     static constexpr bool mean = true;
     static __device__ __forceinline__ float of(float a) { return a; }
     static __device__ __forceinline__ float add(float sum, float a, float g) { return sum + relu(a * g); }
@@ -43,7 +43,7 @@ struct LayerCam {
     static __device__ __forceinline__ float add(float sum, float a, float g) { return fmaf(a, relu(g), sum); }
 };
 
-struct HiResCam {  // and gradcam, with the weight as gradient
+struct HiResCam {  // and grad_cam, with the weight as gradient
     static constexpr bool mean = false;
     static __device__ __forceinline__ float of(float a) { return a; }
     static __device__ __forceinline__ float add(float sum, float a, float g) { return fmaf(a, g, sum); }
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(kThreads) pool_rows(const __grid_constant__ Po
 }
 
 // Of 2 Half values, lanes whose number has the bit keep the upper half, the others the lower; each adds its
-// neighbour's.
+// neighbor's.
 template <int Half, int Bit, int Size>
 __device__ __forceinline__ void share_out(float (&value)[Size]) {
     const bool upper = threadIdx.x & Bit;
@@ -271,7 +271,7 @@ __global__ void __launch_bounds__(kThreads) pool_product(const __grid_constant__
 
 template <class Rule, class TA, class TG, int V>
 cudaError_t launch_rows(const PoolParams& p, const Second& second, cudaStream_t stream) {
-    // a target of its own activations has nothing to share with its neighbours
+    // a target of its own activations has nothing to share with its neighbors
     const bool several = V > 1 && p.targets > 1 && p.activation_target_stride == 0;
     const int64_t tiles = several ? (p.targets + kRowTargets - 1) / kRowTargets : p.targets;
     if (p.count > kMostBlocks / tiles) return cudaErrorInvalidValue;
@@ -306,18 +306,18 @@ cudaError_t launch_block(const PoolParams& p, float* partial, cudaStream_t strea
     switch (p.aggregation) {
         case Aggregation::elementwise:
             return launch_rows<Elementwise, T, T, V>(p, gradients, stream);
-        case Aggregation::layercam:
+        case Aggregation::layer_cam:
             return launch_rows<LayerCam, T, T, V>(p, gradients, stream);
-        case Aggregation::hirescam:
+        case Aggregation::hires_cam:
             return launch_rows<HiResCam, T, T, V>(p, gradients, stream);
         case Aggregation::activation:
             return launch_rows<Activation, T, T, V>(
                 p, {p.activations, p.activation_target_stride, p.activation_row_stride}, stream);
-        case Aggregation::gradcam:
+        case Aggregation::grad_cam:
             return launch_weighted<HiResCam, T, V>(p, stream);
         case Aggregation::pooled:
             return launch_weighted<Pooled, T, V>(p, stream);
-        case Aggregation::gradcam_paper:
+        case Aggregation::grad_cam_paper:
             return launch_weighted<Elementwise, T, V>(p, stream);
     }
     return cudaErrorInvalidValue;
@@ -338,7 +338,7 @@ int64_t block_maps(const PoolParams* blocks, int64_t count) {
     return count > 1 ? (count * blocks->targets * blocks->count + 3) / 4 * 4 : 0;
 }
 
-// ----------------------------------------------------------------------------------------------------------- normalise
+// ----------------------------------------------------------------------------------------------------------- normalize
 
 struct Range {
     float low, span;

@@ -112,7 +112,7 @@ __device__ __forceinline__ void gate(Cells<C>& cells, const View& view, const Ar
         }
     });
     reduce(memory.reduce, moments.sum, moments.squares, lit, least, greatest);
-    float zeta = kNought;
+    float zeta = kNanProbe;
     if (lit.value > 0) {
         const double percent = gating_percent(args.settings, static_cast<float>(moments.mean(view.cells, shift)),
                                               static_cast<float>(moments.std(view.cells)));
@@ -149,7 +149,7 @@ __device__ __forceinline__ float background(Cells<C>& cells, const View& view, c
     });
     reduce(memory.reduce, sum, lit, least, greatest);
     const int n = view.cells, dark = n - lit.value;
-    if (lit.value == 0) return kNought;
+    if (lit.value == 0) return kNanProbe;
     const Request median{median_of_positive(n, lit.value), max(least.value, 1), greatest.value, dark, lit.value};
     // of whichever sign it is: a map may be full of equal zeros, which a histogram counts one by one
     Request p60{percentile_position(n, 60), median.low, median.high, dark, lit.value};

@@ -1,7 +1,7 @@
 """The methods: one file for each kind, their settings by name in `presets`."""
 
-from dcam_fast.attribution.methods.gradient_cam import Method
+from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.attribution.methods.presets import METHODS, method_named
-from dcam_fast.attribution.methods.protocol import Attribution
+from dcam_fast.attribution.methods.protocol import AttributionMethod
 
-__all__ = ["METHODS", "Attribution", "Method", "method_named"]
+__all__ = ["METHODS", "AttributionMethod", "GradientCAM", "method_named"]

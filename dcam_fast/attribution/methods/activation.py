@@ -1,4 +1,4 @@
-"""The positive activations of a block, without any gradient: what a map is worth that does not know its word."""
+"""The positive activations of a layer, without any gradient: what a map is worth that does not know its word."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Wor
 
 @dataclass(frozen=True)
 class Activation:
-    """Mean over the channels of what is positive behind one block, or the mean of several blocks' maps.
+    """Mean over the channels of what is positive behind one layer, or the mean of several layers' maps.
 
     Attributes:
         state: the answer state of the pass (`attribution.states`); it matters only where the image sees the answer.
-        blocks: ascending; None: the adapter's choice.
+        target_layers: ascending; None: the adapter's choice.
         profile: how the map is refined.
     """
 
     state: State = "remask"
-    blocks: tuple[int, ...] | None = None
+    target_layers: tuple[int, ...] | None = None
     profile: RefineConfig = RAW
 
     @torch.no_grad()
     def raw_maps(
         self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
     ) -> Tensor:
-        """See `dcam_fast.attribution.Attribution.raw_maps`."""
-        blocks = adapter.default_blocks if self.blocks is None else self.blocks
-        adapter.check_blocks(blocks)
+        """See `dcam_fast.attribution.AttributionMethod.raw_maps`."""
+        layers = adapter.default_layers if self.target_layers is None else self.target_layers
+        adapter.check_layers(layers)
         if not words:
             return view.boxes.new_zeros(0, *view.cells.shape)
         positions = positions_of(words).to(adapter.device)
         hidden = adapter.embed(inputs, canvases(trajectory, positions, self.state, adapter.mask_token))
         kept = []
-        for index in range(blocks[-1] + 1):
-            hidden = adapter.block(index, hidden, inputs)
-            if index in blocks:
+        for index in range(layers[-1] + 1):
+            hidden = adapter.layer(index, hidden, inputs)
+            if index in layers:
                 kept.append(hidden.image.expand(len(positions), -1, -1))
         maps = ops.pool(kept, kept, view.cells.flatten(), "activation")  # which reads no gradients
         return mean_by_word(maps.view(-1, *view.cells.shape), words)

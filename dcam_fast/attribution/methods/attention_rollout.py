@@ -1,7 +1,7 @@
 """Attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928): how much of each image cell attention mixes into a
-word, block by block, without any gradient. An approximation: it knows neither values nor MLPs, nor what the word is.
+word, layer by layer, without any gradient. An approximation: it knows neither values nor MLPs, nor what the word is.
 
-Attention is read where it is computed, from the calls of ``scaled_dot_product_attention`` that a block makes, so a
+Attention is read where it is computed, from the calls of ``scaled_dot_product_attention`` that a layer makes, so a
 family needs nothing for it but to use that.
 """
 
@@ -25,26 +25,27 @@ from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, I
 @dataclass(frozen=True)
 class AttentionRollout:
     """The attention of all heads averaged, half of it replaced by the identity for the residual stream, multiplied from
-    the last block down.
+    the last layer down.
 
     Attributes:
         state: the answer state of the pass (`attribution.states`).
-        blocks: the rollout ends at what the cells hold behind the lowest of them; None: at the embeddings.
+        target_layers: the rollout ends at what the cells hold behind the lowest of them; None: at the embeddings.
         profile: how the map is refined.
     """
 
     state: State = "remask"
-    blocks: tuple[int, ...] | None = None
+    target_layers: tuple[int, ...] | None = None
     profile: RefineConfig = RAW
 
     @torch.no_grad()
     def raw_maps(
         self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
     ) -> Tensor:
-        """See `dcam_fast.attribution.Attribution.raw_maps`; a map's total is at most 1, the share of its word that the
-        image has. Raises AdapterError for a model that attends in another way."""
-        if self.blocks is not None:
-            adapter.check_blocks(self.blocks)
+        """See `AttributionMethod.raw_maps`; the total of a map is at most 1, the share of its word that the image has.
+
+        Raises AdapterError for a model that attends in another way."""
+        if self.target_layers is not None:
+            adapter.check_layers(self.target_layers)
         maps = view.boxes.new_zeros(sum(len(word.positions) for word in words), *view.cells.shape)
         if not words:
             return maps
@@ -59,11 +60,11 @@ class AttentionRollout:
     def _flow(self, adapter: Adapter[Any], inputs: Inputs, canvas: Tensor, positions: Tensor) -> Tensor:
         """Float32 ``[T, n]``: what each row of the sequence has in the rows that the targets' logits are read from."""
         hidden = adapter.embed(inputs, canvas)
-        lowest = -1 if self.blocks is None else self.blocks[0]
+        lowest = -1 if self.target_layers is None else self.target_layers[0]
         attention = []
-        for index in range(adapter.blocks):
+        for index in range(adapter.num_layers):
             with _Attention() as watched:
-                behind = adapter.block(index, hidden, inputs)
+                behind = adapter.layer(index, hidden, inputs)
             if index > lowest:
                 attention.append(_of_sequence(watched.seen, hidden, adapter.name))
             hidden = behind
@@ -71,8 +72,8 @@ class AttentionRollout:
 
 
 def roll_out(rows: Tensor, attention: Sequence[Tensor]) -> Tensor:
-    """Shares ``[T, n]`` of rows of the sequence behind the last block, taken down through the attention ``[n, n]`` of
-    the blocks (lowest first); a row keeps half for itself."""
+    """Shares ``[T, n]`` of rows of the sequence behind the last layer, taken down through the attention ``[n, n]`` of
+    the layers (lowest first); a row keeps half for itself."""
     for one in reversed(attention):
         rows = (rows @ one + rows) / 2
     return rows
@@ -117,21 +118,21 @@ def weights(
 
 
 def _of_sequence(seen: list[Tensor], hidden: Hidden, name: str) -> Tensor:
-    """Attention of one block over the whole sequence, ``[n, n]``: the image stream's rows, then the canvas's where it
-    is a stream of its own. A stream that was not computed (the image's, behind the last block) keeps its rows."""
+    """Attention of one layer over the whole sequence, ``[n, n]``: the image stream's rows, then the canvas's where it
+    is a stream of its own. A stream that was not computed (the image's, behind the last layer) keeps its rows."""
     image = hidden.image.shape[1]
     total = image + (0 if hidden.canvas is None else hidden.canvas.shape[1])
     calls = 1 if hidden.canvas is None else 2
     if not 1 <= len(seen) <= calls or len(seen[-1]) != total - (image if calls == 2 else 0):
         raise AdapterError(
             f"attention_rollout: model must attend by one scaled_dot_product_attention a stream, got {name}, which has "
-            f"{len(seen)} in a block"
+            f"{len(seen)} in a layer"
         )
     whole = torch.eye(total, device=hidden.image.device)
     if len(seen) == 2:
         whole[:image, :image] = seen[0]
     rows, keys = seen[-1].shape
-    # a block with a sliding window may hold no keys but the last
+    # a layer with a sliding window may hold no keys but the last
     whole[total - rows :] = F.pad(seen[-1], (total - keys, 0))
     return whole
 

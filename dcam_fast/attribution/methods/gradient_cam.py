@@ -1,4 +1,4 @@
-"""Diffusion-CAM (arXiv 2604.11005): raw maps of answer positions from one block's, or several blocks', hidden
+"""Diffusion-CAM (arXiv 2604.11005): raw maps of answer positions from one layer's, or several layers', hidden
 states."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dcam_fast import ops
 from dcam_fast.attribution.answer_states import State, canvases
-from dcam_fast.attribution.by_word import mean_by_word, owners_of, positions_of
+from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
 from dcam_fast.attribution.engine import Targets, differentiate
 from dcam_fast.attribution.objectives import Objective
 from dcam_fast.config import DEFAULT, RefineConfig
@@ -20,24 +20,24 @@ from dcam_fast.models.adapter import NO_MASK, Adapter, AdapterError, ImageView, 
 
 
 @dataclass(frozen=True)
-class Method:
+class GradientCAM:
     """How a map is made.
 
     Attributes:
         objective: the scalar that is differentiated (`attribution.objectives`).
         state: the answer state it is evaluated at (`attribution.states`).
         aggregation: how activations and gradients become one number per cell (`ops.pool`).
-        blocks: the blocks whose maps are averaged, ascending; None: the adapter's choice.
-        depth: approximate: how many blocks above those are differentiated; None: all, which is exact.
-        shared: approximate: a word of several tokens, or a phrase, costs one way back: all of them are masked at once,
-            and the sum of their objectives is differentiated. False: the mean of their maps, which is exact.
+        target_layers: the layers whose maps are averaged, ascending; None: the adapter's choice.
+        depth: approximate: how many layers above those are differentiated; None: all, which is exact.
+        shared: approximate: a word of several tokens, or a phrase, costs one backward pass: all its tokens are masked
+            at once, and the sum of their objectives is differentiated. False: the mean of their maps, which is exact.
         profile: how the raw map is refined unless the caller says otherwise.
     """
 
     objective: Objective = "logprob"
     state: State = "remask"
-    aggregation: str = "layercam"
-    blocks: tuple[int, ...] | None = None
+    aggregation: str = "layer_cam"
+    target_layers: tuple[int, ...] | None = None
     depth: int | None = None
     shared: bool = False
     profile: RefineConfig = DEFAULT
@@ -45,7 +45,7 @@ class Method:
     def raw_maps(
         self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
     ) -> Tensor:
-        """See `dcam_fast.attribution.Attribution.raw_maps`."""
+        """See `dcam_fast.attribution.AttributionMethod.raw_maps`."""
         return maps_of_words(adapter, inputs, trajectory, words, (self,), view)[0]
 
 
@@ -60,7 +60,7 @@ def build_targets(trajectory: Trajectory, positions: Tensor, state: State, mask_
     )
 
 
-def raw_maps(adapter: Adapter[Any], inputs: Inputs, targets: Targets, method: Method, view: ImageView) -> Tensor:
+def raw_maps(adapter: Adapter[Any], inputs: Inputs, targets: Targets, method: GradientCAM, view: ImageView) -> Tensor:
     """Raw maps float32 ``[T, h, w]`` in 0..1 of ``targets`` over one view of the image."""
     return _pooled(adapter, inputs, targets, method, (method.aggregation,), view)[0]
 
@@ -70,7 +70,7 @@ def maps_of_words(
     inputs: Inputs,
     trajectory: Trajectory,
     words: Sequence[Word],
-    methods: Sequence[Method],
+    methods: Sequence[GradientCAM],
     view: ImageView,
 ) -> list[Tensor]:
     """Raw maps float32 ``[len(words), h, w]`` by each of ``methods``, which differ in nothing but their aggregation
@@ -79,7 +79,7 @@ def maps_of_words(
     targets = build_targets(trajectory, positions, methods[0].state, adapter.mask_token)
     aggregations = [method.aggregation for method in methods]
     if methods[0].shared:
-        owners = owners_of(words).to(adapter.device)
+        owners = word_index(words).to(adapter.device)
         targets = _as_phrases(targets, owners, adapter.mask_token)
         return _pooled(adapter, inputs, targets, methods[0], aggregations, view)
     maps = _pooled(adapter, inputs, targets, methods[0], aggregations, view)
@@ -99,14 +99,14 @@ def _pooled(
     adapter: Adapter[Any],
     inputs: Inputs,
     targets: Targets,
-    method: Method,
+    method: GradientCAM,
     aggregations: Sequence[str],
     view: ImageView,
 ) -> list[Tensor]:
     """Raw maps ``[T, h, w]`` by each aggregation of what ``method`` differentiates."""
     h, w = view.cells.shape
     cells = view.cells.flatten()
-    blocks = adapter.default_blocks if method.blocks is None else method.blocks
+    layers = adapter.default_layers if method.target_layers is None else method.target_layers
     count = len(targets) if targets.maps is None else len(targets.maps.unique())
     maps = [view.boxes.new_zeros(count, h * w) for _ in aggregations]
 
@@ -114,8 +114,8 @@ def _pooled(
         for of, aggregation in zip(maps, aggregations, strict=True):
             of[numbers] += ops.pool(activations, gradients, cells, aggregation)
 
-    differentiate(adapter, inputs, targets, blocks, method.objective, pool, method.depth)
-    if len(blocks) > 1:  # as `ops.pool` averages blocks, whose gradients never are there at once
+    differentiate(adapter, inputs, targets, layers, method.objective, pool, method.depth)
+    if len(layers) > 1:  # as `ops.pool` averages layers, whose gradients never are there at once
         maps = [of - of.amin(1, keepdim=True) for of in maps]
-        maps = [of / (of.amax(1, keepdim=True) + 1e-8 * len(blocks)) for of in maps]
+        maps = [of / (of.amax(1, keepdim=True) + 1e-8 * len(layers)) for of in maps]
     return [of.view(-1, h, w) for of in maps]

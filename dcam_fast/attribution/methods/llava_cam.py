@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast.attribution.answer_states import State
-from dcam_fast.attribution.by_word import mean_by_word, owners_of, positions_of
+from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
 from dcam_fast.attribution.engine import CHUNK, capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets
 from dcam_fast.config import RAW, RefineConfig
@@ -26,7 +26,7 @@ class LlavaCam:
     gives all words the same map.
 
     Attributes:
-        state, blocks, profile: as in `Method`.
+        state, layers, profile: as in `GradientCAM`.
         scope: whose tokens' logits are summed.
         threshold: values under this share of the maximum become 0.
         runs: noisy images that the map is a mean over; 0: the image itself.
@@ -38,7 +38,7 @@ class LlavaCam:
 
     state: State = "final"
     scope: Literal["word", "answer"] = "word"
-    blocks: tuple[int, ...] | None = None
+    target_layers: tuple[int, ...] | None = None
     threshold: float = 0.5
     runs: int = 0
     noise: float = 0.1
@@ -55,7 +55,7 @@ class LlavaCam:
     def raw_maps(
         self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
     ) -> Tensor:
-        """See `dcam_fast.attribution.Attribution.raw_maps`."""
+        """See `dcam_fast.attribution.AttributionMethod.raw_maps`."""
         explained = words
         if self.scope == "answer" and words:
             explained = [Word("", tuple(range(trajectory.length)))]
@@ -74,9 +74,9 @@ class LlavaCam:
     def _weighted(
         self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
     ) -> Tensor:
-        """``max(mean_d A w, 0)`` with ``w = mean_n max(G, 0)``, float32 ``[len(words), N]``; mean over blocks."""
-        blocks = adapter.default_blocks if self.blocks is None else self.blocks
-        cells, owners = view.cells.flatten(), owners_of(words).to(adapter.device)
+        """``max(mean_d A w, 0)`` with ``w = mean_n max(G, 0)``, float32 ``[len(words), N]``; mean over layers."""
+        layers = adapter.default_layers if self.target_layers is None else self.target_layers
+        cells, owners = view.cells.flatten(), word_index(words).to(adapter.device)
         positions = positions_of(words).to(adapter.device)
         targets = build_targets(trajectory, positions, self.state, adapter.mask_token)
         maps = view.boxes.new_zeros(len(words), len(cells))
@@ -84,7 +84,7 @@ class LlavaCam:
             return maps
         chunks = [
             [(c.activations[:, cells].float(), c.gradients[:, cells].float()) for c in captured]
-            for captured in (capture(adapter, inputs, chunk, blocks, "logit") for chunk in targets.chunks(CHUNK))
+            for captured in (capture(adapter, inputs, chunk, layers, "logit") for chunk in targets.chunks(CHUNK))
         ]
         for pairs in zip(*chunks, strict=True):
             A, G = (torch.cat(parts) for parts in zip(*pairs, strict=True))
@@ -92,7 +92,7 @@ class LlavaCam:
             summed = G.new_zeros(len(words), *G.shape[1:]).index_add(0, owners, G)
             weights = summed.clamp(min=0).mean(1)
             maps += torch.einsum("wnd,wd->wn", mean_by_word(A, words), weights).clamp(min=0) / G.shape[2]
-        return maps / len(blocks)
+        return maps / len(layers)
 
 
 def _noisy(image: NDArray[np.uint8], noise: float, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -7,41 +7,43 @@ from typing import Final
 
 from dcam_fast.attribution.methods.activation import Activation
 from dcam_fast.attribution.methods.attention_rollout import AttentionRollout
-from dcam_fast.attribution.methods.gradient_cam import Method
+from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.attribution.methods.llava_cam import LlavaCam
-from dcam_fast.attribution.methods.protocol import Attribution
+from dcam_fast.attribution.methods.protocol import AttributionMethod
 from dcam_fast.attribution.methods.random import Random
 from dcam_fast.attribution.methods.tam import Tam
 from dcam_fast.config import RAW, RELEASED
 
 # Diffusion-CAM (arXiv 2604.11005) with this package's settings, and with the paper's.
-DIFFUSION_CAM: Final = Method()
-PUBLISHED: Final = Method(objective="contrast_sum", state="final", aggregation="pooled", blocks=(0,), profile=RELEASED)
+DIFFUSION_CAM: Final = GradientCAM()
+PUBLISHED: Final = GradientCAM(
+    objective="contrast_sum", state="final", aggregation="pooled", target_layers=(0,), profile=RELEASED
+)
 
-METHODS: Final[dict[str, Attribution]] = {
+METHODS: Final[dict[str, AttributionMethod]] = {
     "default": DIFFUSION_CAM,
     "published": PUBLISHED,
     # Grad-CAM (Selvaraju et al. 2017) at a word's own logit, and as the paper runs it as its baseline
-    "grad_cam": Method(objective="logit", aggregation="gradcam", profile=RAW),
-    "grad_cam_paper": Method(
-        objective="contrast_sum", state="final", aggregation="gradcam_paper", blocks=(0,), profile=RAW
+    "grad_cam": GradientCAM(objective="logit", aggregation="grad_cam", profile=RAW),
+    "grad_cam_paper": GradientCAM(
+        objective="contrast_sum", state="final", aggregation="grad_cam_paper", target_layers=(0,), profile=RAW
     ),
     "llava_cam": LlavaCam(),
     "llava_cam_smooth": LlavaCam(runs=50),
     "tam": Tam(),
     # LayerCAM (Jiang et al. 2021): positive gradients weight positive activations cell by cell
-    "layercam": Method(objective="logit", aggregation="layercam", profile=RAW),
+    "layer_cam": GradientCAM(objective="logit", aggregation="layer_cam", profile=RAW),
     # HiResCAM (Draelos and Carin 2020): activations times gradients, summed with their signs over the channels
-    "hirescam": Method(objective="logit", aggregation="hirescam", profile=RAW),
+    "hires_cam": GradientCAM(objective="logit", aggregation="hires_cam", profile=RAW),
     "attention_rollout": AttentionRollout(),
     "activation": Activation(),
     "random": Random(),
 }
 
 
-def method_named(method: str | Attribution) -> Attribution:
+def method_named(method: str | AttributionMethod) -> AttributionMethod:
     """The method itself, or the one of that name; ValueError for a name there is none of, TypeError for no method."""
-    need = f"explain: method must be one of {', '.join(METHODS)} or a Method"
+    need = f"explain: method must be one of {', '.join(METHODS)} or a GradientCAM"
     if isinstance(method, str):
         if method not in METHODS:
             raise ValueError(f"{need}, got {method!r}")

@@ -11,13 +11,13 @@ from dcam_fast.config import RefineConfig
 from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
 
 
-class Attribution(Protocol):
+class AttributionMethod(Protocol):
     """A way to make a map for each word of an answer. Instances are frozen dataclasses: their fields are all that
     distinguishes one method of a kind from another."""
 
     @property
-    def blocks(self) -> tuple[int, ...] | None:
-        """The blocks that are explained, ascending; None: the adapter's choice."""
+    def target_layers(self) -> tuple[int, ...] | None:
+        """The layers that are explained, ascending; None: the adapter's choice."""
 
     @property
     def profile(self) -> RefineConfig:

@@ -20,17 +20,17 @@ class Random:
 
     Attributes:
         seed: of the noise.
-        blocks, profile: as in `Attribution`; no block is read.
+        target_layers, profile: as in `AttributionMethod`; no layer is read.
     """
 
     seed: int = 0
-    blocks: tuple[int, ...] | None = None
+    target_layers: tuple[int, ...] | None = None
     profile: RefineConfig = RAW
 
     def raw_maps(
         self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
     ) -> Tensor:
-        """See `dcam_fast.attribution.Attribution.raw_maps`."""
+        """See `dcam_fast.attribution.AttributionMethod.raw_maps`."""
         generator = torch.Generator().manual_seed(zlib.crc32(inputs.image.tobytes(), self.seed))
         # one map per answer position, so that a word's map does not depend on which other words are explained
         noise = torch.rand(len(trajectory.tokens), *view.cells.shape, generator=generator)

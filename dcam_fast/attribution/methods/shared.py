@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from dcam_fast.attribution.methods.gradient_cam import Method, maps_of_words
-from dcam_fast.attribution.methods.protocol import Attribution
+from dcam_fast.attribution.methods.gradient_cam import GradientCAM, maps_of_words
+from dcam_fast.attribution.methods.protocol import AttributionMethod
 from dcam_fast.config import RAW
 from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
 
 
-def describe(method: Attribution) -> dict[str, object]:
+def describe(method: AttributionMethod) -> dict[str, object]:
     """A method's kind and settings, its profile left out, as what JSON can hold."""
     settings = {field.name: getattr(method, field.name) for field in fields(method)}  # type: ignore[arg-type]
     del settings["profile"]
@@ -23,7 +23,7 @@ def describe(method: Attribution) -> dict[str, object]:
 
 
 def all_raw_maps(
-    methods: Mapping[str, Attribution],
+    methods: Mapping[str, AttributionMethod],
     adapter: Adapter[Any],
     inputs: Inputs,
     trajectory: Trajectory,
@@ -32,15 +32,17 @@ def all_raw_maps(
 ) -> dict[str, Tensor]:
     """Raw maps ``[len(words), h, w]`` by every method, those that need the same activations and gradients from the
     same passes."""
-    groups: dict[Method, list[str]] = {}
+    groups: dict[GradientCAM, list[str]] = {}
     maps = {}
     for name, method in methods.items():
-        if isinstance(method, Method):
-            same_passes = replace(method, aggregation="", profile=RAW, blocks=method.blocks or adapter.default_blocks)
+        if isinstance(method, GradientCAM):
+            same_passes = replace(
+                method, aggregation="", profile=RAW, target_layers=method.target_layers or adapter.default_layers
+            )
             groups.setdefault(same_passes, []).append(name)
         else:
             maps[name] = method.raw_maps(adapter, inputs, trajectory, words, view)
     for names in groups.values():
-        sharing = [method for name in names if isinstance(method := methods[name], Method)]
+        sharing = [method for name in names if isinstance(method := methods[name], GradientCAM)]
         maps |= zip(names, maps_of_words(adapter, inputs, trajectory, words, sharing, view), strict=True)
     return {name: maps[name] for name in methods}

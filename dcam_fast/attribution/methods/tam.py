@@ -22,12 +22,12 @@ class Tam:
     """Maps of the finished answer, from one forward pass.
 
     Attributes:
-        blocks: no map depends on it.
+        target_layers: no map depends on it.
         kernel_size: side of the rank-Gaussian filter.
         profile: what refines the map behind that filter.
     """
 
-    blocks: tuple[int, ...] | None = None
+    target_layers: tuple[int, ...] | None = None
     kernel_size: int = 3
     profile: RefineConfig = RAW
 
@@ -35,21 +35,21 @@ class Tam:
     def raw_maps(
         self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
     ) -> Tensor:
-        """See `dcam_fast.attribution.Attribution.raw_maps`."""
+        """See `dcam_fast.attribution.AttributionMethod.raw_maps`."""
         if not words:
             return view.boxes.new_zeros(0, *view.cells.shape)
         answer = trajectory.tokens[: trajectory.length]
         finished = canvases(trajectory, trajectory.steps.new_zeros(1), "final", adapter.mask_token)
         hidden = adapter.embed(inputs, finished)
-        for index in range(adapter.blocks - 1):
-            hidden = adapter.block(index, hidden, inputs)
+        for index in range(adapter.num_layers - 1):
+            hidden = adapter.layer(index, hidden, inputs)
         cells = adapter.image_logits(hidden, view.cells.flatten(), answer, inputs)[0].T
         rows = torch.arange(len(answer), device=answer.device)[None]
-        logits = adapter.logits(adapter.block(adapter.blocks - 1, hidden, inputs), rows, inputs)[0]
+        logits = adapter.logits(adapter.layer(adapter.num_layers - 1, hidden, inputs), rows, inputs)[0]
         scores = logits[:, answer].T  # [t, j]: token t's class read at position j
         texts = [adapter.decode(answer[i : i + 1]).strip() for i in range(len(answer))]
-        context, rivals = (mask.to(answer.device) for mask in context_of(texts, adapter.causal))
-        maps = activation_maps(cells, scores, context, rivals).view(-1, *view.cells.shape)
+        context, baselines = (mask.to(answer.device) for mask in context_of(texts, adapter.causal))
+        maps = activation_maps(cells, scores, context, baselines).view(-1, *view.cells.shape)
         return mean_by_word(ops.rank_filter(maps[positions_of(words).to(answer.device)], self.kernel_size), words)
 
 
@@ -63,20 +63,20 @@ def context_of(texts: Sequence[str], causal: bool) -> tuple[Tensor, Tensor]:
     return context, context & different
 
 
-def activation_maps(cells: Tensor, scores: Tensor, context: Tensor, rivals: Tensor) -> Tensor:
-    """Estimated causal inference and joint normalisation.
+def activation_maps(cells: Tensor, scores: Tensor, context: Tensor, baselines: Tensor) -> Tensor:
+    """Estimated causal inference and joint normalization.
 
     Args:
         cells: ``[T, N]``, logits of every answer token at the image's cells.
         scores: ``[T, T]``, logits of token t (row) at answer position j.
-        context, rivals: bool ``[T, T]``, see `context_of`.
+        context, baselines: bool ``[T, T]``, see `context_of`.
 
     Returns:
         ``[T, N]`` in 0..1: 0 and 1 are the extremes of a token's map and its scores at its context together, so a word
         that rests on other words has a weak map.
     """
     maps, scores = cells.clamp(min=0), scores.clamp(min=0)
-    weights = torch.where(rivals, scores, 0)
+    weights = torch.where(baselines, scores, 0)
     interference = weights / weights.sum(1, keepdim=True).clamp(min=1e-8) @ maps
     energy = interference.square().sum(1)
     scale = (maps * interference).sum(1) / torch.where(energy > 0, energy, 1)

@@ -15,7 +15,7 @@ SELECTION_SEED, TEST_SEED = 31_000, 34_000  # settings are chosen on the first s
 
 class Scenes(Sequence[Sample]):
     """``count`` scenes drawn one after the other from one seed. The spans of an object are the words of its size,
-    colour and shape; there are no terms, for in a caption with an error nobody knows which object a word means."""
+    color and shape; there are no terms, for in a caption with an error nobody knows which object a word means."""
 
     def __init__(self, count: int, seed: int, hard: bool = False) -> None:
         if count < 0 or seed < 0:

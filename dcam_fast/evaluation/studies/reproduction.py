@@ -16,7 +16,7 @@ import torch
 
 import dcam_fast
 from dcam_fast.attribution.methods.presets import DIFFUSION_CAM, METHODS, PUBLISHED
-from dcam_fast.attribution.methods.protocol import Attribution
+from dcam_fast.attribution.methods.protocol import AttributionMethod
 from dcam_fast.config import DEFAULT, PAPER, RAW, Mode, RefineConfig
 from dcam_fast.evaluation.aggregate import Aggregate, Estimate
 from dcam_fast.evaluation.cases import case_maps, measure, prepare
@@ -41,7 +41,7 @@ class Row:
     """A method under its name in the table, and what the paper has for it on COCO Caption and on GranDf."""
 
     name: str
-    method: Attribution
+    method: AttributionMethod
     coco: Figures | None = None
     grandf: Figures | None = None
 
@@ -64,7 +64,7 @@ class Reproduction:
     table: dict[str, dict[str, Estimate]]
 
 
-def _refined(**changes: Any) -> Attribution:
+def _refined(**changes: Any) -> AttributionMethod:
     """The published method with the paper's profile changed."""
     return replace(PUBLISHED, profile=replace(PAPER, **changes))
 
@@ -73,7 +73,7 @@ def _shifted(by: float) -> tuple[float, ...]:
     return tuple(percent + by for percent in PAPER.gating_percentiles)
 
 
-def _default(profile: RefineConfig) -> Attribution:
+def _default(profile: RefineConfig) -> AttributionMethod:
     return replace(DIFFUSION_CAM, profile=profile)
 
 

@@ -1,8 +1,8 @@
 """How the default method and profile were chosen: ``python -m dcam_fast.evaluation.studies.search``.
 
 Four rounds on the selection scenes, which no reported figure is measured on. The first compares raw maps over
-objectives, answer states, aggregations and blocks: the best is the one with the highest pointing rate among those whose
-F3 is within one standard error of the highest, of equals the one with fewer blocks. The second refines the best raw map
+objectives, answer states, aggregations and layers: the best is the one with the highest pointing rate among those whose
+F3 is within one standard error of the highest, of equals the one with fewer layers. The second refines the best raw map
 in every way. The third takes those within one standard error of the highest F3 and measures deletion: the lowest is
 chosen. The fourth asks whether a few ideas that the package does not have would improve on that.
 """
@@ -28,20 +28,20 @@ from dcam_fast import models, ops
 from dcam_fast.attribution.answer_states import StateName
 from dcam_fast.attribution.by_word import mean_by_word
 from dcam_fast.attribution.engine import Capture, capture
-from dcam_fast.attribution.methods.gradient_cam import Method, build_targets
+from dcam_fast.attribution.methods.gradient_cam import GradientCAM, build_targets
 from dcam_fast.attribution.objectives import ObjectiveName
 from dcam_fast.attribution.refinement import refined
 from dcam_fast.config import RAW, RefineConfig
 from dcam_fast.evaluation.cases import Case, Metrics, curve_metrics, measure
 from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
-from dcam_fast.evaluation.localisation import draw_cases, summarise
+from dcam_fast.evaluation.localization import draw_cases, summarize
 from dcam_fast.evaluation.perturbation import Perturbation
 from dcam_fast.images import cell_colors
 from dcam_fast.models.adapter import Adapter
 
 OBJECTIVES: tuple[ObjectiveName, ...] = ("logprob", "logit", "contrast", "contrast_sum")
 STATES: tuple[StateName, ...] = ("committed", "remask", "first", "final")
-AGGREGATIONS = ("elementwise", "layercam", "hirescam", "gradcam", "pooled", "activation")
+AGGREGATIONS = ("elementwise", "layer_cam", "hires_cam", "grad_cam", "pooled", "activation")
 FINALISTS = 12
 BLOCKS = ((0,), (1,), (2,), (3,), (4,), (1, 2), (2, 3), (0, 1, 2))
 
@@ -82,13 +82,13 @@ def level(entries: list[dict[str, Any]]) -> float:
 
 def ranked(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """By F3, after those within one standard error of the highest, which come first and by pointing rate; of the same
-    rate those with fewer blocks."""
+    rate those with fewer layers."""
     least = level(entries)
 
     def place(entry: dict[str, Any]) -> tuple[float, ...]:
         if entry["f3"] < least:
             return 1, -entry["f3"]
-        return 0, -entry["pointing"], len(entry.get("blocks", ())), -entry["f3"]
+        return 0, -entry["pointing"], len(entry.get("layers", ())), -entry["f3"]
 
     return sorted(entries, key=place)
 
@@ -97,41 +97,41 @@ def compare_raw(adapter: Adapter[Any], cases: list[Case]) -> list[dict[str, Any]
     """The first round: one entry per method, best first."""
     rows: dict[tuple[Any, ...], list[Metrics]] = {}
     combinations = list(itertools.product(OBJECTIVES, STATES))
-    every = tuple(range(adapter.blocks - 1))
+    every = tuple(range(adapter.num_layers - 1))
     for case in tqdm(cases, "raw maps"):
         view = case.inputs.views[0]
         for objective, state in combinations:
             targets = build_targets(case.trajectory, case.positions, state, adapter.mask_token)
             captured = capture(adapter, case.inputs, targets, every, objective)
-            for aggregation, blocks in itertools.product(AGGREGATIONS, BLOCKS):
+            for aggregation, layers in itertools.product(AGGREGATIONS, BLOCKS):
                 activations, gradients = zip(
-                    *((captured[b].activations, captured[b].gradients) for b in blocks), strict=True
+                    *((captured[b].activations, captured[b].gradients) for b in layers), strict=True
                 )
                 maps = ops.pool(activations, gradients, view.cells.flatten(), aggregation).view(-1, *view.cells.shape)
-                rows.setdefault((objective, state, aggregation, blocks), []).append(measure(case, maps))
+                rows.setdefault((objective, state, aggregation, layers), []).append(measure(case, maps))
     entries = [
-        {"objective": objective, "state": state, "aggregation": aggregation, "blocks": list(blocks)} | summarise(of)
-        for (objective, state, aggregation, blocks), of in rows.items()
+        {"objective": objective, "state": state, "aggregation": aggregation, "layers": list(layers)} | summarize(of)
+        for (objective, state, aggregation, layers), of in rows.items()
     ]
     return ranked(entries)
 
 
-def _captured(adapter: Adapter[Any], case: Case, method: Method, state: StateName) -> tuple[Capture, ...]:
+def _captured(adapter: Adapter[Any], case: Case, method: GradientCAM, state: StateName) -> tuple[Capture, ...]:
     targets = build_targets(case.trajectory, case.positions, state, adapter.mask_token)
-    return capture(adapter, case.inputs, targets, method.blocks or adapter.default_blocks, method.objective)
+    return capture(adapter, case.inputs, targets, method.target_layers or adapter.default_layers, method.objective)
 
 
-def _pooled(captured: tuple[Capture, ...], case: Case, method: Method, centred: bool = False) -> Tensor:
+def _pooled(captured: tuple[Capture, ...], case: Case, method: GradientCAM, centerd: bool = False) -> Tensor:
     view = case.inputs.views[0]
     cells = view.cells.flatten()
     activations = [one.activations for one in captured]
-    if centred:
+    if centerd:
         activations = [A - A[..., cells, :].mean(-2, keepdim=True) for A in activations]
     maps = ops.pool(activations, [one.gradients for one in captured], cells, method.aggregation)
     return mean_by_word(maps.view(-1, *view.cells.shape), case.words)
 
 
-def compare_profiles(adapter: Adapter[Any], cases: list[Case], method: Method) -> list[dict[str, Any]]:
+def compare_profiles(adapter: Adapter[Any], cases: list[Case], method: GradientCAM) -> list[dict[str, Any]]:
     """The second round: one entry per refinement of ``method``'s raw maps, best first."""
     rows: dict[RefineConfig, list[Metrics]] = {}
     for case in tqdm(cases, "profiles"):
@@ -143,7 +143,7 @@ def compare_profiles(adapter: Adapter[Any], cases: list[Case], method: Method) -
 
 
 def measure_deletion(
-    adapter: Adapter[Any], cases: list[Case], method: Method, entries: list[dict[str, Any]]
+    adapter: Adapter[Any], cases: list[Case], method: GradientCAM, entries: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """The third round: those of ``entries`` within one standard error of the highest F3, `FINALISTS` at most, with
     their deletion, lowest first."""
@@ -161,7 +161,7 @@ def measure_deletion(
 
 
 def compare_ideas(
-    adapter: Adapter[Any], cases: list[Case], method: Method, config: RefineConfig
+    adapter: Adapter[Any], cases: list[Case], method: GradientCAM, config: RefineConfig
 ) -> list[dict[str, Any]]:
     """The fourth round: the choice, and what else could be done."""
     rows: dict[str, list[Metrics]] = {}
@@ -174,7 +174,7 @@ def compare_ideas(
         tried = {
             "as chosen": chosen,
             "the mean of the states committed and remask": (committed + remask) / 2,
-            "activations centred over the cells": _pooled(captured[_state_of(method)], case, method, centred=True),
+            "activations centerd over the cells": _pooled(captured[_state_of(method)], case, method, centerd=True),
             "one map for all words of an object": phrases,
         }
         maps = {name: refined(raw, config, case.inputs, case.answer) for name, raw in tried.items()}
@@ -203,7 +203,7 @@ def _finely_guided(raw: Tensor, config: RefineConfig, case: Case) -> Tensor:
     return refined(F.avg_pool2d(smooth, 2), replace(config, denoise="none"), case.inputs, case.answer)
 
 
-def _state_of(method: Method) -> StateName:
+def _state_of(method: GradientCAM) -> StateName:
     if not isinstance(method.state, str):
         raise ValueError(f"search: state must be a name, got {method.state!r}")
     return method.state
@@ -214,9 +214,9 @@ def _scored(case: Case, perturbation: Perturbation, maps: Tensor) -> Metrics:
 
 
 def _summary(rows: list[Metrics]) -> dict[str, Any]:
-    """`summarise`, with the correlation between words that name different things."""
+    """`summarize`, with the correlation between words that name different things."""
     alike = [value for row in rows for value in row["inter_word_correlation"]]
-    return summarise(rows) | {"inter_word_correlation": statistics.fmean(alike)}
+    return summarize(rows) | {"inter_word_correlation": statistics.fmean(alike)}
 
 
 def describe(profile: dict[str, Any]) -> str:
@@ -242,10 +242,10 @@ def main(
     cases = list(draw_cases(adapter, count, SELECTION_SEED))
     raw = compare_raw(adapter, cases)
     for entry in raw[:12]:
-        name = f"{entry['objective']} {entry['state']} {entry['aggregation']} {entry['blocks']}"
+        name = f"{entry['objective']} {entry['state']} {entry['aggregation']} {entry['layers']}"
         typer.echo(f"{name:50} pointing {entry['pointing']:.3f} obj_iou {entry['obj_iou']:.3f} F3 {entry['f3']:.3f}")
     best = {name: raw[0][name] for name in ("objective", "state", "aggregation")}
-    method = replace(Method(**best), blocks=tuple(raw[0]["blocks"]))
+    method = replace(GradientCAM(**best), target_layers=tuple(raw[0]["layers"]))
     best_refined = compare_profiles(adapter, cases, method)
     for entry in best_refined[:12]:
         name = describe(entry["profile"])

@@ -5,7 +5,7 @@ keys and values of the encoder's block of the same number. So block ``i`` here i
 stream's part and the decoder's the canvas's. What the encoder's last block puts out nobody reads, which is why it
 cannot be explained.
 
-Nothing of an answer is final before the last step: tokens are accepted, taken back and written anew. A token counts as
+Nothing of an answer is final before the last step: tokens are accepted, taken back and written again. A token counts as
 committed at the step from which on the model's best guess for its position stays what it is in the answer. Every step
 but the first also reads the guesses of the step before (self-conditioning); they are kept as the mean embeddings that
 the decoder makes of them, which are a hundredth of the logits' size.
@@ -98,10 +98,10 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
         self.seed = seed
         self.device = next(model.parameters()).device
         self.config = model.config
-        self.blocks: int = self.config.text_config.num_hidden_layers
-        if self.blocks < 2:
-            raise AdapterError(f"diffusion_gemma: model must have at least two blocks, got {self.blocks}")
-        self.default_blocks = (min(self.blocks - 2, self.blocks * 2 // 3),)
+        self.num_layers: int = self.config.text_config.num_hidden_layers
+        if self.num_layers < 2:
+            raise AdapterError(f"diffusion_gemma: model must have at least two blocks, got {self.num_layers}")
+        self.default_layers = (min(self.num_layers - 2, self.num_layers * 2 // 3),)
         self._conditioning: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
     # ------------------------------------------------------------------------------------------------------- encoding
@@ -253,13 +253,13 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
                 known[row] = self._conditioning[number]
         return Hidden(inputs.embedded, decoder.self_conditioning(embedded, known))
 
-    def block(self, index: int, hidden: Hidden, inputs: DiffusionGemmaInputs) -> Hidden:
+    def layer(self, index: int, hidden: Hidden, inputs: DiffusionGemmaInputs) -> Hidden:
         if hidden.canvas is None:
             raise AdapterError("block: hidden must have a canvas stream, got none")
-        image, context = self.prefix_block(index, hidden.image, inputs)
-        return Hidden(image, self.canvas_block(index, hidden.canvas, context, inputs))
+        image, context = self.prefix_layer(index, hidden.image, inputs)
+        return Hidden(image, self.canvas_layer(index, hidden.canvas, context, inputs))
 
-    def prefix_block(
+    def prefix_layer(
         self, index: int, image: Tensor, inputs: DiffusionGemmaInputs
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         encoder = self.model.model.encoder.language_model
@@ -271,14 +271,14 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
             "attention_mask": mask,
             "past_key_values": cache,
         }
-        if index < self.blocks - 1:
+        if index < self.num_layers - 1:
             image = layer(image, **options)
         else:
             layer.self_attn(layer.input_layernorm(image), **options)
         kept: Any = cache.layers[index]
         return image, (kept.keys, kept.values)
 
-    def canvas_block(
+    def canvas_layer(
         self, index: int, canvas: Tensor, context: tuple[Tensor, Tensor], inputs: DiffusionGemmaInputs
     ) -> Tensor:
         decoder = self.model.model.decoder
@@ -300,7 +300,7 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
         cap = self.model.final_logit_softcapping
         return torch.tanh(self.model.lm_head(self.model.model.decoder.norm(asked)).float() / cap) * cap
 
-    def block_module(self, index: int) -> nn.Module:
+    def layer_module(self, index: int) -> nn.Module:
         """The decoder's; the encoder's has the same weights wherever it has any of its own."""
         return self.model.model.decoder.layers[index]
 

@@ -77,9 +77,9 @@ class DreamAdapter(Adapter[DreamInputs]):
         if answer_length < 1:
             raise AdapterError(f"{self.family}: answer_length must be at least 1, got {answer_length}")
         self.layers = model.model.layers
-        self.blocks = len(self.layers)
-        if self.blocks < 2:
-            raise AdapterError(f"{self.family}: model must have at least two blocks, got {self.blocks}")
+        self.num_layers = len(self.layers)
+        if self.num_layers < 2:
+            raise AdapterError(f"{self.family}: model must have at least two blocks, got {self.num_layers}")
         model.eval().requires_grad_(False)
         self.model = model
         self.config = model.config
@@ -91,7 +91,7 @@ class DreamAdapter(Adapter[DreamInputs]):
         self.answer_length = answer_length
         self.mask_token: int = self.config.mask_token_id
         self.device = model.lm_head.weight.device
-        self.default_blocks = (min(self.blocks - 2, self.blocks * 2 // 3),)
+        self.default_layers = (min(self.num_layers - 2, self.num_layers * 2 // 3),)
         ends = (self.tokenizer.eos_token_id, self.config.eos_token_id, self.config.pad_token_id)
         self._ends = torch.tensor([end for end in ends if end is not None], device=self.device)
 
@@ -169,7 +169,7 @@ class DreamAdapter(Adapter[DreamInputs]):
             masked = (canvas == self.mask_token).nonzero()[:, 0]
             if not len(masked):
                 break
-            count = self.quota(len(masked), step, times)
+            count = self.num_to_unmask(len(masked), step, times)
             if count:  # some steps of the authors' clock write nothing
                 chances = self.chances(read(canvas)[masked].to(self.model.lm_head.weight.dtype))
                 is_last = step == steps - 1
@@ -184,7 +184,7 @@ class DreamAdapter(Adapter[DreamInputs]):
             yield Trajectory(canvas, written, int(ends[0]) if len(ends) else len(canvas))
 
     @abstractmethod
-    def quota(self, left: int, step: int, times: Tensor) -> int:
+    def num_to_unmask(self, left: int, step: int, times: Tensor) -> int:
         """How many of the ``left`` masked positions are written in a step that goes from ``times[step]`` to
         ``times[step + 1]``."""
 
@@ -203,17 +203,17 @@ class DreamAdapter(Adapter[DreamInputs]):
         contexts = []
         if self.has_two_streams:
             image = self.embed(inputs, self._masked()[None]).image
-            for index in range(self.blocks):
-                image, context = self.prefix_block(index, image, inputs)
+            for index in range(self.num_layers):
+                image, context = self.prefix_layer(index, image, inputs)
                 contexts.append(context)
 
         def read(canvas: Tensor) -> Tensor:
             hidden = self.embed(inputs, canvas[None])
-            for index in range(self.blocks):
+            for index in range(self.num_layers):
                 if hidden.canvas is None:
-                    hidden = self.block(index, hidden, inputs)
+                    hidden = self.layer(index, hidden, inputs)
                 else:
-                    answer = self.canvas_block(index, hidden.canvas, contexts[index], inputs)
+                    answer = self.canvas_layer(index, hidden.canvas, contexts[index], inputs)
                     hidden = Hidden(hidden.image, answer)
             return self.logits(hidden, rows, inputs)[0]
 
@@ -229,20 +229,20 @@ class DreamAdapter(Adapter[DreamInputs]):
             return Hidden(torch.cat((prompt, tokens(self._masked())[None]), 1), torch.cat((last, answers), 1))
         return Hidden(torch.cat((prompt.expand(len(answers), -1, -1), answers), 1))
 
-    def block(self, index: int, hidden: Hidden, inputs: DreamInputs) -> Hidden:
+    def layer(self, index: int, hidden: Hidden, inputs: DreamInputs) -> Hidden:
         if hidden.canvas is None:
             return Hidden(self._run(index, hidden.image, inputs, None))
-        image, context = self.prefix_block(index, hidden.image, inputs)
-        return Hidden(image, self.canvas_block(index, hidden.canvas, context, inputs))
+        image, context = self.prefix_layer(index, hidden.image, inputs)
+        return Hidden(image, self.canvas_layer(index, hidden.canvas, context, inputs))
 
-    def prefix_block(self, index: int, image: Tensor, inputs: DreamInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def prefix_layer(self, index: int, image: Tensor, inputs: DreamInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         cache = _Cache()
         image = self._run(index, image, inputs, cache)
         keys, values = cast(tuple[Tensor, Tensor], cache.written)
         kept = inputs.embedded.shape[1] - 1
         return image, (keys[:, :, :kept], values[:, :, :kept])
 
-    def canvas_block(self, index: int, canvas: Tensor, context: tuple[Tensor, Tensor], inputs: DreamInputs) -> Tensor:
+    def canvas_layer(self, index: int, canvas: Tensor, context: tuple[Tensor, Tensor], inputs: DreamInputs) -> Tensor:
         keys, values = (part.expand(len(canvas), -1, -1, -1) for part in context)
         return self._run(index, canvas, inputs, _Cache((keys, values)))
 
@@ -266,11 +266,11 @@ class DreamAdapter(Adapter[DreamInputs]):
         return logits.float()
 
     def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: DreamInputs) -> Tensor:
-        image = self.model.model.norm(self._run(self.blocks - 1, hidden.image, inputs, None)[:, cells])
+        image = self.model.model.norm(self._run(self.num_layers - 1, hidden.image, inputs, None)[:, cells])
         logits: Tensor = image @ self.model.lm_head.weight[tokens].T
         return logits.float()
 
-    def block_module(self, index: int) -> nn.Module:
+    def layer_module(self, index: int) -> nn.Module:
         return cast(nn.Module, self.layers[index])
 
     # ----------------------------------------------------------------------------------------------------------- text

@@ -51,7 +51,7 @@ class DimpleAdapter(DreamAdapter):
         self.confident = confident
         super().__init__(model, processor, name=name, attention=attention, answer_length=answer_length)
 
-    def quota(self, left: int, step: int, times: Tensor) -> int:
+    def num_to_unmask(self, left: int, step: int, times: Tensor) -> int:
         """The first time to come at which any token is due, given how many are written already."""
         share = torch.tensor(left, device=times.device) / self.answer_length
         due = (left * (1 - times / share)).int()

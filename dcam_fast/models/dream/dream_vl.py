@@ -43,7 +43,7 @@ class DreamVLAdapter(DreamAdapter):
         floor = logits.topk(min(self.config.top_k, logits.shape[-1])).values[:, -1:]
         return logits.masked_fill(logits < floor, -torch.inf).softmax(-1)
 
-    def quota(self, left: int, step: int, times: Tensor) -> int:
+    def num_to_unmask(self, left: int, step: int, times: Tensor) -> int:
         """The share of the time that is left."""
         return left if step == len(times) - 2 else int(left * (1 - times[step + 1] / times[step]))
 

@@ -75,8 +75,8 @@ class LlavaAdapter(Adapter[LlavaInputs]):
         self.mask_token = mask_token
         self.answer_length = answer_length
         self.device = next(model.parameters()).device
-        self.blocks = len(layers)
-        self.default_blocks = (min(self.blocks - 2, self.blocks * 2 // 3),)
+        self.num_layers = len(layers)
+        self.default_layers = (min(self.num_layers - 2, self.num_layers * 2 // 3),)
         self.anyres = Anyres.from_config(model.config, tower.image_size, tower.config.patch_size)
         self._end_tokens = tuple(tokenizer.convert_tokens_to_ids(end) for end in self.ends)
 
@@ -169,8 +169,8 @@ class LlavaAdapter(Adapter[LlavaInputs]):
 
         def read(canvas: Tensor) -> Tensor:
             hidden = self.embed(inputs, canvas[None])
-            for index in range(self.blocks):
-                hidden = self.block(index, hidden, inputs)
+            for index in range(self.num_layers):
+                hidden = self.layer(index, hidden, inputs)
             return self.logits(hidden, rows, inputs)[0]
 
         return read
@@ -180,7 +180,7 @@ class LlavaAdapter(Adapter[LlavaInputs]):
         answer = hidden.image[:, -self.answer_length :] if hidden.canvas is None else hidden.canvas
         return answer.gather(1, rows[..., None].expand(-1, -1, answer.shape[-1]))
 
-    def block_module(self, index: int) -> nn.Module:
+    def layer_module(self, index: int) -> nn.Module:
         return cast(nn.Module, self.layers[index])
 
     # ----------------------------------------------------------------------------------------------------------- text

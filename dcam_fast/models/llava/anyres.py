@@ -1,11 +1,11 @@
 """LLaVA's "anyres" images: which pixels of the photo each image token stands for.
 
-The photo is scaled to fit one of a few canvases made of square tiles, centred there on black (a letterbox), and cut
+The photo is scaled to fit one of a few canvases made of square tiles, centerd there on black (a letterbox), and cut
 into tiles; the vision tower reads every tile on its own. The grids of the tiles are put together again, the rows or
 columns that are all letterbox are taken away, and a newline token is added behind every row. In front of all that goes
 the base view, the whole photo squashed into one tile.
 
-A tower of patches of 14 pixels sees 378 of a tile's 384, so neighbouring cells can have a gap between them.
+A tower of patches of 14 pixels sees 378 of a tile's 384, so neighboring cells can have a gap between them.
 """
 
 from __future__ import annotations

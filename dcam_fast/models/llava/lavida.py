@@ -1,7 +1,8 @@
 """LaViDa-LLaDA (``model_type`` llava_llada, architecture LlavaLladaForMaskedDiffusion), by the authors' package.
 
 With prefix attention, the default, image and prompt run once and the answer reads their keys and values, which the
-authors' blocks keep without their rotary positions and place anew every time. With joint attention all is one sequence.
+authors' blocks keep without their rotary positions and place again every time. With joint attention all is one
+sequence.
 """
 
 from __future__ import annotations
@@ -79,15 +80,15 @@ class LavidaAdapter(LlavaAdapter):
         if not self.has_two_streams:
             return super().reader(inputs)
         image, contexts = inputs.embedded, []
-        for index in range(self.blocks):
-            image, context = self.prefix_block(index, image, inputs)
+        for index in range(self.num_layers):
+            image, context = self.prefix_layer(index, image, inputs)
             contexts.append(context)
         rows = torch.arange(self.answer_length, device=self.device)[None]
 
         def read(canvas: Tensor) -> Tensor:
             stream = self.core.transformer.wte(canvas[None])
             for index, context in enumerate(contexts):
-                stream = self.canvas_block(index, stream, context, inputs)
+                stream = self.canvas_layer(index, stream, context, inputs)
             return self.logits(Hidden(image, stream), rows, inputs)[0]
 
         return read
@@ -98,17 +99,17 @@ class LavidaAdapter(LlavaAdapter):
             return Hidden(inputs.embedded, canvas)
         return Hidden(torch.cat((inputs.embedded.expand(len(canvas), -1, -1), canvas), 1))
 
-    def block(self, index: int, hidden: Hidden, inputs: LlavaInputs) -> Hidden:
+    def layer(self, index: int, hidden: Hidden, inputs: LlavaInputs) -> Hidden:
         if hidden.canvas is None:
             return Hidden(self.layers[index](hidden.image)[0])
-        image, context = self.prefix_block(index, hidden.image, inputs)
-        return Hidden(image, self.canvas_block(index, hidden.canvas, context, inputs))
+        image, context = self.prefix_layer(index, hidden.image, inputs)
+        return Hidden(image, self.canvas_layer(index, hidden.canvas, context, inputs))
 
-    def prefix_block(self, index: int, image: Tensor, inputs: LlavaInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def prefix_layer(self, index: int, image: Tensor, inputs: LlavaInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         behind, context = self.layers[index](image, use_cache=True)
-        return image if index == self.blocks - 1 else behind, context
+        return image if index == self.num_layers - 1 else behind, context
 
-    def canvas_block(self, index: int, canvas: Tensor, context: tuple[Tensor, Tensor], inputs: LlavaInputs) -> Tensor:
+    def canvas_layer(self, index: int, canvas: Tensor, context: tuple[Tensor, Tensor], inputs: LlavaInputs) -> Tensor:
         keys, values = (part.expand(len(canvas), -1, -1, -1) for part in context)
         behind: Tensor = self.layers[index](canvas, layer_past=(keys, values))[0]
         return behind

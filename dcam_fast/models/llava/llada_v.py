@@ -77,7 +77,7 @@ class LladavAdapter(LlavaAdapter):
         canvas = self.core.embed_tokens(canvases)
         return Hidden(torch.cat((inputs.embedded.expand(len(canvas), -1, -1), canvas), 1))
 
-    def block(self, index: int, hidden: Hidden, inputs: LlavaInputs) -> Hidden:
+    def layer(self, index: int, hidden: Hidden, inputs: LlavaInputs) -> Hidden:
         positions = torch.arange(hidden.image.shape[1], device=self.device)[None]
         return Hidden(self.layers[index](hidden.image, position_ids=positions)[0])
 
@@ -86,6 +86,6 @@ class LladavAdapter(LlavaAdapter):
         return logits.float()
 
     def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: LlavaInputs) -> Tensor:
-        behind = self.block(self.blocks - 1, hidden, inputs).image[:, cells]
+        behind = self.layer(self.num_layers - 1, hidden, inputs).image[:, cells]
         logits: Tensor = self.core.norm(behind) @ self.model.lm_head.weight[tokens].T
         return logits.float()

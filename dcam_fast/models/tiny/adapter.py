@@ -57,7 +57,7 @@ def _read_tokenizer(file: Path) -> Tokenizer:
 class TinyAdapter(Adapter[TinyInputs]):
     """The embedded model with joint or prefix attention."""
 
-    default_blocks = (2,)
+    default_layers = (2,)
     mask_token = MASK
     default_prompt = CAPTION_PROMPT
 
@@ -79,7 +79,7 @@ class TinyAdapter(Adapter[TinyInputs]):
         self.model.eval().requires_grad_(False)
         self.tokenizer = _read_tokenizer(path / TOKENIZER)
         self.processor = TinyImageProcessor()
-        self.blocks = self.model.config.num_hidden_layers
+        self.num_layers = self.model.config.num_hidden_layers
         self.small = self.model.config.hidden_size <= SMALL
 
     def _encode_prompt(self, prompt: str) -> Tensor:
@@ -144,18 +144,18 @@ class TinyAdapter(Adapter[TinyInputs]):
             return Hidden(prefix, canvas)
         return Hidden(torch.cat((prefix.expand(len(canvas), -1, -1), canvas), 1))
 
-    def block(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
+    def layer(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
         if hidden.canvas is None:
             return Hidden(self.model.layers()[index](hidden.image, inputs.rotary_joint))
-        image, context = self.prefix_block(index, hidden.image, inputs)
-        return Hidden(image, self.canvas_block(index, hidden.canvas, context, inputs))
+        image, context = self.prefix_layer(index, hidden.image, inputs)
+        return Hidden(image, self.canvas_layer(index, hidden.canvas, context, inputs))
 
-    def prefix_block(self, index: int, image: Tensor, inputs: TinyInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def prefix_layer(self, index: int, image: Tensor, inputs: TinyInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         block = self.model.layers()[index]
         q, k, v = block.project(image, inputs.rotary_prefix)
-        return image if index == self.blocks - 1 else block.finish(image, attend(q, k, v)), (k, v)
+        return image if index == self.num_layers - 1 else block.finish(image, attend(q, k, v)), (k, v)
 
-    def canvas_block(self, index: int, canvas: Tensor, context: tuple[Tensor, Tensor], inputs: TinyInputs) -> Tensor:
+    def canvas_layer(self, index: int, canvas: Tensor, context: tuple[Tensor, Tensor], inputs: TinyInputs) -> Tensor:
         return self.model.layers()[index].extend(canvas, inputs.rotary_canvas, *context)
 
     def logits(self, hidden: Hidden, rows: Tensor, inputs: TinyInputs) -> Tensor:
@@ -174,7 +174,7 @@ class TinyAdapter(Adapter[TinyInputs]):
             pixels, embedded = (torch.cat(part) for part in zip(*((i.pixels, i.embedded) for i in inputs), strict=True))
             yield replace(inputs[0], pixels=pixels, embedded=embedded), slice(0, len(inputs))
 
-    def block_module(self, index: int) -> nn.Module:
+    def layer_module(self, index: int) -> nn.Module:
         return self.model.layers()[index]
 
     def words(self, trajectory: Trajectory) -> tuple[Word, ...]:

@@ -1,4 +1,4 @@
-"""Who is measured: the released algorithm written the usual ways, then every face of the ops that can run here."""
+"""Who is measured: the released algorithm written the usual ways, then every backend of the ops that can run here."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from dcam_fast.benchmarks.baselines import (
 )
 from dcam_fast.benchmarks.cases import ALPHA, IMAGE_SIDE, REPETITION, Case, Inputs
 from dcam_fast.ops import reference
-from dcam_fast.ops._backends import FACES
+from dcam_fast.ops._backends import BACKENDS
 
 Call = Callable[[], Tensor]
 POOLINGS = ("elementwise", "pooled")  # that the baselines know
 
 
 class UnavailableError(Exception):
-    """Why a contender cannot run a case here."""
+    """Why a implementation cannot run a case here."""
 
 
 @dataclass(frozen=True)
-class Contender:
+class Implementation:
     """`build(case, inputs)` gives the call that is timed, or raises UnavailableError."""
 
     name: str
@@ -124,23 +124,23 @@ def captured(call: Call) -> Call:
     return replay
 
 
-def _face_call(face: str) -> Callable[[Case, Inputs], Call]:
+def _backend_call(backend: str) -> Callable[[Case, Inputs], Call]:
     def build(case: Case, inputs: Inputs) -> Call:
         check = inputs[0].is_cpu
-        refinement = {"repetition": REPETITION, "image_side": IMAGE_SIDE, "check": check, "backend": face}
+        refinement = {"repetition": REPETITION, "image_side": IMAGE_SIDE, "check": check, "backend": backend}
         if case.op == "overlay":
-            return lambda: ops.overlay(*inputs, check=False, backend=face)  # type: ignore[arg-type]
+            return lambda: ops.overlay(*inputs, check=False, backend=backend)  # type: ignore[arg-type]
         if case.guided:
             refinement["guide"] = inputs[-1]
         if case.op == "refine":
             return lambda: ops.refine(inputs[0], case.config, **refinement)  # type: ignore[arg-type]
         if case.op == "guided_filter":
             radius, epsilon = case.config.guide_radius, case.config.guide_epsilon
-            return lambda: ops.guided_filter(*inputs, radius, epsilon, backend=face)  # type: ignore[misc]
+            return lambda: ops.guided_filter(*inputs, radius, epsilon, backend=backend)  # type: ignore[misc]
         A, G = inputs[:2]
 
         def pool() -> Tensor:
-            return ops.pool(A, G, None, case.aggregation, check=check, backend=face)
+            return ops.pool(A, G, None, case.aggregation, check=check, backend=backend)
 
         if case.op == "pool":
             return pool
@@ -164,34 +164,40 @@ def _graph_of(build: Callable[[Case, Inputs], Call]) -> Callable[[Case, Inputs],
     return lambda case, inputs: captured(build(case, inputs))
 
 
-def usable_faces(device: str) -> list[str]:
-    """The faces that can serve a device, but for the reference, which is the eager baseline."""
+def available_backends(device: str) -> list[str]:
+    """The backends that can serve a device, but for the reference, which is the eager baseline."""
     kind = torch.device(device).type
-    return [n for n, face in FACES.items() if n != "reference" and face.serves(kind) and face.unusable() is None]
+    return [
+        n
+        for n, backend in BACKENDS.items()
+        if n != "reference" and backend.serves(kind) and backend.unavailable_reason() is None
+    ]
 
 
-def contenders(case: Case, device: str, faces: list[str], *, compiled: bool) -> list[Contender]:
+def implementations(case: Case, device: str, backends: list[str], *, compiled: bool) -> list[Implementation]:
     """Those that make sense for a case: the NumPy ones know the released profile and two poolings, on the CPU."""
     found = []
     on_cpu = device == "cpu"
     if on_cpu and (case.op == "pool" or case.variant.endswith("released")):
         if case.targets == 1 and case.op != "pool":  # T maps take T times as long
-            found.append(Contender("released algorithm, Python loop", _numpy("loop")))
+            found.append(Implementation("released algorithm, Python loop", _numpy("loop")))
         if case.op != "pool" or case.aggregation in POOLINGS:
-            found.append(Contender("vectorised NumPy", _numpy("array")))
+            found.append(Implementation("vectorized NumPy", _numpy("array")))
         if case.op != "pool" and importlib.util.find_spec("numba"):
-            found.append(Contender("numba", _numpy("numba")))
+            found.append(Implementation("numba", _numpy("numba")))
     if on_cpu and case.op == "overlay":
-        found.append(Contender("Pillow and NumPy", _pillow))
-    found.append(Contender("PyTorch eager", _eager_call))
+        found.append(Implementation("Pillow and NumPy", _pillow))
+    found.append(Implementation("PyTorch eager", _eager_call))
     if compiled:
-        found.append(Contender("torch.compile", _compiled_call))
+        found.append(Implementation("torch.compile", _compiled_call))
     if not on_cpu:
-        found.append(Contender("PyTorch eager, CUDA graph", _graph_of(_eager_call)))
-    if case.op == "refine" and case.targets == 1 and not case.guided and "cpu" in faces:
-        found.append(Contender("dcam_fast cpu, NumPy entry", _array_entry, ours=True))
-    for face in faces:
-        found.append(Contender(f"dcam_fast {face}", _face_call(face), ours=True))
+        found.append(Implementation("PyTorch eager, CUDA graph", _graph_of(_eager_call)))
+    if case.op == "refine" and case.targets == 1 and not case.guided and "cpu" in backends:
+        found.append(Implementation("dcam_fast cpu, NumPy entry", _array_entry, ours=True))
+    for backend in backends:
+        found.append(Implementation(f"dcam_fast {backend}", _backend_call(backend), ours=True))
         if not on_cpu:
-            found.append(Contender(f"dcam_fast {face}, CUDA graph", _graph_of(_face_call(face)), ours=True))
+            found.append(
+                Implementation(f"dcam_fast {backend}, CUDA graph", _graph_of(_backend_call(backend)), ours=True)
+            )
     return found

@@ -1,4 +1,4 @@
-"""What the stand-ins of LaViDa and LLaDA-V share: tiles of a photo on a canvas, a tower whose patches do not see each
+"""What the stubs of LaViDa and LLaDA-V share: tiles of a photo on a canvas, a tower whose patches do not see each
 other, and the image's tokens in the place that a prompt leaves for them."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The model-randomisation test (Adebayo et al. 2018): a map that does not change when the model's blocks lose what they
+"""The model-randomization test (Adebayo et al. 2018): a map that does not change when the model's layers lose what they
 learned does not explain the model."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcam_fast.attribution.methods.protocol import Attribution
+from dcam_fast.attribution.methods.protocol import AttributionMethod
 from dcam_fast.attribution.methods.shared import all_raw_maps
 from dcam_fast.attribution.refinement import refined
 from dcam_fast.evaluation.metrics import correlation
@@ -18,8 +18,8 @@ from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
 from dcam_fast.modes import own_modes
 
 
-def reinitialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draws every parameter anew, in place, from a normal distribution of the mean and deviation that it has."""
+def reinitialize(module: nn.Module, generator: torch.Generator) -> None:
+    """Draws every parameter again, in place, from a normal distribution of the mean and deviation that it has."""
     with torch.no_grad():
         for parameter in module.parameters():
             noise = torch.randn(parameter.shape, generator=generator).to(parameter)
@@ -27,29 +27,29 @@ def reinitialise(module: nn.Module, generator: torch.Generator) -> None:
             parameter.copy_(parameter.float().mean().to(parameter) + deviation * noise)
 
 
-def randomised_from_top(adapter: Adapter[Any], seed: int = 0) -> Iterator[tuple[int, Adapter[Any]]]:
-    """(block, a copy of the adapter in which this block and all above it are re-initialised), from the last block down.
-    The copy is one and the same, one block further each time; the adapter itself stays as it is."""
+def randomized_from_top(adapter: Adapter[Any], seed: int = 0) -> Iterator[tuple[int, Adapter[Any]]]:
+    """(layer, a copy of the adapter in which this layer and all above it are re-initialized), from the last layer down.
+    The copy is one and the same, one layer further each time; the adapter itself stays as it is."""
     copied = copy.deepcopy(adapter)
     generator = torch.Generator().manual_seed(seed)
-    for index in reversed(range(adapter.blocks)):
-        reinitialise(copied.block_module(index), generator)
+    for index in reversed(range(adapter.num_layers)):
+        reinitialize(copied.layer_module(index), generator)
         yield index, copied
 
 
 @own_modes()
-def randomisation_test(
+def randomization_test(
     adapter: Adapter[Any],
     inputs: Inputs,
     trajectory: Trajectory,
     words: Sequence[Word],
-    methods: Mapping[str, Attribution],
+    methods: Mapping[str, AttributionMethod],
     seed: int = 0,
 ) -> dict[str, list[float]]:
-    """Mean correlation over the words of each method's refined maps with those of the randomised models, from the last
-    block re-initialised to all of them. It should fall to about 0.
+    """Mean correlation over the words of each method's refined maps with those of the randomized models, from the last
+    layer re-initialized to all of them. It should fall to about 0.
 
-    Raises AdapterError for a model whose blocks cannot be re-initialised.
+    Raises AdapterError for a model whose layers cannot be re-initialized.
     """
     answer = trajectory.tokens[: trajectory.length]
 
@@ -59,7 +59,7 @@ def randomisation_test(
 
     before = maps_of(adapter)
     curves: dict[str, list[float]] = {name: [] for name in methods}
-    for _, randomised in randomised_from_top(adapter, seed):
-        for name, maps in maps_of(randomised).items():
+    for _, randomized in randomized_from_top(adapter, seed):
+        for name, maps in maps_of(randomized).items():
             curves[name].append(correlation(before[name], maps).mean().item())
     return curves

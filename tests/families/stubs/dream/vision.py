@@ -1,4 +1,4 @@
-"""The vision tower of the stand-ins: patches in Qwen's order, the four of a cell one after another, attention among
+"""The vision tower of the stubs: patches in Qwen's order, the four of a cell one after another, attention among
 all of them, and a cell made of its four. Windows and positions, which the authors' towers have, are left out: no
 adapter sees them."""
 

@@ -1,4 +1,4 @@
-"""Tokenizer, image processor and processor that the stand-ins share."""
+"""Tokenizer, image processor and processor that the stubs share."""
 
 from __future__ import annotations
 

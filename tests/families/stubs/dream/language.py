@@ -1,4 +1,4 @@
-"""Dream's language model as the stand-ins have it: a Qwen2 whose every row sees every other, with rotary positions by
+"""Dream's language model as the stubs have it: a Qwen2 whose every row sees every other, with rotary positions by
 time, row and column. The modules are called what the authors' are called, and are called the way theirs are."""
 
 from __future__ import annotations

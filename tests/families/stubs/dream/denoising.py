@@ -1,4 +1,4 @@
-"""The generation that the stand-ins share: an answer of masks, written into step by step."""
+"""The generation that the stubs share: an answer of masks, written into step by step."""
 
 from __future__ import annotations
 

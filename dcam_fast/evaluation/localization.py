@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dcam_fast.attribution.methods.gradient_cam import Method
+from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.evaluation.cases import Case, Metrics, case_maps, curve_metrics, measure, prepare
 from dcam_fast.evaluation.datasets.synthetic import Scenes
 from dcam_fast.evaluation.perturbation import Perturbation
@@ -34,12 +34,12 @@ def score(adapter: Adapter[Any], case: Case, maps: Tensor, with_deletion: bool =
     return measure(case, maps) | curve_metrics(perturbation.curves(maps))
 
 
-def method_maps(adapter: Adapter[Any], case: Case, method: Method) -> Tensor:
+def method_maps(adapter: Adapter[Any], case: Case, method: GradientCAM) -> Tensor:
     """Refined maps ``[T, h, w]`` of a case's words, as `Explainer.explain` makes them."""
     return case_maps(adapter, case, {"": method})[""]
 
 
-def summarise(measured: Sequence[Metrics]) -> dict[str, float]:
+def summarize(measured: Sequence[Metrics]) -> dict[str, float]:
     """Means over words, with the standard error of F3; the median for contrast, which a dark background would rule."""
     values = {name: [value for one in measured for value in one[name]] for name in measured[0]}
     table = {name: statistics.fmean(values[name]) for name in MEANS}

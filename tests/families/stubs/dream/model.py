@@ -1,4 +1,4 @@
-"""What the models of the stand-ins share."""
+"""What the models of the stubs share."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def full_graph_gradient(
 
     handle = model.blocks[block].register_forward_hook(keep)
     try:
-        pixels = inputs.pixels.clone().requires_grad_()
+        pixels = adapter.processor(inputs.image).requires_grad_()
         logits = model(pixels, inputs.prompt_tokens, targets.canvases[None, row : row + 1], adapter.attention)[0, 0]
     finally:
         handle.remove()

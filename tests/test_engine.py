@@ -106,8 +106,8 @@ def test_split_run_equals_another_implementation_in_float64(attention: str) -> N
     tables = {
         n: tuple(t.double() for t in getattr(inputs, n)) for n in ("rotary_prefix", "rotary_canvas", "rotary_joint")
     }
-    pixels = inputs.pixels.double()  # type: ignore[attr-defined]
-    inputs = type(inputs)(**{**vars(inputs), **tables, "pixels": pixels, "embedded": model.embed_image(pixels)})
+    pixels = adapter.processor(inputs.image).double()  # type: ignore[attr-defined]
+    inputs = type(inputs)(**{**vars(inputs), **tables, "embedded": model.embed_image(pixels)})
     targets = targets_at((adapter, inputs, trajectory), "committed", 4)
     (captured,) = capture(adapter, inputs, targets, (2,), "logprob")
     cells = inputs.views[0].cells.flatten()

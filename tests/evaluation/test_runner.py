@@ -297,7 +297,8 @@ def test_a_run_on_files_of_cocos_format(adapter: TinyAdapter, tmp_path: Path) ->
     for number in range(2):
         scene = scenes.sample_scene(rng, objects=2)
         Image.fromarray(scene.image).save(tmp_path / "val2017" / f"{number}.png")
-        instances["images"].append({"id": number, "file_name": f"{number}.png"})
+        height, width = scene.image.shape[:2]
+        instances["images"].append({"id": number, "file_name": f"{number}.png", "height": height, "width": width})
         captions.append({"image_id": number, "caption": "Shapes."})
         expected.append([item.shape for item in scene.objects])
         for item in scene.objects:

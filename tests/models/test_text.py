@@ -114,7 +114,8 @@ def test_ids_that_the_tokenizer_lacks() -> None:
     ]:
         assert decode(tokenizer, torch.tensor(tokens)) == text
         words = words_of(tokenizer, torch.tensor(tokens))
-        assert [position for word in words for position in word.positions] == list(range(len(tokens)))
+        positions = [position for word in words for position in word.positions]
+        assert list(dict.fromkeys(positions)) == list(range(len(tokens)))  # `<`, the number and `>` are of one token
         assert "".join(word.text for word in words) == text.replace(" ", "")
 
 

@@ -25,10 +25,9 @@ SMALL = 256  # hidden size up to which a second thread of torch saves less time 
 
 @dataclass(frozen=True)
 class TinyInputs(Inputs):
-    """``pixels``: ``[1, 3, H, W]``, of the weights' dtype. ``embedded``: ``[1, N, D]``, what the tower makes of them.
+    """``embedded``: ``[1, N, D]``, what the tower makes of the image.
     ``prompt_tokens``: int64 ``[1, P]``. ``rotary_*``: tables of the streams."""
 
-    pixels: Tensor
     embedded: Tensor
     prompt_tokens: Tensor
     rotary_prefix: tuple[Tensor, Tensor]
@@ -112,7 +111,6 @@ class TinyAdapter(Adapter[TinyInputs]):
             prompt=prompt,
             views=(view,),
             side=min(pixels.shape[2:]),
-            pixels=pixels,
             embedded=self._embed_image(pixels),
             prompt_tokens=tokens,
             rotary_prefix=(cos[:prefix], sin[:prefix]),
@@ -131,7 +129,7 @@ class TinyAdapter(Adapter[TinyInputs]):
     def denoise(
         self, inputs: TinyInputs, steps: int | None = None, block_length: int | None = None
     ) -> Iterator[Trajectory]:
-        for state in self.model.denoise(inputs.pixels, inputs.prompt_tokens, steps, block_length, self.attention):
+        for state in self.model.denoise(inputs.embedded, inputs.prompt_tokens, steps, block_length, self.attention):
             tokens = state.tokens[0]
             ends = (tokens == EOS).nonzero()
             yield Trajectory(tokens, state.steps[0], int(ends[0]) if len(ends) else len(tokens))
@@ -171,8 +169,8 @@ class TinyAdapter(Adapter[TinyInputs]):
 
     def batched(self, inputs: Sequence[TinyInputs]) -> Iterator[tuple[TinyInputs, slice]]:
         if inputs:
-            pixels, embedded = (torch.cat(part) for part in zip(*((i.pixels, i.embedded) for i in inputs), strict=True))
-            yield replace(inputs[0], pixels=pixels, embedded=embedded), slice(0, len(inputs))
+            embedded = torch.cat([one.embedded for one in inputs])
+            yield replace(inputs[0], embedded=embedded), slice(0, len(inputs))
 
     def layer_module(self, index: int) -> nn.Module:
         return self.model.layers()[index]

@@ -299,12 +299,14 @@ class TinyForMaskedDiffusion(nn.Module):
         attention: Attention = "prefix",
     ) -> Generation:
         """The finished answer of `denoise`."""
-        (finished,) = deque(self.denoise(pixel_values, prompt, steps, block_length, attention), maxlen=1)
+        with torch.no_grad():
+            image = self.embed_image(pixel_values)
+        (finished,) = deque(self.denoise(image, prompt, steps, block_length, attention), maxlen=1)
         return finished
 
     def denoise(
         self,
-        pixel_values: Tensor,
+        image: Tensor,
         prompt: Tensor,
         steps: int | None = None,
         block_length: int | None = None,
@@ -318,7 +320,7 @@ class TinyForMaskedDiffusion(nn.Module):
         answer).
 
         Args:
-            pixel_values: float ``[B, 3, H, W]`` in -1..1.
+            image: ``[B, N, D]``, as `embed_image` makes it.
             prompt: int64 ``[B, P]``.
             steps: denoising steps of the whole answer, a multiple of the number of blocks (default: one token a step).
             block_length: a divisor of the answer's length.
@@ -333,7 +335,7 @@ class TinyForMaskedDiffusion(nn.Module):
         if steps % count or not count <= steps <= length:
             raise ValueError(f"generate: steps must be a multiple of {count} from {count} to {length}, got {steps}")
         with torch.no_grad():
-            predict = self._predictor(pixel_values, prompt, attention)
+            predict = self._predictor(image, prompt, attention)
         canvas = torch.full((len(prompt), length), self.config.mask_token_id, device=prompt.device)
         committed = torch.full_like(canvas, OPEN)
         per_block = steps // count
@@ -352,10 +354,10 @@ class TinyForMaskedDiffusion(nn.Module):
                 committed = committed.scatter(1, chosen, step)
             yield Generation(canvas, committed)
 
-    def _predictor(self, pixel_values: Tensor, prompt: Tensor, attention: Attention) -> Callable[[Tensor], Tensor]:
+    def _predictor(self, image: Tensor, prompt: Tensor, attention: Attention) -> Callable[[Tensor], Tensor]:
         """A function from a canvas ``int64[B, L]`` to its logits, with all that does not depend on the canvas done
         once."""
-        head = torch.cat((self.embed_image(pixel_values), self.embed(prompt)), 1)
+        head = torch.cat((image, self.embed(prompt)), 1)
         prefix, length = head.shape[1], self.config.answer_length
         positions = torch.arange(prefix + length, device=head.device)
         if attention == "joint":

@@ -16,7 +16,7 @@ from torch import Tensor
 from dcam_fast._version import __version__
 from dcam_fast.attribution import AttributionMethod, Resources, scores
 from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
-from dcam_fast.attribution.engine import CHUNK, ablated_log_probabilities, log_probabilities
+from dcam_fast.attribution.engine import CHUNK, log_probabilities_without
 from dcam_fast.attribution.engine import Targets as AnswerTargets
 from dcam_fast.attribution.methods.gradient_cam import build_targets
 from dcam_fast.attribution.methods.shared import describe
@@ -125,20 +125,22 @@ class Session:
         adapter = self.adapter
         positions, owners = positions_of(chosen).to(adapter.device), word_index(chosen).to(adapter.device)
         masked = build_targets(trajectory, positions, "remask", adapter.mask_token)
-        seen = mean_by_word(log_probabilities(adapter, self.inputs, masked), chosen)
-        ablated = mean_by_word(self._without(masked, scores.hot_cells(maps).flatten(1)[owners]), chosen)
-        measures = (scores.peak(maps), scores.spread(maps), scores.groundedness(maps, seen, ablated))
+        hot = scores.hot_cells(maps).flatten(1)[owners]
+        whole, without = (mean_by_word(values, chosen) for values in self._with_and_without(masked, hot))
+        measures = (scores.peak(maps), scores.spread(maps), scores.groundedness(maps, whole, without))
         return [(float(p), float(s), float(g)) for p, s, g in torch.stack(measures, 1).tolist()]
 
-    def _without(self, targets: AnswerTargets, hot: Tensor) -> Tensor:
-        """Log-probability ``[T]`` of each token without what its hot cells, bool ``[T, N]``, hold at the explained
-        layer."""
+    def _with_and_without(self, targets: AnswerTargets, hot: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities ``[T]`` of each token, and those without what its hot cells, bool ``[T, N]``, hold at the
+        target layer."""
         layer = (self.method.target_layers or self.adapter.default_layers)[0]
         cells = self.inputs.views[0].cells.flatten()
         parts = zip(targets.chunks(CHUNK), hot.split(CHUNK), strict=True)
-        return torch.cat(
-            [ablated_log_probabilities(self.adapter, self.inputs, some, layer, cells, of) for some, of in parts]
-        )
+        pairs = [
+            log_probabilities_without(self.adapter, self.inputs, some, layer, cells, ablated) for some, ablated in parts
+        ]
+        whole, without = zip(*pairs, strict=True)
+        return torch.cat(whole), torch.cat(without)
 
 
 def checked_targets(targets: Targets, caller: str) -> CheckedTargets:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dcam_fast import Explainer, scenes
 from dcam_fast.attribution import GradientCAM
-from dcam_fast.attribution.threads import threads_of
+from dcam_fast.attribution.threads import run_all, threads_of, workers
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
 R = TypeVar("R")
@@ -125,3 +125,42 @@ def test_other_threads_keep_theirs(adapter: TinyAdapter) -> None:
         assert torch.get_num_threads() == 1
     assert restored == [3]
     assert torch.get_num_threads() == 2
+
+
+def test_tasks_are_shared_out_in_order(adapter: TinyAdapter) -> None:
+    """Every task runs once, under one thread of torch and in the caller's context; results keep their order."""
+    torch.set_num_threads(3)
+    with threads_of(adapter):
+        assert workers() == 3
+        barrier = threading.Barrier(3)  # which only three threads at once get past
+
+        def task(number: int) -> tuple[int, int, int]:
+            if number < 3:
+                barrier.wait(30)
+            return number, torch.get_num_threads(), workers()
+
+        assert run_all([lambda number=number: task(number) for number in range(40)]) == [
+            (number, 1, 3) for number in range(40)
+        ]
+        assert run_all([]) == []
+    assert workers() == 1
+    assert torch.get_num_threads() == 3
+
+
+def test_an_error_in_a_task_reaches_the_caller(adapter: TinyAdapter) -> None:
+    with threads_of(adapter):
+        before = threading.active_count()
+        with pytest.raises(ZeroDivisionError):
+            run_all([lambda: 1, lambda: 1 // 0, lambda: 2])
+        assert threading.active_count() == before
+
+
+def test_an_objective_of_the_callers_is_called_by_its_thread(adapter: TinyAdapter) -> None:
+    seen = set()
+
+    def objective(logits: Tensor) -> Tensor:
+        seen.add(threading.get_ident())
+        return logits[5]
+
+    Explainer(adapter).explain(PICTURE, targets="all", method=GradientCAM(objective=objective))
+    assert seen == {threading.get_ident()}

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from dcam_fast.attribution.objectives import Objective, Scores, evaluate
-from dcam_fast.attribution.resources import AllowanceError, Meter, allowance, compiled
+from dcam_fast.attribution.resources import AllowanceError, Meter, allowance, compiled, current
+from dcam_fast.attribution.threads import run_all, workers
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, Inputs
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 # Hidden states that run at once: more is no faster (benchmarks/attribution/passes.py) and takes more memory.
 ROWS = 4096
 CHUNK = 16  # canvases that are embedded at once
+SMALL_CHUNK = 3  # targets of a small model that are scored at once: a few tasks for each thread
 
 # What becomes of the gradients behind one of the layers as they appear: index into the layers, maps int64 [n],
 # activations [n, S, D] or, where all canvases have the same, [S, D], and gradients [n, S, D].
@@ -55,11 +57,13 @@ class Targets:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def part(self, rows: slice) -> Targets:
+        """Some of the targets, with a map each."""
+        return Targets(self.canvases[rows], self.positions[rows], self.distractors[rows], self.tokens[rows])
+
     def chunks(self, size: int) -> Iterator[Targets]:
         """The targets, ``size`` at a time, with a map each."""
-        for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            yield Targets(self.canvases[part], self.positions[part], self.distractors[part], self.tokens[part])
+        return (self.part(slice(start, start + size)) for start in range(0, len(self), size))
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def differentiate(
     depth: int | None = None,
 ) -> None:
     """Hands the activations behind each of ``layers`` (ascending), and the gradients of the objective there, to
-    ``consume``, a few maps at a time.
+    ``consume``, a few maps at a time, for a small model from several threads.
 
     Parameters take no gradients, and the caller's autograd mode does not matter. The gradients behind a layer are gone
     before the next layer's are there, unless ``consume`` keeps them.
@@ -139,8 +143,13 @@ def differentiate(
             hand = functools.partial(_hand, consume, one.kept, slots, torch.tensor([number for number, _ in chosen]))
             _pull(score, one.kept, hand, again=index + 1 < rounds or not one.last)
 
-    forward = _with_shared_image if adapter.has_two_streams else _whole
-    forward(adapter, inputs, _grouped(targets), layers, end, back)
+    if not adapter.has_two_streams:
+        _whole(adapter, inputs, _grouped(targets), layers, end, back)
+        return
+    # Several canvases at once keep more, would call each other's hooks on the layers above the lowest, and call the
+    # objective from several threads.
+    concurrent = workers() > 1 and len(layers) == 1 and current().max_memory is None and not callable(objective)
+    _with_shared_image(adapter, inputs, _grouped(targets), layers, end, back, concurrent)
 
 
 def capture(
@@ -318,8 +327,9 @@ def _with_shared_image(
     layers: tuple[int, ...],
     end: int,
     back: Callable[[_Pass], None],
+    concurrent: bool,
 ) -> None:
-    """The image stream once for all canvases, which follow one by one."""
+    """The image stream once for all canvases, which follow one by one or, if `concurrent`, on `run_all`'s threads."""
     limit = allowance(adapter.device)
     with torch.no_grad():
         hidden = adapter.embed(inputs, torch.stack([canvas.tokens for canvas in canvases]))
@@ -338,16 +348,23 @@ def _with_shared_image(
                 kept.append(image)
         with torch.no_grad():
             upper = _run_prefix(adapter, image, inputs, range(end, adapter.num_layers))[1]
-        for index, state in enumerate(states):
+
+        def finish(index: int, state: Tensor) -> None:
             with torch.enable_grad(), Meter(limit - meter.bytes):
                 canvas = compiled(_run_canvas)(adapter, state, contexts, inputs, range(layers[0] + 1, end))
             if end < adapter.num_layers:
                 with torch.no_grad():
                     top = _run_canvas(adapter, canvas, upper, inputs, range(end, adapter.num_layers))
                 canvas = _straight_through(canvas, top)
-            last = index + 1 == len(canvases)
+            last = not concurrent and index + 1 == len(canvases)
             back(_Pass(canvases[index : index + 1], Hidden(image, canvas), kept[: len(layers)], last))
-            del canvas  # before the next one needs the room
+
+        tasks = [functools.partial(finish, index, state) for index, state in enumerate(states)]
+        if concurrent:
+            run_all(tasks)
+        else:
+            for task in tasks:
+                task()
     except AllowanceError:
         raise _too_small(limit) from None
 
@@ -371,10 +388,11 @@ def log_probabilities(adapter: Adapter[Any], inputs: Inputs, targets: Targets) -
 
 
 @torch.no_grad()
-def ablated_log_probabilities(
+def log_probabilities_without(
     adapter: Adapter[Any], inputs: Inputs, targets: Targets, layer: int, cells: Tensor, ablated: Tensor
-) -> Tensor:
-    """The same, ``[T]``, with what some cells hold behind ``layer`` replaced by the mean of the other cells.
+) -> tuple[Tensor, Tensor]:
+    """`log_probabilities` of ``T`` targets, and the same with what some cells hold at the output of ``layer`` replaced
+    by the mean of the other cells: ``[T]`` each.
 
     Args:
         adapter, inputs, targets: as in `capture`.
@@ -382,13 +400,28 @@ def ablated_log_probabilities(
         cells: int64 ``[N]``, rows of the image stream.
         ablated: bool ``[T, N]``, the cells that each target has to do without.
     """
-    below = _run(adapter, adapter.embed(inputs, targets.canvases), inputs, range(layer + 1)).split()
-    states = below.image[:, cells]
-    kept = (~ablated).to(states.dtype)[..., None]
-    mean = (states * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
-    image = below.image.index_copy(1, cells, torch.where(ablated[..., None], mean, states))
-    hidden = _run(adapter, Hidden(image, below.canvas), inputs, range(layer + 1, adapter.num_layers))
-    return _read(adapter, hidden, inputs, targets)
+    below = _run(adapter, adapter.embed(inputs, targets.canvases), inputs, range(layer + 1))
+    above = range(layer + 1, adapter.num_layers)
+
+    @torch.no_grad()
+    def whole() -> Tensor:
+        return _read(adapter, _run(adapter, below, inputs, above), inputs, targets)
+
+    @torch.no_grad()
+    def without(part: slice) -> Tensor:
+        rows = _rows(below, part).split()
+        states = rows.image[:, cells]
+        kept = (~ablated[part]).to(states.dtype)[..., None]
+        mean = (states * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
+        image = rows.image.index_copy(1, cells, torch.where(ablated[part][..., None], mean, states))
+        hidden = _run(adapter, Hidden(image, rows.canvas), inputs, above)
+        return _read(adapter, hidden, inputs, targets.part(part))
+
+    size = SMALL_CHUNK if adapter.small else len(targets)
+    tasks: list[Callable[[], Tensor]] = [whole]
+    tasks += [functools.partial(without, slice(start, start + size)) for start in range(0, len(targets), size)]
+    first, *others = run_all(tasks)
+    return first, torch.cat(others)
 
 
 def _read(adapter: Adapter[Any], hidden: Hidden, inputs: Inputs, targets: Targets) -> Tensor:

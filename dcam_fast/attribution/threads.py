@@ -1,16 +1,19 @@
-"""torch's threads while a pass runs.
+"""Threads while a pass runs: torch's, and ours.
 
 A small model's operations take microseconds, and torch's threads meet after each. Beside other busy processes such a
 meeting waits for a time slice, so that more threads make a pass many times slower; alone on a machine they make it a
-third faster. Small models therefore run on the calling thread. That is fixed, and not chosen by load, because matrix
-products round differently with another number of threads: answers and maps would depend on what else the machine does.
+third faster. Small models therefore run each operation on one thread. That is fixed, and not chosen by load, because
+matrix products round differently with another number of threads: answers and maps would depend on what else the machine
+does. What a pass computes independently, such as the canvases of its targets, is shared out to `run_all`'s threads
+instead, which meet once, at the end; their number changes no result.
 """
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +22,7 @@ from dcam_fast.models.adapter import Adapter
 
 R = TypeVar("R")
 _lock = threading.Lock()
+_workers: contextvars.ContextVar[int] = contextvars.ContextVar("workers", default=1)
 
 
 @contextlib.contextmanager
@@ -30,10 +34,56 @@ def threads_of(adapter: Adapter[Any]) -> Iterator[None]:
         yield
         return
     _set_own(1)
+    token = _workers.set(before)
     try:
         yield
     finally:
+        _workers.reset(token)
         _set_own(before)
+
+
+def workers() -> int:
+    """How many threads `run_all` uses here, the calling one included: those that `threads_of` took from torch."""
+    return _workers.get()
+
+
+def run_all(tasks: Iterable[Callable[[], R]]) -> list[R]:
+    """The results of independent tasks, in their order.
+
+    The calling thread takes tasks until none is left, and so do the others; it waits only for those that have begun.
+    Tasks must not depend on the thread that runs them. The first error is raised once all that began have ended.
+    """
+    tasks = list(tasks)
+    results: dict[int, R] = {}
+    errors: list[BaseException] = []
+    left = iter(enumerate(tasks))
+    lock = threading.Lock()
+
+    def take() -> None:
+        while not errors:
+            with lock:
+                index, task = next(left, (None, None))
+            if index is None or task is None:
+                return
+            try:
+                results[index] = task()
+            except BaseException as error:  # raised below, by the calling thread
+                errors.append(error)
+
+    def help_out() -> None:
+        _set_own(1)
+        take()
+
+    count = min(workers(), len(tasks)) - 1
+    helpers = [threading.Thread(target=contextvars.copy_context().run, args=(help_out,)) for _ in range(count)]
+    for helper in helpers:
+        helper.start()
+    take()
+    for helper in helpers:
+        helper.join()
+    if errors:
+        raise errors[0]
+    return [results[index] for index in range(len(tasks))]
 
 
 def _set_own(count: int) -> None:
@@ -42,6 +92,7 @@ def _set_own(count: int) -> None:
     torch keeps a count for every thread that has used it, and one that later threads begin with. It sets both at once,
     so the second is set back, which takes a thread that is not the calling one.
     """
+    torch.get_num_threads()  # a thread's first use of torch would set its count again
     with _lock:
         later = _on_new_thread(torch.get_num_threads)
         torch.set_num_threads(count)

@@ -64,10 +64,10 @@ def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, blo
     own = subject.generate(image, steps, block_length)
     masked = torch.full((adapter.answer_length,), adapter.mask_token)
     known = {tuple(canvas.tolist()): logits for canvas, logits in zip([masked, *own.canvases], own.logits)}  # noqa: B905
-    make_reader, differences = adapter.reader, [0.0]
+    make_logits_fn, differences = adapter.logits_fn, [0.0]
 
-    def reader(inputs: object) -> Callable[[Tensor], Tensor]:
-        read = make_reader(inputs)
+    def logits_fn(inputs: object) -> Callable[[Tensor], Tensor]:
+        read = make_logits_fn(inputs)
 
         def read_authors(canvas: Tensor) -> Tensor:
             got, wanted = read(canvas), known[tuple(canvas.tolist())]
@@ -77,7 +77,7 @@ def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, blo
 
         return read_authors
 
-    with patch.object(adapter, "reader", reader):
+    with patch.object(adapter, "logits_fn", logits_fn):
         trajectory = adapter.generate(inputs, steps, block_length)
     assert trajectory.tokens.equal(own.tokens)
     assert int(trajectory.steps.max()) == len(own.logits) - 1 < steps

@@ -60,7 +60,7 @@ class DreamSubject:
         adapter, logits = self.adapter, []
         options: dict[str, Any] = {"alg": "maskgit_plus"}
         if isinstance(adapter, DimpleAdapter):
-            options |= {"decoding_pipeline": "dim", "alg_p_threshold": adapter.confident}
+            options |= {"decoding_pipeline": "dim", "alg_p_threshold": adapter.threshold}
         read = adapter._read(image, PROMPT)
         tokens = read.pop("input_ids")
         mask = read.pop("attention_mask").bool()  # which Dream-VL's attention needs where there is no GPU
@@ -89,7 +89,7 @@ class DreamSubject:
         """A probability that some of the first guesses are clearly above and others clearly below, however unsure a
         model of random weights is: the middle of the widest gap between them."""
         masked = torch.full((self.adapter.answer_length,), self.adapter.mask_token)
-        logits = self.adapter.reader(self.adapter.encode(image, PROMPT))(masked)
+        logits = self.adapter.logits_fn(self.adapter.encode(image, PROMPT))(masked)
         probabilities = logits.softmax(-1).amax(-1).sort().values
         widest = int(probabilities.diff().argmax())
         return float(probabilities[widest : widest + 2].mean())

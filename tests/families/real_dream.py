@@ -61,8 +61,8 @@ def _variants(loaded: Any) -> Iterator[tuple[str, DreamSubject]]:
     for attention in loaded.topologies:
         yield attention, made(attention=attention)
         if loaded.family == "dimple":  # the authors' threshold is beyond random weights
-            confident = made(attention=attention).halfway(IMAGE)
-            yield f"{attention}, confident from {confident:.3f}", made(attention=attention, confident=confident)
+            threshold = made(attention=attention).halfway(IMAGE)
+            yield f"{attention}, threshold {threshold:.3f}", made(attention=attention, threshold=threshold)
     if loaded.family == "dream-vl":
         own, loaded.processor.chat_template = loaded.processor.chat_template, TEMPLATE["dimple"]
         yield "joint, a marked image", made()

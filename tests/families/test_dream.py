@@ -109,8 +109,8 @@ def test_generation_at_its_own_length(family: str, loaded: dict[str, Any]) -> No
 def test_confident_guesses_are_written_together(loaded: dict[str, Any], attention: str) -> None:
     image = checks.picture(200, 300)
     slow = with_options(loaded["dimple"], attention=attention)
-    confident = slow.threshold(image)
-    quick = with_options(loaded["dimple"], attention=attention, confident=confident)
+    threshold = slow.threshold(image)
+    quick = with_options(loaded["dimple"], attention=attention, threshold=threshold)
     for steps in (2, 8, 20):
         checks.check_generation(quick, image, steps, LENGTH)
     taken = [
@@ -133,7 +133,7 @@ def test_a_mask_that_is_guessed_stays_one_until_the_last_step(
     subject: DreamSubject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = subject.adapter
-    monkeypatch.setattr(adapter, "reader", guessing(adapter, "a", "<|mask|>"))
+    monkeypatch.setattr(adapter, "logits_fn", guessing(adapter, "a", "<|mask|>"))
     *so_far, trajectory = adapter.denoise(adapter.encode(checks.picture(60, 90), "what"), 8)
     for one in so_far:
         assert (one.steps == OPEN).equal(one.tokens == adapter.mask_token)
@@ -148,7 +148,7 @@ def test_an_answer_ends_where_the_model_ends_it(
     subject: DreamSubject, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = subject.adapter
-    monkeypatch.setattr(adapter, "reader", guessing(adapter, "a", "b", getattr(adapter.tokenizer, end), "c"))
+    monkeypatch.setattr(adapter, "logits_fn", guessing(adapter, "a", "b", getattr(adapter.tokenizer, end), "c"))
     trajectory = adapter.generate(adapter.encode(checks.picture(60, 90), "what"), 4)
     assert trajectory.length == 2
     assert [word.text for word in adapter.words(trajectory)] == ["ab"]
@@ -214,7 +214,7 @@ def test_maps(subject: DreamSubject, method: str) -> None:
 
 
 def test_image_logits_are_those_of_the_whole_row(subject: DreamSubject) -> None:
-    """With joint attention: behind the last block, through norm and head, as for an answer's row."""
+    """With joint attention: at the output of the last layer, through norm and head, as for an answer's row."""
     adapter = subject.adapter
     inputs = adapter.encode(checks.picture(200, 300), checks.PROMPT)
     canvas = adapter.generate(inputs).tokens
@@ -256,11 +256,11 @@ def test_requests(family: str, loaded: dict[str, Any]) -> None:
         with pytest.raises(AdapterError, match=f"{family}: {message}"):
             with_options(adapter, **options)
     for token in ("<|image_pad|>", "<|video_pad|>", "<|mask|>"):
-        with pytest.raises(AdapterError, match="prompt must not have the model's own token"):
+        with pytest.raises(AdapterError, match="prompt must not have the model's reserved token"):
             adapter.encode(checks.picture(60, 90), f"what {token}")
-    with pytest.raises(AdapterError, match="image must be one that the model can read, got 900 x 4 pixels"):
+    with pytest.raises(AdapterError, match="image must be one that the model can process, got 900 x 4 pixels"):
         adapter.encode(checks.picture(4, 900), "what")
-    with pytest.raises(AdapterError, match=r"no gradient reaches the image behind the last block"):
+    with pytest.raises(AdapterError, match=r"no gradient reaches the image at the output of the last layer"):
         adapter.check_layers((adapter.num_layers - 1,))
 
 

@@ -314,7 +314,7 @@ def test_another_architecture(damaged: Path) -> None:
 def test_releases_of_transformers(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
     monkeypatch.setattr(LlavaAdapter, "transformers", RELEASES)
     monkeypatch.setattr(checkpoint_module.transformers, "__version__", release)
-    with pytest.raises(AdapterError, match=rf"4\.56 took away.* got {release}; pip install .*>=4\.50,<4\.56"):
+    with pytest.raises(AdapterError, match=rf"4\.56 removed.* got {release}; pip install .*>=4\.50,<4\.56"):
         models.load(str(checkpoint))
 
 
@@ -361,14 +361,14 @@ def test_requests(subject: Any) -> None:
     with pytest.raises(AdapterError, match="prompt must leave '<image>' to the chat template, got 2"):
         adapter.encode(IMAGE, "what is <image>")
     own = adapter.tokenizer.convert_ids_to_tokens(adapter.mask_token)
-    with pytest.raises(AdapterError, match="prompt must not have the model's own token"):
+    with pytest.raises(AdapterError, match="prompt must not have the model's reserved token"):
         adapter.encode(IMAGE, f"what is {own} this")
     assert adapter.decode(torch.tensor([999_999])) == "<999999>"
     with pytest.raises(
         AdapterError, match="image must be wide and high enough for a row of cells, got 4000 x 1 pixels"
     ):
         adapter.encode(checks.picture(1, 4000), checks.PROMPT)
-    with pytest.raises(AdapterError, match="no gradient reaches the image behind the last block"):
+    with pytest.raises(AdapterError, match="no gradient reaches the image at the output of the last layer"):
         adapter.check_layers((adapter.num_layers - 1,))
 
 

@@ -158,7 +158,7 @@ def test_the_last_block_has_no_gradient_and_is_refused(adapter: DiffusionGemmaAd
     inputs = adapter.encode(picture(), PROMPT)
     last = adapter.num_layers - 1
     adapter.check_layers((last - 1,))
-    with pytest.raises(AdapterError, match=f"block must be 0 to {last - 1} .* got {last}"):
+    with pytest.raises(AdapterError, match=f"layer must be 0 to {last - 1} .* got {last}"):
         adapter.check_layers((last,))
     image = inputs.embedded.clone().requires_grad_()
     behind, _ = adapter.prefix_layer(last, image, inputs)
@@ -245,7 +245,7 @@ def test_conditioning_goes_with_its_trajectory() -> None:
     del trajectory, other
     gc.collect()
     assert not adapter._conditioning
-    with pytest.raises(AdapterError, match="of a trajectory that is still there"):
+    with pytest.raises(AdapterError, match="of a trajectory that still exists"):
         log_probabilities(adapter, inputs, targets)
 
 

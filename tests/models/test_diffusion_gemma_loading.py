@@ -46,7 +46,7 @@ def test_loads_from_a_folder(checkpoint: Path, adapter: DiffusionGemmaAdapter) -
     trajectory = loaded.generate(loaded.encode(picture, "what is this"), 3)
     assert trajectory.tokens.equal(adapter.generate(inputs, 3).tokens)
     assert not any(parameter.requires_grad for parameter in loaded.layer_module(0).parameters())
-    with pytest.raises(AdapterError, match="attention must be the model's own"):
+    with pytest.raises(AdapterError, match="attention must be None, the model's own"):
         models.load(str(checkpoint), attention="joint")
 
 
@@ -69,7 +69,7 @@ def test_an_answer_ends_where_transformers_ends_it(damaged: Path) -> None:
         file.write_text(json.dumps(settings | {"eos_token_id": ends}))
         adapter: Any = models.load(str(damaged))
         assert adapter.model.generation_config.eos_token_id == ends
-        assert adapter._ends() == expected
+        assert adapter._end_tokens() == expected
 
 
 def test_missing_shard(damaged: Path) -> None:

@@ -121,5 +121,5 @@ def test_ids_that_the_tokenizer_lacks() -> None:
 
 def test_the_models_own_tokens_in_a_prompt() -> None:
     check_prompt("family", "what is <mask>", [3, 4], {7: "<mask>"})
-    with pytest.raises(AdapterError, match="family: prompt must not have the model's own token <mask>, got 'what is"):
+    with pytest.raises(AdapterError, match="family: prompt must not have the model's reserved token <mask>, got"):
         check_prompt("family", "what is <mask>", [3, 4, 7], {7: "<mask>"})

@@ -73,7 +73,7 @@ def shifted_schedule(tokens: int, steps: int, shift: float = 3.0) -> tuple[int, 
     The time `t` of a step becomes `shift * t / (1 + (shift - 1) * t)`.
 
     >>> shifted_schedule(8, 4)
-    (1, 1, 1, 5)
+    (1, 1, 2, 4)
     """
     t = torch.linspace(0, 1, steps + 1)
     written = (shift * t / (1 + (shift - 1) * t) * tokens).long()

@@ -44,8 +44,8 @@ def check(family: str, repo: Path) -> None:
             _compare(name, subject)
         for h, w in SIZES:
             shape = tuple(loaded.encode(checks.picture(h, w), "what").views[0].cells.shape)
-            found = checks.check_painting(DreamSubject(loaded), h, w)
-            print(f"{w} x {h}: cells {shape}, {found} painted cells found")
+            found = checks.check_changed_pixels(DreamSubject(loaded), h, w)
+            print(f"{w} x {h}: cells {shape}, {found} changed cells located")
         print(
             f"{check_loading(folder, 8, trust_remote_code=True)} pairs of stored and requested dtype load and explain"
         )

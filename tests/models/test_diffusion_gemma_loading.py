@@ -1,4 +1,4 @@
-"""DiffusionGemma from a folder: whatever is wrong with a file is said."""
+"""DiffusionGemma from a folder, and the errors for damaged files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_weights_are_of_the_requested_dtype(checkpoint: Path, dtype: torch.dtype
 
 
 def test_an_answer_ends_where_transformers_ends_it(damaged: Path) -> None:
-    """By the generation config alone: without an end in it, no token is one."""
+    """The generation config alone has the end tokens."""
     file = damaged / "generation_config.json"
     settings = json.loads(file.read_text())
     for ends, expected in ((None, []), (1, [1]), ([1, 3], [1, 3])):

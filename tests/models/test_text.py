@@ -96,7 +96,7 @@ def test_wordpiece() -> None:
     assert find_phrase("t-shirt", found) == (1, 2, 3)
 
 
-def test_special_tokens_end_words_and_are_none() -> None:
+def test_special_tokens_end_words() -> None:
     pieces = ["red", "<end>", "ring", "<end>", "<end>", "Ġa"]
     tokenizer = tokenizer_of(pieces, decoders.ByteLevel())
     tokenizer.add_special_tokens({"eos_token": "<end>"})
@@ -104,7 +104,7 @@ def test_special_tokens_end_words_and_are_none() -> None:
     assert [(word.text, word.positions) for word in found] == [("red", (0,)), ("ring", (2,)), ("a", (5,))]
 
 
-def test_ids_that_the_tokenizer_lacks() -> None:
+def test_unknown_token_ids() -> None:
     pieces = ["a", "Ġred", "Ġri", "ng"]
     tokenizer = tokenizer_of(pieces, decoders.ByteLevel())
     for tokens, text in [

@@ -40,7 +40,7 @@ from dcam_fast.models.diffusion_gemma.generation import GenerationRecord, Random
 from dcam_fast.models.pretrained import PretrainedAdapter
 from dcam_fast.models.stepping import stepwise
 
-TRANSFORMERS = "5.11.0"  # the first release with the family; tested with it and with 5.23.0
+TRANSFORMERS = "5.11.0"  # the first release with the family
 
 
 @dataclass(frozen=True)

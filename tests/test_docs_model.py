@@ -30,7 +30,7 @@ def test_the_page_makes_a_sound_adapter(tmp_path: Path, monkeypatch: pytest.Monk
     family = ModuleType("patchy")
     monkeypatch.setitem(sys.modules, "patchy", family)
     monkeypatch.setitem(models.FAMILIES, "patchy", "patchy")
-    source = "\n\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
+    source = "\n\n".join(re.findall(r"``python\n(.*?)``", PAGE.read_text(), re.DOTALL))
     exec(compile(source, str(PAGE), "exec"), family.__dict__)
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -44,7 +44,7 @@ def findings(adapter: TinyAdapter, image: NDArray[np.uint8] | None = IMAGE) -> s
 
 
 class BrokenView(TinyAdapter):
-    """Its view is what ``change`` makes of the right one."""
+    """Its view is what `change` makes of the right one."""
 
     def __init__(self, change: Any) -> None:
         super().__init__()
@@ -155,8 +155,8 @@ class Thawed(TinyAdapter):
 
 
 class AllowsTheLast(TinyAdapter):
-    def check_layers(self, blocks: tuple[int, ...]) -> None:
-        """Whatever they are."""
+    def check_layers(self, layers: tuple[int, ...]) -> None:
+        """Accepts any layers."""
 
 
 class NoGradient(TinyAdapter):
@@ -172,10 +172,10 @@ class NotANumber(TinyAdapter):
 
 
 class HalfTheGradient(TinyAdapter):
-    """Its two streams run otherwise than its block."""
+    """Its two streams differ from its `layer`."""
 
     def layer(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
-        after = super().block(index, hidden, inputs)
+        after = super().layer(index, hidden, inputs)
         return Hidden(after.image * 1.01, after.canvas)
 
 
@@ -220,7 +220,7 @@ BROKEN: list[tuple[type[TinyAdapter], str]] = [
     (LosesWords, "words: positions must be"),
     (Thawed, "parameters must be frozen"),
     (Thawed, "the model must be in evaluation mode"),
-    (AllowsTheLast, "must be refused with an AdapterError"),
+    (AllowsTheLast, "must be rejected, got no error"),
     (NoGradient, "gradients must reach the image cells, got zeros"),
     (NotANumber, "gradients at the image cells must be finite"),
     (HalfTheGradient, "must be those of the full graph"),

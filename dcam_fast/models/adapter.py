@@ -46,7 +46,8 @@ class TensorFields:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__repr__ = TensorFields.__repr__  # type: ignore[method-assign]  # dataclass() keeps a class's own repr
+        if "__repr__" not in vars(cls):  # dataclass() then leaves it as it is
+            cls.__repr__ = TensorFields.__repr__  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
         names = [field.name for field in fields(self)]  # type: ignore[arg-type]

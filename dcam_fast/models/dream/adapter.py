@@ -77,6 +77,17 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
     projector: str
 
     def __init__(self, model: Any, processor: Any, *, name: str, attention: str | None, answer_length: int) -> None:
+        """
+        Args:
+            model: of the official code; it is frozen.
+            processor: the checkpoint's, with its chat template.
+            name: shown in results.
+            attention: topology of the generation and of its replay (None: the first of `topologies`).
+            answer_length: tokens in an answer.
+
+        Raises:
+            AdapterError: for an attention that the family does not support, or an answer without tokens.
+        """
         if attention is not None and attention not in self.topologies:
             raise AdapterError(f"{self.family}: attention must be {' or '.join(self.topologies)}, got {attention!r}")
         if answer_length < 1:
@@ -251,7 +262,19 @@ def load_checkpoint(
     trust_remote_code: bool,
     dtype: torch.dtype | None,
 ) -> DreamAdapter:
-    """An adapter of class `adapter_class` for the checkpoint in folder `path`; see `dcam_fast.models.load`."""
+    """Loads the checkpoint in a folder; see `dcam_fast.models.load`.
+
+    Args:
+        adapter_class: of the family.
+        path: the folder.
+        device: of the model.
+        attention: topology of the generation (None: the family's default).
+        trust_remote_code: must be True, because the model's code is in the checkpoint.
+        dtype: of the weights (None: float32 on a CPU, else bfloat16).
+
+    Raises:
+        AdapterError: for a checkpoint that cannot be loaded, or an unsupported release of transformers.
+    """
     family = adapter_class.family
     if not trust_remote_code:
         raise AdapterError(

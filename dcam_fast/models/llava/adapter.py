@@ -71,6 +71,19 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
     def __init__(
         self, model: Any, tokenizer: Any, *, name: str, layers: Any, mask_token: int, answer_length: int, view: View
     ) -> None:
+        """
+        Args:
+            model: of the official code; it is frozen.
+            tokenizer: the checkpoint's, with its chat template.
+            name: shown in results.
+            layers: the model's transformer layers.
+            mask_token: id of the mask token.
+            answer_length: tokens in an answer.
+            view: the default view.
+
+        Raises:
+            AdapterError: for another view, or a model without a vision tower or with another tiling.
+        """
         if view not in get_args(View):
             raise AdapterError(f"{self.family}: view must be one of {', '.join(get_args(View))}, got {view!r}")
         tower = model.get_vision_tower()

@@ -1,4 +1,4 @@
-"""The embedded model: architecture, tokenizer and image processor, training, accuracy, and its adapter."""
+"""The embedded model: layers, model, tokenizer and image processor, training, accuracy, and its adapter."""
 
 from pathlib import Path
 from typing import Final

@@ -25,7 +25,8 @@ from dcam_fast.models.adapter import (
 )
 from dcam_fast.models.text import check_prompt
 from dcam_fast.models.tiny import WEIGHTS
-from dcam_fast.models.tiny.modeling import CELL, Attention, TinyForMaskedDiffusion, attend
+from dcam_fast.models.tiny.layers import CELL, attend
+from dcam_fast.models.tiny.modeling import Attention, TinyForMaskedDiffusion
 from dcam_fast.models.tiny.processing import EOS, MASK, PAD, SPECIAL, TOKENIZER, UNKNOWN, VOCABULARY, TinyImageProcessor
 from dcam_fast.scenes import CAPTION_PROMPT
 

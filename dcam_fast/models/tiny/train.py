@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from dcam_fast import scenes
 from dcam_fast.folders import check_writable, replacing
-from dcam_fast.models.tiny.modeling import CELL, TinyConfig, TinyForMaskedDiffusion, VisionTower
+from dcam_fast.models.tiny.layers import CELL, TinyConfig, VisionTower
+from dcam_fast.models.tiny.modeling import TinyForMaskedDiffusion
 from dcam_fast.models.tiny.processing import (
     EOS,
     MASK,

@@ -1,5 +1,4 @@
-"""How often the embedded model is right on scenes it was never trained on: ``python -m
-dcam_fast.models.tiny.accuracy``."""
+"""Accuracy of the embedded model on held-out scenes: `python -m dcam_fast.models.tiny.accuracy`."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ BATCH = 50
 
 
 def held_out(count: int, seed: int = HELD_OUT_SEED, hard: bool = False) -> list[scenes.Scene]:
-    """``count`` scenes on the full canvas, of one to four objects or hard ones."""
+    """Draws `count` scenes on the full canvas, of one to four objects or hard ones."""
     rng = np.random.default_rng(seed)
     return [scenes.sample_scene(rng, hard=hard) for _ in range(count)]
 
@@ -30,8 +29,10 @@ def held_out(count: int, seed: int = HELD_OUT_SEED, hard: bool = False) -> list[
 def dialogues(
     drawn: list[scenes.Scene], kind: str, seed: int = HELD_OUT_SEED
 ) -> list[tuple[scenes.Scene, scenes.Dialogue]]:
-    """The dialogue of one kind (``"caption"``, or one of `scenes.QUESTIONS` and `scenes.RELATIONS`) about every scene
-    that has an unambiguous one."""
+    """The dialogue of one kind about every scene that has an unambiguous one.
+
+    `kind` is `"caption"`, or one of `scenes.QUESTIONS` and `scenes.RELATIONS`.
+    """
     rng = np.random.default_rng(seed + 1)
     pairs = [
         (scene, scenes.caption(scene) if kind == "caption" else scenes.question(rng, scene, kind)) for scene in drawn
@@ -45,7 +46,14 @@ def exact(
     steps: int | None,
     attention: Attention,
 ) -> list[bool]:
-    """For every dialogue, whether the model's answer is right to the letter."""
+    """For every dialogue, whether the model's answer is exactly right.
+
+    Args:
+        model: on a CPU.
+        pairs: scenes with their dialogues.
+        steps: denoising steps of an answer (None: one token a step).
+        attention: topology of the generation.
+    """
     config = model.config
     right: list[bool] = []
     for start in range(0, len(pairs), BATCH):
@@ -59,7 +67,15 @@ def exact(
 
 
 def measure(path: Path, count: int, steps: int | None, attention: Attention, hard: bool) -> dict[str, dict[str, float]]:
-    """Share of exact answers and number of dialogues for each kind, and for captions by number of objects."""
+    """Share of exact answers and number of dialogues for each kind, and for captions by number of objects.
+
+    Args:
+        path: folder of the weights.
+        count: held-out scenes.
+        steps: denoising steps of an answer (None: one token a step).
+        attention: topology of the generation.
+        hard: whether the scenes are hard ones.
+    """
     model = TinyForMaskedDiffusion.from_pretrained(path).float().eval()
     drawn = held_out(count, hard=hard)
     table = {}

@@ -1,4 +1,4 @@
-"""Words and pixels of the embedded model: a word-level tokenizer and an image processor."""
+"""The embedded model's word-level tokenizer and image processor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from dcam_fast import scenes
-from dcam_fast.models.tiny.modeling import CELL
+from dcam_fast.models.tiny.layers import CELL
 from dcam_fast.scenes.textures import PHOTOGRAPHIC, TEXTURES
 
 SPECIAL = ("<pad>", "<mask>", "<eos>", "<unk>")
@@ -30,7 +30,7 @@ TOKENIZER: Final = "tokenizer.json"
 
 
 def build_tokenizer() -> Tokenizer:
-    """The tokenizer of the embedded model: one token a word, lower case, punctuation on its own."""
+    """The tokenizer of the embedded model: one token for each word, in lower case, and for each punctuation mark."""
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -40,28 +40,30 @@ def build_tokenizer() -> Tokenizer:
 
 
 def encode_words(words: tuple[str, ...] | list[str], length: int, fill: int) -> list[int]:
-    """Token ids of known words, filled up to ``length``."""
+    """Token ids of known words, padded with `fill` to `length`."""
     ids = [VOCABULARY.index(word) for word in words]
     return ids + [fill] * (length - len(ids))
 
 
 def to_pixel_values(images: NDArray[np.uint8]) -> Tensor:
-    """``uint8[B, H, W, 3]`` to ``float32[B, 3, H, W]`` in -1..1."""
+    """Images, uint8 `[B, H, W, 3]`, as float32 `[B, 3, H, W]` in -1..1."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 @dataclass(frozen=True)
 class TinyImageProcessor:
-    """Any RGB image to the model's canvas: the longest side becomes 128 px, and both sides a whole number of cells.
+    """Resizes an RGB image for the model: the longest side becomes 128 pixels, and both sides whole cells.
 
-    The shorter side keeps at least ``shortest`` px, so that a strip of an image still has a few rows of cells.
+    Attributes:
+        longest: length in pixels of the longer side.
+        shortest: minimum length in pixels of the shorter side, so that a narrow image still has a few rows of cells.
     """
 
     longest: int = scenes.CANVAS
     shortest: int = 48
 
     def canvas(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) in pixels that an image of ``height`` by ``width`` is resized to."""
+        """The (height, width) in pixels to which an image of `height` by `width` is resized."""
         scale = self.longest / max(height, width)
         rows, columns = (
             min(self.longest, max(self.shortest, CELL * round(side * scale / CELL))) for side in (height, width)
@@ -69,7 +71,7 @@ class TinyImageProcessor:
         return rows, columns
 
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
-        """Float32 ``[1, 3, h, w]`` in -1..1 of an image ``uint8[H, W, 3]``."""
+        """An image, uint8 `[H, W, 3]`, resized, as float32 `[1, 3, h, w]` in -1..1."""
         height, width = self.canvas(*image.shape[:2])
         pil = Image.fromarray(image)
         if pil.size != (width, height):

@@ -1,16 +1,15 @@
-"""Trains the embedded model from nothing: ``dcam-fast train-tiny``.
+"""Trains the embedded model from scratch: `dcam-fast train-tiny`.
 
-Five stages, all counted in steps and seeded, so that a run on the same machine and torch gives the same weights:
+There are five stages. All are counted in steps and seeded, so the same machine and torch give the same weights.
 
-1. The vision tower alone learns which words the caption of a scene contains, from the words alone (no masks, no
-   positions). It plays the part that a pretrained encoder plays in a large model; without it the language model learns
-   nothing but word priors.
-2. The whole model learns to denoise captions and answers (LLaDA's objective), on a curriculum of growing canvases.
-3. It learns to read the hard scenes too: from the averaged weights, with fresh optimizers.
-4. The same, with more questions: what is beside what takes longest to learn.
-5. Mostly questions about what is beside what, first in scenes of two objects, then in larger ones.
+1. The vision tower learns which words the caption of a scene contains, from the words alone (no masks, no positions).
+   It takes the place of a pretrained encoder; without it the language model learns only word priors.
+2. The whole model learns to denoise captions and answers (LLaDA's objective) on growing images.
+3. It learns the hard scenes, from the averaged weights and with new optimizers.
+4. The same with more questions: left/right relations are the hardest to learn.
+5. Mostly questions about left/right relations, first in scenes of two objects, then in larger ones.
 
-A stage is saved every ``SAVE_EVERY`` steps and goes on from there when started again with the same folder.
+A stage is saved every `SAVE_EVERY` steps. Started again with the same folder, it continues from there.
 """
 
 from __future__ import annotations
@@ -29,7 +28,8 @@ from tqdm import tqdm
 
 from dcam_fast import scenes
 from dcam_fast.folders import check_writable, replacing
-from dcam_fast.models.tiny.modeling import CELL, TinyConfig, TinyForMaskedDiffusion, VisionTower
+from dcam_fast.models.tiny.layers import CELL, TinyConfig, VisionTower
+from dcam_fast.models.tiny.modeling import TinyForMaskedDiffusion
 from dcam_fast.models.tiny.processing import (
     EOS,
     MASK,
@@ -53,15 +53,24 @@ QUESTIONS = {
     "right": 0.20,
 }
 SIDES = {"left": 0.45, "right": 0.45, "object": 0.10}
-CONTENT = VOCABULARY.index(scenes.SHAPES[0])  # words from here on name something in the image
+CONTENT = VOCABULARY.index(scenes.SHAPES[0])  # from here on, words name something in the image
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Some steps of one kind. ``canvases``: sizes (height, width) in pixels, one drawn per step. ``objects``: fewest
-    and most per scene, in hard ones two and six. ``maskings``: of each answer, in one packed sequence. ``questions``,
-    ``joint``, ``hard``: shares of scenes that come with a question, of steps with joint attention, of hard scenes.
-    ``kinds``: of questions, with their shares."""
+    """Consecutive steps with the same settings.
+
+    Attributes:
+        steps: number of steps.
+        batch: scenes in a step.
+        canvases: sizes (height, width) of images in pixels, one drawn per step.
+        objects: minimum and maximum per scene; hard scenes have two to six.
+        maskings: of each answer, in one packed sequence.
+        questions: share of scenes with a question instead of a caption.
+        joint: share of steps with joint attention.
+        hard: share of hard scenes.
+        kinds: of questions, with their shares.
+    """
 
     steps: int
     batch: int
@@ -94,8 +103,15 @@ BESIDE = (
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A run of its own: its file, its steps, its seed, and its learning rates as a share of the full ones."""
+class TrainingStage:
+    """A separate run with new optimizers.
+
+    Attributes:
+        name: of its file.
+        phases: its steps.
+        seed: of its scenes and maskings.
+        rate: factor of the learning rates.
+    """
 
     name: str
     phases: tuple[Phase, ...]
@@ -104,17 +120,17 @@ class Stage:
 
 
 STAGES = (
-    Stage("denoiser", DENOISER, 1, 1.0),
-    Stage("harder", HARDER, 2, 0.5),
-    Stage("relations", RELATIONS, 3, 0.5),
-    Stage("beside", BESIDE, 4, 0.5),
+    TrainingStage("denoiser", DENOISER, 1, 1.0),
+    TrainingStage("harder", HARDER, 2, 0.5),
+    TrainingStage("relations", RELATIONS, 3, 0.5),
+    TrainingStage("beside", BESIDE, 4, 0.5),
 )
 TOWER_RATE, MUON_RATE, ADAM_RATE = 3e-3, 2e-2, 3e-3
-WARMUP, DECAY, FLOOR = 50, 0.40, 0.02  # steps; share of the run over which the rate falls linearly; to this share
+WARMUP, DECAY, FLOOR = 50, 0.40, 0.02  # steps; share of the run with linear decay; the rate at its end
 
 
 def schedule(step: int, total: int) -> float:
-    """Learning rate at ``step`` as a share of the peak: linear warm-up, constant, linear decay."""
+    """Learning rate at `step` as a share of the peak: linear warm-up, constant, linear decay."""
     decay = (total - step) / (DECAY * total)
     return min(1.0, (step + 1) / WARMUP, max(FLOOR, decay))
 
@@ -124,13 +140,13 @@ def _plan(phases: tuple[Phase, ...]) -> list[Phase]:
 
 
 def _offset(rng: np.random.Generator, canvas: tuple[int, int], grid: int) -> tuple[int, int]:
-    """Where in the largest grid a smaller canvas sits: all row and column embeddings get their share of training."""
+    """A random place for a smaller image in the full grid, so that all row and column embeddings are trained."""
     row, column = (int(rng.integers(grid - side // CELL + 1)) for side in canvas)
     return row, column
 
 
 def draw_dialogue(rng: np.random.Generator, scene: scenes.Scene, phase: Phase) -> scenes.Dialogue:
-    """The caption of a scene or, with a phase's probability, a question that it answers without ambiguity."""
+    """The caption of a scene or, with the phase's probability, an unambiguous question about it."""
     if rng.random() < phase.questions:
         kind = str(rng.choice(list(phase.kinds), p=list(phase.kinds.values())))
         return scenes.question(rng, scene, kind) or scenes.caption(scene)
@@ -150,7 +166,7 @@ def _draw_scenes(rng: np.random.Generator, phase: Phase) -> tuple[list[scenes.Sc
 
 
 class TowerObjective(nn.Module):
-    """Which words the caption contains, from cell logits pooled by log-mean-exp; and the background from their mean."""
+    """Predicts the caption's words from cell logits, pooled by log-mean-exp, and the background from their mean."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -162,15 +178,14 @@ class TowerObjective(nn.Module):
         nn.init.constant_(self.words.bias, -2.0)
 
     def forward(self, features: Tensor, drawn: list[scenes.Scene]) -> tuple[Tensor, Tensor]:
-        """Loss, and the share of scenes whose strongest (color, shape) pair is there."""
+        """Loss, and the share of scenes whose highest-scoring (color, shape) pair is present."""
         present = [
             {w for o in s.objects for w in ((o.color, o.shape), (o.size, o.shape), (o.shape,), (o.color,))}
             for s in drawn
         ]
         target = torch.tensor([[float(label in words) for label in self.labels] for words in present])
-        pooled = self.words(features).float().flatten(1, 2).logsumexp(1) - np.log(
-            4.0
-        )  # an object covers about four cells
+        area = np.log(4.0)  # an object covers about four cells
+        pooled = self.words(features).float().flatten(1, 2).logsumexp(1) - area
         texture = torch.tensor([TEXTURES.index(scene.background) for scene in drawn])
         texture_logits = self.textures(features).float().flatten(1, 2).mean(1)
         loss = F.binary_cross_entropy_with_logits(pooled, target, reduction="none").sum(1).mean() / 4
@@ -180,8 +195,12 @@ class TowerObjective(nn.Module):
 
 
 def mask_answers(answers: Tensor, maskings: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Canvases ``int64[B, K, L]`` with tokens of ``answers[B, L]`` masked at K stratified rates, and LLaDA's loss
-    weights (1 / rate at a masked position, else 0), ``float32[B, K, L]``."""
+    """Masks answers, int64 `[B, L]`, at K stratified rates.
+
+    Returns:
+        Canvases, int64 `[B, K, L]`, and LLaDA's loss weights, float32 `[B, K, L]`: 1 / rate at a masked position, else
+        0.
+    """
     batch, length = answers.shape
     rate = (torch.arange(maskings) + torch.rand(batch, maskings, generator=generator)) / maskings
     rate = rate.clamp(0.02, 1.0)[..., None]
@@ -203,7 +222,7 @@ def _clip_and_step(parameters: list[nn.Parameter], optimizers: list[torch.optim.
 
 
 def train_tower(config: TinyConfig, scale: float) -> dict[str, Tensor]:
-    """Stage 1. Returns the tower's weights."""
+    """Trains stage 1 and returns the tower's weights."""
     rng = np.random.default_rng(11)
     torch.manual_seed(0)
     tower, objective = VisionTower(config), TowerObjective(config.vision_sizes[1])
@@ -222,8 +241,8 @@ def train_tower(config: TinyConfig, scale: float) -> dict[str, Tensor]:
 
 
 @dataclass
-class Run:
-    """Everything that the second stage carries from step to step; ``state`` and ``load`` make it resumable."""
+class TrainingRun:
+    """The state of a stage of the whole model from step to step. `state` and `load` make it resumable."""
 
     model: TinyForMaskedDiffusion
     average: dict[str, Tensor]
@@ -233,8 +252,8 @@ class Run:
     step: int = 0
 
     @staticmethod
-    def start(model: TinyForMaskedDiffusion, stage: Stage) -> Run:
-        """A run from the model's weights as they are."""
+    def start(model: TinyForMaskedDiffusion, stage: TrainingStage) -> TrainingRun:
+        """A run that begins with the model's current weights."""
         matrices: list[nn.Parameter] = []
         tower: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
@@ -256,7 +275,7 @@ class Run:
             optimizer.param_groups[0]["peak"] = optimizer.param_groups[0]["lr"]
         average = {name: value.detach().clone() for name, value in model.state_dict().items()}
         seed = stage.seed
-        return Run(model, average, optimizers, np.random.default_rng(seed), torch.Generator().manual_seed(seed))
+        return TrainingRun(model, average, optimizers, np.random.default_rng(seed), torch.Generator().manual_seed(seed))
 
     def state(self) -> dict[str, object]:
         return {
@@ -278,7 +297,7 @@ class Run:
         self.step = state["step"]
 
     def advance(self, phase: Phase, total: int) -> dict[str, str]:
-        """One step; returns what the progress bar shows."""
+        """Runs one step; returns what the progress bar shows."""
         model = self.model
         for optimizer in self.optimizers:
             group = optimizer.param_groups[0]
@@ -313,8 +332,8 @@ def _encode_prompt(prompt: str, length: int) -> list[int]:
     return encode_words(prompt.split(), length, PAD)
 
 
-def _finish(run: Run, stage: Stage, folder: Path, scale: float) -> None:
-    """Advances a run to its end, saving it on the way (atomically: a killed run never leaves half a file)."""
+def _finish(run: TrainingRun, stage: TrainingStage, folder: Path, scale: float) -> None:
+    """Runs a stage to its end and saves it regularly. Saving is atomic, so a killed run leaves no partial file."""
     plan = _plan(stage.phases)[:: round(1 / scale)]
     saved = folder / f"{stage.name}.pt"
     if saved.exists():
@@ -331,12 +350,18 @@ def _finish(run: Run, stage: Stage, folder: Path, scale: float) -> None:
 
 
 def train(folder: Path, *, scale: float = 1.0, compile: bool = False) -> Path:
-    """Trains the model in ``folder`` and writes it there, as `dcam_fast.models.load` reads it; returns that path.
+    """Trains the embedded model.
 
     Args:
-        folder: checkpoints live here; a run that was stopped goes on from the last one.
-        scale: share of the steps to run, 1/n of them (a smoke test takes 0.01).
-        compile: compile the transformer blocks with ``torch.compile``: a third faster, needs a C++ compiler.
+        folder: of the checkpoints. A run that was stopped continues from the last one.
+        scale: share of the steps to run (0.01 for a smoke test).
+        compile: whether to compile the layers with `torch.compile`, which is a third faster and needs a C++ compiler.
+
+    Returns:
+        The folder of the model, for `dcam_fast.models.load`.
+
+    Raises:
+        ValueError: for a scale that is not above 0 and at most 1.
     """
     if not 0 < scale <= 1:
         raise ValueError(f"train: scale must be above 0 and at most 1, got {scale}")
@@ -350,18 +375,17 @@ def train(folder: Path, *, scale: float = 1.0, compile: bool = False) -> Path:
             torch.save(tower, draft / "tower.pt")
     model.vision.load_state_dict(torch.load(folder / "tower.pt"))
     if compile:
-        for block in model.blocks:
-            block.compile()
+        for layer in model.layers():
+            layer.compile()
     for stage in STAGES:
-        run = Run.start(model, stage)
+        run = TrainingRun.start(model, stage)
         _finish(run, stage, folder, scale)
         model.load_state_dict(run.average)
     return folder / "model"
 
 
-def export(run: Run, path: Path) -> None:
-    """Writes a folder that `dcam_fast.models.load` reads: configuration, tokenizer, and averaged weights in
-    bfloat16."""
+def export(run: TrainingRun, path: Path) -> None:
+    """Writes a folder for `dcam_fast.models.load`: configuration, tokenizer, and averaged weights in bfloat16."""
     model = copy.deepcopy(run.model)
     model.load_state_dict(run.average)
     model.bfloat16().save_pretrained(path)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dcam_fast.scenes import sample_image
     from dcam_fast.streaming import Step, Stream
 
-# Where each public name lives. Loaded on first use: `import dcam_fast` itself needs neither torch nor transformers.
+# The module of each public name, loaded on first use: `import dcam_fast` alone imports neither torch nor transformers.
 _HOMES = {
     "DEFAULT": "config",
     "METHODS": "attribution.methods",
@@ -63,7 +63,7 @@ __all__ = [
     "set_num_threads",
 ]
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet unless the application asks
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # no output unless the application configures logging
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dcam_fast import Explainer, scenes
+from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.methods.attention_rollout import AttentionRollout, roll_out, weights
 from dcam_fast.models import AdapterError
@@ -76,8 +77,9 @@ def test_on_the_embedded_model(attention: str, blocks: tuple[int, ...] | None) -
     inputs = adapter.encode(PICTURE, adapter.default_prompt)
     trajectory = adapter.generate(inputs)
     words = [Word("", (1,)), Word("", (2, 3))]
-    view = inputs.views[0]
-    got = AttentionRollout(target_layers=blocks).raw_maps(adapter, inputs, trajectory, words, view)
+    answer = Answer(adapter, inputs, trajectory)
+    view = answer.view
+    got = AttentionRollout(target_layers=blocks).raw_maps(answer, words)
     expected = []
     for position in (1, 2, 3):
         canvas = canvases(trajectory, torch.tensor([position]), "remask", adapter.mask_token)
@@ -90,7 +92,7 @@ def test_on_the_embedded_model(attention: str, blocks: tuple[int, ...] | None) -
     torch.testing.assert_close(got[1], (expected[1] + expected[2]) / 2, rtol=1e-4, atol=1e-7)
     assert bool((got >= 0).all())
     assert bool((got.sum((1, 2)) < 1).all())
-    assert AttentionRollout().raw_maps(adapter, inputs, trajectory, [], view).shape == (0, *view.cells.shape)
+    assert AttentionRollout().raw_maps(answer, []).shape == (0, *view.cells.shape)
 
 
 def test_a_model_that_attends_in_another_way_is_refused() -> None:
@@ -98,5 +100,5 @@ def test_a_model_that_attends_in_another_way_is_refused() -> None:
         def layer(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
             return hidden
 
-    with pytest.raises(AdapterError, match=r"attention_rollout: model must attend by .*, got tiny, which has 0 in a"):
+    with pytest.raises(AdapterError, match=r"attention_rollout: model must call .*, got tiny, with 0 calls in a layer"):
         Explainer(Eager()).explain(PICTURE, method="attention_rollout")

@@ -89,7 +89,10 @@ def test_targets_by_word_phrase_and_position(explainer: Explainer, scene: scenes
         ({"targets": ["zebra"]}, r"explain: target must be words of the answer \(a .*\), got 'zebra'"),
         ({"targets": [99]}, "explain: target must be a position from 0 to .*, got 99"),
         ({"targets": "nouns"}, "explain: targets must be 'content', 'all' or words and .*, got 'nouns'"),
-        ({"method": "best"}, f"explain: method must be one of {', '.join(METHODS)} or a GradientCAM, got 'best'"),
+        (
+            {"method": "best"},
+            f"explain: method must be one of {', '.join(METHODS)} or an AttributionMethod, got 'best'",
+        ),
         ({"profile": "best"}, "profile: name must be one of released, paper, default, unguided, got 'best'"),
         ({"prompt": "what is the zebra ?"}, "tiny: prompt must be made of the words"),
         ({"steps": 0}, "explain: steps must be a positive whole number or None, got 0"),

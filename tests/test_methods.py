@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast import ops, scenes
-from dcam_fast.attribution import METHODS, AttributionMethod, GradientCAM
+from dcam_fast.attribution import METHODS, Answer, AttributionMethod, GradientCAM
 from dcam_fast.attribution.by_word import mean_by_word
 from dcam_fast.attribution.methods.activation import Activation
 from dcam_fast.attribution.methods.llava_cam import LlavaCam
@@ -94,7 +94,7 @@ def adapter() -> PaperAdapter:
 
 def maps_by(method: AttributionMethod, adapter: PaperAdapter, words: tuple[Word, ...] = WORDS) -> Tensor:
     inputs = adapter.encode(PIXELS, "?")
-    maps = method.raw_maps(adapter, inputs, TRAJECTORY, words, inputs.views[0])
+    maps = method.raw_maps(Answer(adapter, inputs, TRAJECTORY), words)
     assert maps.shape == (len(words), 2, 2)
     assert maps.dtype is torch.float32
     return maps.flatten(1)
@@ -138,7 +138,7 @@ def test_hirescam(adapter: PaperAdapter) -> None:
 def test_activation_is_the_same_for_all_words_and_takes_one_forward_pass(adapter: PaperAdapter) -> None:
     assert_maps(maps_by(Activation(), adapter), [[1 / 2, 1, 1 / 2, 0]] * 3)
     assert adapter.forwards == 1
-    with pytest.raises(AdapterError, match="block must be 0 to 0 for paper, got 1"):
+    with pytest.raises(AdapterError, match="layer must be 0 to 0 for paper, got 1"):
         maps_by(Activation(target_layers=(1,)), adapter)
 
 
@@ -263,9 +263,7 @@ def test_methods_of_the_same_passes_share_them(adapter: PaperAdapter) -> None:
     names = ("grad_cam", "layer_cam", "hires_cam", "tam")
     alone = {name: maps_by(METHODS[name], adapter) for name in names}
     adapter.forwards = 0
-    together = all_raw_maps(
-        {name: METHODS[name] for name in names}, adapter, inputs, TRAJECTORY, WORDS, inputs.views[0]
-    )
+    together = all_raw_maps({name: METHODS[name] for name in names}, Answer(adapter, inputs, TRAJECTORY), WORDS)
     assert adapter.forwards == 2  # one for the three CAMs, one for TAM
     assert tuple(together) == names
     for name in names:
@@ -273,7 +271,7 @@ def test_methods_of_the_same_passes_share_them(adapter: PaperAdapter) -> None:
 
 
 def test_describe() -> None:
-    assert describe(Random(seed=3)) == {"kind": "Random", "seed": 3, "blocks": None}
+    assert describe(Random(seed=3)) == {"kind": "Random", "seed": 3, "target_layers": None}
     assert describe(GradientCAM(objective=max))["objective"] == repr(max)
     assert method_named("tam") == Tam()
     assert method_named(Tam(kernel_size=5)) == Tam(kernel_size=5)
@@ -293,7 +291,7 @@ def test_every_method_explains_the_embedded_model(attention: str) -> None:
     trajectory = tiny.generate(inputs, 8)
     words = tiny.words(trajectory)[1:4]
     methods = METHODS | {"llava_cam_smooth": LlavaCam(runs=2)}
-    for name, maps in all_raw_maps(methods, tiny, inputs, trajectory, words, inputs.views[0]).items():
+    for name, maps in all_raw_maps(methods, Answer(tiny, inputs, trajectory), words).items():
         assert maps.shape == (3, 13, 16), name
         assert maps.isfinite().all(), name
         assert maps.max() > 0, name

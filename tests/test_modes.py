@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcam_fast import Explainer, Explanation, scenes
-from dcam_fast.attribution import METHODS, GradientCAM
+from dcam_fast.attribution import METHODS, Answer, GradientCAM
 from dcam_fast.evaluation.cases import prepare
 from dcam_fast.evaluation.datasets.synthetic import Scenes
 from dcam_fast.evaluation.runner import Settings, evaluate_sample
@@ -233,7 +233,7 @@ def test_what_an_adapter_encodes_can_be_differentiated(explainer: Explainer) -> 
         inputs = adapter.encode(PICTURE, adapter.default_prompt)
         trajectory = adapter.generate(inputs, 4)
     words = adapter.words(trajectory)[1:2]
-    maps = METHODS["default"].raw_maps(adapter, inputs, trajectory, words, inputs.views[0])
+    maps = METHODS["default"].raw_maps(Answer(adapter, inputs, trajectory), words)
     assert bool(maps.isfinite().all())
 
 

@@ -96,7 +96,9 @@ def test_a_stream_can_be_left(explainer: Explainer) -> None:
         if step.index == 2:
             break
     assert generating
-    with pytest.raises(RuntimeError, match=r"Stream.explanation: stream must be at its end, got one before it"):
+    with pytest.raises(
+        RuntimeError, match=r"Stream.explanation: stream must be at its end, got a stream with steps left"
+    ):
         stream.explanation()
     stream.close()
     assert not generating
@@ -123,7 +125,7 @@ def test_grad_mode_is_the_callers_between_steps(explainer: Explainer) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "tam"}, "stream: method must be of Diffusion-CAM's kind, a GradientCAM, got 'tam'"),
+        ({"method": "tam"}, "stream: method must be a GradientCAM or the name of one, got 'tam'"),
         ({"method": "best"}, "explain: method must be one of"),
         ({"prompt": "what is the zebra ?"}, "tiny: prompt must be made of the words"),
     ],

@@ -31,7 +31,7 @@ class Explanation(ExplainedAnswer):
         >>> explanation[name].equal(map)
         True
         >>> explanation.overlay(name).size
-        (256, 256)
+        (128, 128)
     """
 
     @own_modes()

@@ -1,4 +1,4 @@
-"""The attribution pass: exact gradients, the right answer states, clear refusals, nothing left behind."""
+"""The attribution passes: exact gradients, answer states, error messages, and a clean model afterwards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def adapter(request: pytest.FixtureRequest) -> TinyAdapter:
 
 
 @pytest.fixture(scope="module")
-def asked(adapter: TinyAdapter) -> tuple[TinyInputs, Trajectory]:
+def generated(adapter: TinyAdapter) -> tuple[TinyInputs, Trajectory]:
     scene = scenes.sample_scene(np.random.default_rng(5), 96, 128, 3)
     inputs = adapter.encode(scene.image, scenes.CAPTION_PROMPT)
     return inputs, adapter.generate(inputs)
@@ -39,10 +39,10 @@ def make_targets(trajectory: Trajectory, count: int, state: str = "committed") -
 
 
 def full_graph_gradient(
-    adapter: TinyAdapter, inputs: TinyInputs, targets: TargetBatch, row: int, block: int
+    adapter: TinyAdapter, inputs: TinyInputs, targets: TargetBatch, row: int, layer: int
 ) -> tuple[Tensor, Tensor]:
     """The published flow on one target: the model's own packed forward, a graph through all of it, a hook for the
-    block."""
+    layer."""
     model = adapter.model
     kept: list[Tensor] = []
 
@@ -50,7 +50,7 @@ def full_graph_gradient(
         output.retain_grad()
         kept.append(output)
 
-    handle = model.blocks[block].register_forward_hook(keep)
+    handle = model.blocks[layer].register_forward_hook(keep)
     try:
         pixels = adapter.processor(inputs.image).requires_grad_()
         logits = model(pixels, inputs.prompt_tokens, targets.canvases[None, row : row + 1], adapter.attention)[0, 0]
@@ -66,30 +66,30 @@ def full_graph_gradient(
     return kept[0][0, cells].detach(), kept[0].grad[0, cells]
 
 
-@pytest.mark.parametrize("block", [0, 2, 4])
+@pytest.mark.parametrize("layer", [0, 2, 4])
 def test_gradients_are_those_of_the_models_own_forward(
-    adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory], block: int
+    adapter: TinyAdapter, generated: tuple[TinyInputs, Trajectory], layer: int
 ) -> None:
-    inputs, trajectory = asked
+    inputs, trajectory = generated
     targets = make_targets(trajectory, 4)
     cells = inputs.views[0].cells.flatten()
-    (captured,) = capture(adapter, inputs, targets, (block,), "contrast")
+    (captured,) = capture(adapter, inputs, targets, (layer,), "contrast")
     for row in range(len(targets)):
-        activations, gradients = full_graph_gradient(adapter, inputs, targets, row, block)
+        activations, gradients = full_graph_gradient(adapter, inputs, targets, row, layer)
         scale = gradients.abs().max()
         # another implementation of the same sums: what float32 leaves of either (tests/test_engine.py has the proof)
         assert (captured.gradients[row, cells] - gradients).abs().max() <= 1e-5 * scale
         torch.testing.assert_close(captured.activations[row, cells], activations, rtol=1e-4, atol=1e-5)
 
 
-def test_several_blocks_of_one_pass_equal_one_block_each(
-    adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory]
+def test_several_layers_in_one_pass_equal_separate_passes(
+    adapter: TinyAdapter, generated: tuple[TinyInputs, Trajectory]
 ) -> None:
-    inputs, trajectory = asked
+    inputs, trajectory = generated
     targets = make_targets(trajectory, 5)
     together = capture(adapter, inputs, targets, (0, 1, 3), "logprob")
-    for block, captured in zip((0, 1, 3), together, strict=True):
-        (alone,) = capture(adapter, inputs, targets, (block,), "logprob")
+    for layer, captured in zip((0, 1, 3), together, strict=True):
+        (alone,) = capture(adapter, inputs, targets, (layer,), "logprob")
         prefix = inputs.views[0].cells.numel()
         expected = alone.activations[:, :prefix].expand(len(targets), -1, -1)
         torch.testing.assert_close(captured.activations[:, :prefix], expected)
@@ -97,8 +97,8 @@ def test_several_blocks_of_one_pass_equal_one_block_each(
         assert (captured.gradients - alone.gradients)[:, :prefix].abs().max() <= 1e-5 * scale
 
 
-def test_targets_do_not_disturb_each_other(adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory]) -> None:
-    inputs, trajectory = asked
+def test_targets_do_not_affect_each_other(adapter: TinyAdapter, generated: tuple[TinyInputs, Trajectory]) -> None:
+    inputs, trajectory = generated
     answer, single = (
         Answer(adapter, inputs, trajectory),
         build_targets(trajectory, torch.tensor([17]), "committed", MASK),
@@ -109,14 +109,14 @@ def test_targets_do_not_disturb_each_other(adapter: TinyAdapter, asked: tuple[Ti
     torch.testing.assert_close(together[17:18], alone, rtol=0, atol=1e-3)
 
 
-def test_no_targets_give_no_maps(adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory]) -> None:
-    inputs, trajectory = asked
+def test_no_targets_give_no_maps(adapter: TinyAdapter, generated: tuple[TinyInputs, Trajectory]) -> None:
+    inputs, trajectory = generated
     (maps,) = maps_of_targets(Answer(adapter, inputs, trajectory), make_targets(trajectory, 0), [GradientCAM()])
     assert maps.shape == (0, 12, 16)
 
 
-def test_nothing_is_left_behind(adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory]) -> None:
-    inputs, trajectory = asked
+def test_hooks_and_gradients_are_removed(adapter: TinyAdapter, generated: tuple[TinyInputs, Trajectory]) -> None:
+    inputs, trajectory = generated
 
     def fail(_logits: Tensor) -> Tensor:
         raise RuntimeError("in the middle")
@@ -135,7 +135,7 @@ def test_nothing_is_left_behind(adapter: TinyAdapter, asked: tuple[TinyInputs, T
 
 
 @pytest.mark.parametrize(
-    ("blocks", "message"),
+    ("layers", "message"),
     [
         ((5,), r"layer must be 0 to 4 for tiny, got 5 \(no gradient reaches"),
         ((-1,), "layer must be 0 to 4 for tiny, got -1"),
@@ -143,16 +143,16 @@ def test_nothing_is_left_behind(adapter: TinyAdapter, asked: tuple[TinyInputs, T
         ((2, 1), r"layers must be ascending and distinct, got \(2, 1\)"),
     ],
 )
-def test_blocks_without_a_map_are_refused(
-    adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory], blocks: tuple[int, ...], message: str
+def test_invalid_layers_are_rejected(
+    adapter: TinyAdapter, generated: tuple[TinyInputs, Trajectory], layers: tuple[int, ...], message: str
 ) -> None:
-    inputs, trajectory = asked
+    inputs, trajectory = generated
     with pytest.raises(AdapterError, match=message):
-        capture(adapter, inputs, make_targets(trajectory, 1), blocks, "logit")
+        capture(adapter, inputs, make_targets(trajectory, 1), layers, "logit")
 
 
-def test_the_last_block_has_no_gradient() -> None:
-    """Why it is refused: behind the last block the image rows do not reach the logits."""
+def test_the_last_layer_has_no_gradient() -> None:
+    """Why it is rejected: the logits do not depend on the image rows at the output of the last layer."""
     adapter = TinyAdapter(attention="joint")
     scene = scenes.sample_scene(np.random.default_rng(1))
     inputs = adapter.encode(scene.image, scenes.CAPTION_PROMPT)
@@ -193,10 +193,10 @@ def test_objectives() -> None:
 
 
 def test_committed_state_is_the_state_of_the_generation(
-    adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory]
+    adapter: TinyAdapter, generated: tuple[TinyInputs, Trajectory]
 ) -> None:
     """Replayed at the canvas it was committed from, every token is again the most probable one."""
-    inputs, trajectory = asked
+    inputs, trajectory = generated
     targets = make_targets(trajectory, len(trajectory.tokens))
     hidden = adapter.embed(inputs, targets.canvases)
     for index in range(adapter.num_layers):

@@ -1,4 +1,4 @@
-"""The passes: exact in every topology, within their memory, and nothing left behind."""
+"""The passes: exact in every topology, within their memory, and without leaks."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def token_maps(answer: Answer, targets: TargetBatch, method: GradientCAM) -> Ten
 
 
 def whole_graph(adapter: Any, inputs: Inputs, target: TargetBatch, layer: int, objective: Any) -> tuple[Tensor, Tensor]:
-    """Activations and gradients ``[1, S, D]`` of one target with a graph through everything, parameters included."""
+    """Activations and gradients `[1, S, D]` of one target with a graph through everything, parameters included."""
     adapter.model.requires_grad_(True)
     try:
         hidden = adapter.embed(inputs, target.canvases)
@@ -133,19 +133,19 @@ def test_split_run_equals_another_implementation_in_float64(attention: str) -> N
 
 def test_gradients_of_a_layer_are_freed_after_use(answer: Answer) -> None:
     adapter, inputs = answer.adapter, answer.inputs
-    seen: list[tuple[int, weakref.ref[Tensor]]] = []
+    recorded: list[tuple[int, weakref.ref[Tensor]]] = []
 
     def consume(layer: int, _maps: Tensor, _activations: Tensor, gradients: Tensor) -> None:
-        for _, earlier in seen:
+        for _, earlier in recorded:
             alive = earlier()
             assert alive is None or alive.data_ptr() == gradients.data_ptr(), "autograd may go on in the same memory"
-        seen.append((layer, weakref.ref(gradients)))
+        recorded.append((layer, weakref.ref(gradients)))
 
     differentiate(adapter, inputs, targets_at(answer, "committed"), (0, 1, 3), "logprob", consume)
-    layers = [layer for layer, _ in seen]
+    layers = [layer for layer, _ in recorded]
     assert len(layers) % 3 == 0
     assert layers == [2, 1, 0] * (len(layers) // 3)
-    assert all(gradients() is None for _, gradients in seen)
+    assert all(gradients() is None for _, gradients in recorded)
 
 
 @pytest.mark.parametrize("name", ["tiny, prefix", "shaped, prefix"])
@@ -212,8 +212,8 @@ def test_kept_bytes_are_what_is_allocated(answer: Answer) -> None:
     assert 0.6 * live[0] <= kept_bytes(answer, target) <= live[0]
 
 
-def test_maps_are_those_of_one_word_at_a_time(answer: Answer) -> None:
-    """Shared passes, several layers and pooling on the way give what the plain way gives."""
+def test_maps_equal_those_of_separate_passes(answer: Answer) -> None:
+    """Shared passes, several layers and pooling on the way give the same maps as one full graph for each target."""
     adapter, inputs = answer.adapter, answer.inputs
     targets, layers, view = targets_at(answer, "committed"), (1, 2), inputs.views[0]
     maps = token_maps(answer, targets, GradientCAM(target_layers=layers))
@@ -266,17 +266,17 @@ def test_depth_of_all_layers_is_exact(answer: Answer) -> None:
 def test_deterministic_mode_is_scoped_and_bitwise_reproducible() -> None:
     explainer = Explainer(ask_tiny("joint").adapter, deterministic=True)
     picture = scenes.sample_scene(np.random.default_rng(3)).image
-    seen = []
+    recorded = []
 
     def objective(logits: Tensor) -> Tensor:
-        seen.append(torch.are_deterministic_algorithms_enabled())
+        recorded.append(torch.are_deterministic_algorithms_enabled())
         return logits[5]
 
     first, second = (
         explainer.explain(picture, targets=[0, 1], method=GradientCAM(objective=objective)) for _ in range(2)
     )
     assert first.maps.equal(second.maps)
-    assert all(seen)
+    assert all(recorded)
     assert not torch.are_deterministic_algorithms_enabled()
 
 

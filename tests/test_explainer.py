@@ -217,6 +217,6 @@ def test_scores_by_hand() -> None:
     assert scores.peak(maps).tolist() == pytest.approx([1, 1 / 8, 0])
     assert scores.hot_cells(maps).flatten(1).sum(1).tolist() == [6, 8, 0]
     assert scores.spread(maps).tolist() == pytest.approx([1 / 8, 1, 1])
-    seen, ablated = torch.log(torch.tensor([0.9, 0.9, 0.9])), torch.log(torch.tensor([0.09, 0.09, 0.09]))
-    assert scores.groundedness(maps, seen, ablated).tolist() == pytest.approx([0.9 * 7 / 8, 0, 0], abs=1e-6)
-    assert scores.groundedness(maps, ablated, seen).tolist() == [0, 0, 0], "more likely without the place"
+    visible, ablated = torch.log(torch.tensor([0.9, 0.9, 0.9])), torch.log(torch.tensor([0.09, 0.09, 0.09]))
+    assert scores.groundedness(maps, visible, ablated).tolist() == pytest.approx([0.9 * 7 / 8, 0, 0], abs=1e-6)
+    assert scores.groundedness(maps, ablated, visible).tolist() == [0, 0, 0], "more likely without the place"

@@ -89,7 +89,7 @@ def test_orientations_that_are_none(tmp_path: Path, orientation: int) -> None:
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("place", [5, 10**9])
 def test_broken_metadata_of_tiff(tmp_path: Path, orientation: int, place: int) -> None:
-    """An EXIF directory that is none, where Pillow would raise after decoding."""
+    """An invalid EXIF directory, for which Pillow raises after decoding."""
     tags = {0x0112: orientation, 0x8769: place, 0x8825: place}
     content = encoded(Image.fromarray(PIXELS), "tiff", tiffinfo=tags)
     assert np.array_equal(loaded(tmp_path, content), TURNS[orientation](PIXELS))

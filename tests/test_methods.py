@@ -1,9 +1,9 @@
 """Every method on a model small enough to be worked out on paper.
 
 Its image has four cells (2 x 2) with two channels, which are the pixels' red and green from 0 to 1, doubled, less 1.
-Block 0 leaves everything as it is. Block 1 adds to answer position p the sum of the cells, each times ATTENTION[p]. The
+Layer 0 is the identity. Layer 1 adds to answer position p the sum of the cells, each times ATTENTION[p]. The
 head turns two channels into the logits of three tokens. So the gradient of token v's logit at position p with respect
-to cell n is ``ATTENTION[p, n] * HEAD[:, v]``.
+to cell n is `ATTENTION[p, n] * HEAD[:, v]`.
 """
 
 from __future__ import annotations
@@ -123,14 +123,14 @@ def test_grad_cam_of_the_paper(adapter: PaperAdapter) -> None:
     assert_maps(maps_by(METHODS["grad_cam_paper"], adapter)[:1], [[1 / 2, 1, 1 / 2, 0]])
 
 
-def test_layercam(adapter: PaperAdapter) -> None:
+def test_layer_cam(adapter: PaperAdapter) -> None:
     # word a: max(A, 0) max(G, 0) with G = attention * (1, 2): (1, 2 + 4, 0, 0)
     # word b: G = attention * (-1, 1): (0, 1, 1, 0)
     # word c: G = attention * (2, -1): (6, 0, 0, 0)
     assert_maps(maps_by(METHODS["layer_cam"], adapter), [[1 / 6, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 0]])
 
 
-def test_hirescam(adapter: PaperAdapter) -> None:
+def test_hires_cam(adapter: PaperAdapter) -> None:
     # word a: attention * A (1, 2) = (-1, 6, 0, -3); word b: (0, 0, 2, 0); word c: (9, 0, 0, -1)
     assert_maps(maps_by(METHODS["hires_cam"], adapter), [[0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]])
 
@@ -184,8 +184,8 @@ def test_smoothed_llava_cam_is_the_mean_over_seeded_noise(adapter: PaperAdapter)
     assert not torch.equal(noisy, maps_by(LlavaCam(runs=3, threshold=0, seed=1), adapter))
     rng, expected = np.random.default_rng(0), torch.zeros(4)
     for _ in range(3):
-        seen = (PIXELS + rng.normal(0, 25.5, PIXELS.shape)).round().clip(0, 255)[..., :2].reshape(4, 2)
-        expected += (torch.from_numpy(seen).float() / 255 * 2 - 1).matmul(torch.tensor([1.0, 2.0])).clamp(min=0)
+        noisy_pixels = (PIXELS + rng.normal(0, 25.5, PIXELS.shape)).round().clip(0, 255)[..., :2].reshape(4, 2)
+        expected += (torch.from_numpy(noisy_pixels).float() / 255 * 2 - 1).matmul(torch.tensor([1.0, 2.0])).clamp(min=0)
     torch.testing.assert_close(noisy[0], expected / expected.max())
 
 
@@ -236,7 +236,7 @@ def test_tam_reads_the_logits_at_the_cells(adapter: PaperAdapter) -> None:
     torch.testing.assert_close(maps_by(Tam(), adapter)[:1], ops.rank_filter(first, 3).flatten(1))
 
 
-def test_random_is_seeded_and_a_words_own(adapter: PaperAdapter) -> None:
+def test_random_is_seeded_and_independent_of_other_words(adapter: PaperAdapter) -> None:
     maps = maps_by(Random(), adapter)
     assert torch.equal(maps, maps_by(Random(), adapter))
     assert not torch.equal(maps, maps_by(Random(seed=1), adapter))
@@ -277,7 +277,7 @@ def test_describe() -> None:
     assert method_named(Tam(kernel_size=5)) == Tam(kernel_size=5)
 
 
-def test_a_model_without_image_logits_is_refused(adapter: PaperAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_image_logits_is_rejected(adapter: PaperAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(PaperAdapter, "image_logits")
     with pytest.raises(AdapterError, match="image_logits: model must read logits at the image's positions, got paper"):
         maps_by(Tam(), adapter)
@@ -297,7 +297,7 @@ def test_every_method_explains_the_embedded_model(attention: str) -> None:
         assert maps.max() > 0, name
 
 
-def test_explainer_takes_any_of_them() -> None:
+def test_explainer_accepts_any_method() -> None:
     scene = scenes.sample_scene(np.random.default_rng(3), 64, 64, 1)
     explanation = Explainer.from_pretrained().explain(scene.image, targets=[1], method="tam", steps=8)
     assert explanation.provenance["method"] == "tam"

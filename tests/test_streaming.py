@@ -1,4 +1,4 @@
-"""Streaming: the same answer, the same maps, and nothing left behind; loops and threads as well."""
+"""Streaming: the same answer and maps as `explain`, without leaks; also in loops and threads."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def test_the_answer_and_its_maps_are_those_of_explain(
     explainer: Explainer, steps: int, block_length: int | None
 ) -> None:
     stream = explainer.stream(PICTURE, steps=steps, block_length=block_length)
-    seen = list(stream)
+    received = list(stream)
     streamed = stream.explanation("all")
     plain = explainer.explain(PICTURE, None, "all", method=COMMITTED, steps=steps, block_length=block_length)
-    assert [step.index for step in seen] == list(range(steps))
+    assert [step.index for step in received] == list(range(steps))
     assert streamed.answer == plain.answer
     assert streamed.tokens == plain.tokens
     torch.testing.assert_close(streamed.raw_maps, plain.raw_maps, rtol=0, atol=1e-5)

@@ -160,7 +160,7 @@ def checked_targets(targets: TargetsLike, caller: str) -> CheckedTargets:
     Raises:
         ValueError: naming the caller, for something that is not a target of any answer.
     """
-    need = "'content', 'all' or an ordered collection of words and positions, such as a list or a 1-D array"
+    need = "'content', 'all' or words and positions in an ordered iterable, such as a list or a 1-D array"
     if isinstance(targets, str):
         if targets not in ("content", "all"):
             raise ValueError(f"{caller}: targets must be {need}, got {targets!r}")

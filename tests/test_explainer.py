@@ -50,7 +50,7 @@ def test_tokens_carry_their_steps(explanation: Explanation) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
-def test_bfloat16_points_where_float32_does(scene: scenes.Scene, dtype: str | torch.dtype) -> None:
+def test_bfloat16_points_at_the_same_cells_as_float32(scene: scenes.Scene, dtype: str | torch.dtype) -> None:
     """Eight bits of mantissa blur gradients through three blocks, and hardly move a map."""
     whole = Explainer.from_pretrained("tiny").explain(scene.image)
     half = Explainer.from_pretrained("tiny", dtype=dtype)
@@ -188,7 +188,7 @@ def test_maps_sit_on_what_their_words_name(explainer: Explainer) -> None:
     assert table["obj_iou"] > 0.35
 
 
-def test_groundedness_tells_words_that_point_from_words_that_do_not(explainer: Explainer) -> None:
+def test_groundedness_separates_pointing_words_from_others(explainer: Explainer) -> None:
     """Over held-out scenes, words that name an object score far above function words and words for nothing in the
     image."""
     rng = np.random.default_rng(SEED)

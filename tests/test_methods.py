@@ -112,7 +112,7 @@ def test_grad_cam(adapter: PaperAdapter) -> None:
     assert_maps(maps, [[0, 1, 1 / 3, 0], [0, 0, 1, 0], [1, 1 / 3, 0, 0]])
 
 
-def test_grad_cam_of_the_paper(adapter: PaperAdapter) -> None:
+def test_grad_cam_paper(adapter: PaperAdapter) -> None:
     # channel by channel before the sum: word a, w = (1, 2): (1, 1 + 2, 2, 0)
     # word c, w = (2, -1): (2 + 1, 2, 0, 1)
     method = replace(METHODS["grad_cam_paper"], objective="logit")  # type: ignore[type-var]
@@ -244,7 +244,7 @@ def test_random_is_seeded_and_independent_of_other_words(adapter: PaperAdapter) 
     assert len({tuple(row) for row in maps.tolist()}) == 3
 
 
-def test_a_phrase_has_the_mean_of_its_tokens_maps() -> None:
+def test_phrase_map_is_the_mean_of_its_tokens() -> None:
     values = torch.tensor([[1.0, 3.0], [3.0, 5.0], [7.0, 7.0]])
     words = (Word("a b", (0, 4)), Word("c", (2,)))
     assert mean_by_word(values, words).tolist() == [[2, 4], [7, 7]]
@@ -258,7 +258,7 @@ def test_no_words_give_no_maps(adapter: PaperAdapter, name: str) -> None:
         maps_by(METHODS[name], adapter, ())
 
 
-def test_methods_of_the_same_passes_share_them(adapter: PaperAdapter) -> None:
+def test_methods_share_equal_passes(adapter: PaperAdapter) -> None:
     inputs = adapter.encode(PIXELS, "?")
     names = ("grad_cam", "layer_cam", "hires_cam", "tam")
     alone = {name: maps_by(METHODS[name], adapter) for name in names}
@@ -268,6 +268,16 @@ def test_methods_of_the_same_passes_share_them(adapter: PaperAdapter) -> None:
     assert tuple(together) == names
     for name in names:
         torch.testing.assert_close(together[name].flatten(1), alone[name])
+
+
+def test_answer_has_what_methods_need(adapter: PaperAdapter) -> None:
+    answer = Answer(adapter, adapter.encode(PIXELS, "?"), TRAJECTORY)
+    assert answer.view is answer.inputs.views[0]
+    assert answer.tokens.tolist() == [0, 1, 2]
+    assert answer.positions(WORDS[1:]).tolist() == [1, 2]
+    assert (answer.layers(None), answer.layers((1,))) == ((0,), (1,))
+    assert answer.zeros(3).shape == (3, 2, 2)
+    assert repr(answer) == "Answer('a b c', model='paper', cells=[2, 2])"
 
 
 def test_describe() -> None:

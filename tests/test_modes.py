@@ -140,7 +140,9 @@ def expected(explainer: Explainer) -> Explanation:
 
 
 @every_mode
-def test_an_explanation_is_the_same(explainer: Explainer, expected: Explanation, mode: Any, tmp_path: Any) -> None:
+def test_explanations_do_not_depend_on_modes(
+    explainer: Explainer, expected: Explanation, mode: Any, tmp_path: Any
+) -> None:
     with mode():
         before = modes_now()
         got = explain(explainer)
@@ -157,7 +159,7 @@ def test_an_explanation_is_the_same(explainer: Explainer, expected: Explanation,
 
 
 @every_mode
-def test_a_model_loaded_inside_serves_outside(expected: Explanation, mode: Any) -> None:
+def test_models_loaded_under_modes_work_outside(expected: Explanation, mode: Any) -> None:
     with mode():
         before = modes_now()
         inside = Explainer.from_pretrained("tiny")

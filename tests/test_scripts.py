@@ -75,7 +75,7 @@ def test_fonts_are_chosen_by_character(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fonts.Font(12, bold=True)._runs("ab\u03b1") == [("ab", bold), ("\u03b1", base)], "the bold font has no alpha"
 
 
-def test_a_picture_says_what_it_cannot_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_list_missing_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = words_of("a red ring", 1)
     assert rendering.glyph_note([plain]) == ""
     monkeypatch.setattr(fonts, "_found", {})

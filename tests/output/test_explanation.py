@@ -23,7 +23,7 @@ def test_find(target: str | int, index: int) -> None:
 
 
 @pytest.mark.parametrize("target", ["dog", "ring#3", "ring#0", "red#2", "", "#", 4, -1])
-def test_find_says_what_there_is(target: str | int) -> None:
+def test_find_lists_the_targets(target: str | int) -> None:
     with pytest.raises(ValueError, match=r"^Explanation.find: target must be one of 'red', 'Ring', 'blue', 'ring#2'"):
         make().find(target)
 
@@ -70,7 +70,7 @@ def test_pieces_of_subword_tokens() -> None:
         ("targets", (Target("x", (0,), float("nan"), 0, 0),) * 4, "finite scores"),
     ],
 )
-def test_what_does_not_fit(field: str, value: object, message: str) -> None:
+def test_inconsistent_fields_are_rejected(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=f"^Explanation: .*{message}"):
         replace(make(), **{field: value})
 

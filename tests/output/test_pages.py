@@ -80,7 +80,7 @@ class Page(HTMLParser):
             self.text += data
 
 
-def test_page_needs_nothing_from_elsewhere() -> None:
+def test_page_is_self_contained() -> None:
     text = make().to_html()
     read = Page(text)
     assert all(address.startswith("data:") for address in read.addresses)
@@ -106,7 +106,7 @@ def test_page_escapes(text: str) -> None:
     assert "<script>alert" not in explanation.to_html()
 
 
-def test_page_in_a_notebook_is_a_frame() -> None:
+def test_notebook_output_is_an_iframe() -> None:
     explanation = make("<script>alert(1)</script>", ())
     read = Page(explanation._repr_html_())
     assert read.tags == ["iframe"]

@@ -82,7 +82,7 @@ def test_save_through_a_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("earlier", [True, False])
-def test_save_is_whole_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: bool) -> None:
+def test_save_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: bool) -> None:
     folder = tmp_path / "one"
     before = make("a star", ("star",))
     if earlier:
@@ -106,7 +106,7 @@ def damaged_record(folder: Path, change: Callable[[dict[str, Any]], object]) -> 
     (folder / "explanation.json").write_text(json.dumps(record))
 
 
-def test_load_says_what_is_wrong(tmp_path: Path) -> None:
+def test_load_names_the_damage(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"^Explanation.load: folder must hold explanation.json"):
         Explanation.load(tmp_path)
     for path in (None, 3):

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcam_fast.attribution.engine import Targets, capture
+from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets
+from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.models.adapter import NO_MASK, OPEN, Adapter, AdapterError, Hidden, Inputs, Trajectory
 from dcam_fast.modes import own_modes
 from dcam_fast.words import is_sign
@@ -267,7 +268,7 @@ def _gradients(case: _Case) -> Iterator[str]:
             yield f"layer {layer}: gradients of the split run must be those of the full graph, got others"
 
 
-def _full_gradients(case: _Case, targets: Targets) -> list[Tensor]:
+def _full_gradients(case: _Case, targets: TargetBatch) -> list[Tensor]:
     """Gradients through `layer` alone, with the graph from layer 0 on. The split run must equal them."""
     adapter, states = case.adapter, []
     with torch.enable_grad():
@@ -318,7 +319,7 @@ def _batches(case: _Case) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------------------ helpers
 
 
-def _targets(case: _Case, state: str = "remask", count: int = 1) -> Targets:
+def _targets(case: _Case, state: str = "remask", count: int = 1) -> TargetBatch:
     positions = torch.arange(count, device=case.trajectory.tokens.device)
     return build_targets(case.trajectory, positions, state, case.adapter.mask_token)  # type: ignore[arg-type]
 

@@ -42,17 +42,17 @@ def on_new_thread(function: Callable[[], R]) -> R:
     return results[0]
 
 
-def counting(seen: list[int]) -> GradientCAM:
+def counting(counts: list[int]) -> GradientCAM:
     """A method that notes torch's count as it is evaluated."""
 
     def objective(logits: Tensor) -> Tensor:
-        seen.append(torch.get_num_threads())
+        counts.append(torch.get_num_threads())
         return logits[5]
 
     return GradientCAM(objective=objective)
 
 
-def test_any_count_gives_the_same_bits(adapter: TinyAdapter) -> None:
+def test_maps_are_bitwise_identical_for_any_thread_count(adapter: TinyAdapter) -> None:
     explainer = Explainer(adapter)
     explanations = []
     for count in (1, 2, 3):
@@ -67,18 +67,18 @@ def test_any_count_gives_the_same_bits(adapter: TinyAdapter) -> None:
 
 
 def test_a_small_model_runs_on_one_thread(adapter: TinyAdapter) -> None:
-    seen: list[int] = []
-    Explainer(adapter).explain(PICTURE, targets=[0], method=counting(seen))
-    assert seen == [1]
+    counts: list[int] = []
+    Explainer(adapter).explain(PICTURE, targets=[0], method=counting(counts))
+    assert counts == [1]
     assert torch.get_num_threads() == 2
     assert on_new_thread(torch.get_num_threads) == 2
 
 
 def test_a_large_model_keeps_the_callers_threads(adapter: TinyAdapter) -> None:
     adapter.small = False
-    seen: list[int] = []
-    Explainer(adapter).explain(PICTURE, targets=[0], method=counting(seen))
-    assert seen == [2]
+    counts: list[int] = []
+    Explainer(adapter).explain(PICTURE, targets=[0], method=counting(counts))
+    assert counts == [2]
 
 
 def test_the_count_is_restored_after_an_error(adapter: TinyAdapter) -> None:
@@ -91,18 +91,18 @@ def test_the_count_is_restored_after_an_error(adapter: TinyAdapter) -> None:
 
 
 def test_between_steps_the_count_is_the_callers(adapter: TinyAdapter) -> None:
-    seen: list[int] = []
-    stream = Explainer(adapter).stream(PICTURE, steps=2, method=counting(seen))
+    counts: list[int] = []
+    stream = Explainer(adapter).stream(PICTURE, steps=2, method=counting(counts))
     for _ in stream:
         assert torch.get_num_threads() == 2
         assert on_new_thread(torch.get_num_threads) == 2
     stream.explanation()
     assert torch.get_num_threads() == 2
-    assert set(seen) == {1}
+    assert set(counts) == {1}
 
 
-def test_other_threads_keep_theirs(adapter: TinyAdapter) -> None:
-    """A thread that is there before, one that begins during a pass, and one with a pass of its own."""
+def test_other_threads_keep_their_count(adapter: TinyAdapter) -> None:
+    """An existing thread, one that starts during a pass, and one that runs a pass."""
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> int:

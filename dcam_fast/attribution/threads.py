@@ -1,11 +1,12 @@
 """Threads while a pass runs: torch's, and ours.
 
-A small model's operations take microseconds, and torch's threads meet after each. Beside other busy processes such a
-meeting waits for a time slice, so that more threads make a pass many times slower; alone on a machine they make it a
-third faster. Small models therefore run each operation on one thread. That is fixed, and not chosen by load, because
-matrix products round differently with another number of threads: answers and maps would depend on what else the machine
-does. What a pass computes independently, such as the canvases of its targets, is shared out to `run_all`'s threads
-instead, which meet once, at the end; their number changes no result.
+An operation of a small model takes microseconds, and torch's threads synchronize after each. Beside other busy
+processes, synchronization waits for a time slice, and a pass becomes many times slower. Small models therefore run each
+operation on one thread. The number does not depend on the load, because matrix products round differently with another
+number of threads, and answers and maps would change.
+
+Independent parts of a pass, such as the canvases of its targets, are run by `run_all` on as many Python threads as
+torch had. They synchronize once, at the end, and their number changes no result.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _workers: contextvars.ContextVar[int] = contextvars.ContextVar("workers", defaul
 
 @contextlib.contextmanager
 def threads_of(adapter: Adapter[Any]) -> Iterator[None]:
-    """Passes of ``adapter`` inside run on as many threads of torch as suit it: one if it is small and on a CPU, else
-    the caller's. Other Python threads are not affected, and the caller's count is restored afterwards."""
+    """Passes of `adapter` inside run on one of torch's threads if the model is small and on a CPU, else on the caller's
+    number. Other Python threads are not affected. The caller's number is restored afterwards."""
     before = torch.get_num_threads()
     if before == 1 or not adapter.small or adapter.device.type != "cpu":
         yield
@@ -89,8 +90,8 @@ def run_all(tasks: Iterable[Callable[[], R]]) -> list[R]:
 def _set_own(count: int) -> None:
     """`torch.set_num_threads` for the calling thread alone.
 
-    torch keeps a count for every thread that has used it, and one that later threads begin with. It sets both at once,
-    so the second is set back, which takes a thread that is not the calling one.
+    torch keeps a count for each thread and one that new threads begin with, and sets both at once. The second is set
+    back from a new thread.
     """
     torch.get_num_threads()  # a thread's first use of torch would set its count again
     with _lock:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast import ops
+from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.by_word import positions_of
 from dcam_fast.attribution.methods.protocol import AttributionMethod
 from dcam_fast.attribution.methods.shared import all_raw_maps
@@ -90,7 +91,7 @@ def case_maps(
     """Refined maps ``[T, h, w]`` of a case's words, or of ``words``, by every method, as `Explainer.explain` makes
     them."""
     explained = case.words if words is None else words
-    raw = all_raw_maps(methods, adapter, case.inputs, case.trajectory, explained, case.inputs.views[0])
+    raw = all_raw_maps(methods, Answer(adapter, case.inputs, case.trajectory), explained)
     return {name: refined(maps, methods[name].profile, case.inputs, case.answer) for name, maps in raw.items()}
 
 

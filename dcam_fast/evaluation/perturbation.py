@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
-from dcam_fast.attribution.engine import Targets, log_probabilities
+from dcam_fast.attribution.engine import log_probabilities
 from dcam_fast.attribution.methods.gradient_cam import build_targets
+from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
 from dcam_fast.modes import own_modes
 
@@ -145,6 +146,6 @@ class Perturbation:
                 left[part[some]] = log_probabilities(self.adapter, joined, self._rows(rows[part[some]]))
         return left
 
-    def _rows(self, rows: Tensor) -> Targets:
+    def _rows(self, rows: Tensor) -> TargetBatch:
         of = self.targets
-        return Targets(of.canvases[rows], of.positions[rows], of.distractors[rows], of.tokens[rows])
+        return TargetBatch(of.canvases[rows], of.positions[rows], of.distractors[rows], of.tokens[rows])

@@ -22,7 +22,7 @@ from dcam_fast.evaluation.datasets import Dataset
 from dcam_fast.evaluation.runner import TRUE_MASK, Record, Settings, Summary, all_maps
 from dcam_fast.folders import replacing, write_text
 from dcam_fast.models.adapter import Adapter
-from dcam_fast.output.html import data_url, fill
+from dcam_fast.output.html import data_url, render
 from dcam_fast.output.pictures import fit, resized
 
 MARKDOWN: Final = "report.md"
@@ -168,52 +168,26 @@ _RANDOMISATION = (
 
 
 def to_html(summary: Summary, settings: Settings, shown: Sequence[Shown], curves: NDArray[np.uint8] | None) -> str:
-    """The report as one HTML page that needs nothing from elsewhere."""
+    """The report as a self-contained HTML page."""
     tables = []
     for title, columns in tables_of(summary).items():
-        head = "".join(f"<th>{escape(heading)}{_arrow(more)}" for _, heading, more in columns)
         best = {metric: winners(summary, metric, more) for metric, _, more in columns}
-        rows = []
-        for name, row in summary.table.items():
-            cells = []
-            for metric, _, _ in columns:
-                value, interval = _cell(row.get(metric))
-                marked = ' class="best"' if name in best[metric] else ""
-                cells.append(f"<td{marked}>{value}<small>{interval}</small>")
-            rows.append(f"<tr><th>{escape(name)}{''.join(cells)}")
-        tables.append(f"<h2>{escape(title)}</h2><div><table><tr><th>method{head}{''.join(rows)}</table></div>")
-    randomized = ""
-    if summary.randomization:
-        depth = len(next(iter(summary.randomization.values())))
-        counts = "".join(f"<th>{count}" for count in range(1, depth + 1))
-        lines = (
-            f"<tr><th>{escape(name)}" + "".join(f"<td>{value:.2f}" for value in curve)
-            for name, curve in summary.randomization.items()
-        )
-        randomized = (
-            f"<h2>Model randomization</h2><p>{_RANDOMISATION}</p><div><table><tr><th>blocks{counts}"
-            f"{''.join(lines)}</table></div>"
-        )
-    cases = []
-    for one in shown:
-        figures = (
-            f'<figure><img src="{data_url(picture)}" alt=""><figcaption>{escape(heading)}</figcaption></figure>'
-            for heading, picture in zip(one.headings, one.pictures, strict=True)
-        )
-        cases.append(f"<article><h3>{escape(one.title)}</h3><div>{''.join(figures)}</div></article>")
-    return fill(
+        rows = {
+            name: [(*_cell(row.get(metric)), name in best[metric]) for metric, _, _ in columns]
+            for name, row in summary.table.items()
+        }
+        headings = [heading + _arrow(more) for _, heading, more in columns]
+        tables.append({"title": title, "headings": headings, "rows": rows.items()})
+    return render(
         "evaluation.html",
-        {
-            "title": escape(f"{settings.model} on {settings.data}"),
-            "sentence": escape(_sentence(summary, settings)),
-            "note": escape(_NOTE),
-            "tables": "".join(tables),
-            "curves": ""
-            if curves is None
-            else f'<div><img src="{data_url(curves)}" alt="Deletion and insertion curves"></div>',
-            "randomization": randomized,
-            "cases": f"<h2>Best and worst cases</h2>{''.join(cases)}" if cases else "",
-        },
+        title=f"{settings.model} on {settings.data}",
+        sentence=_sentence(summary, settings),
+        note=_NOTE,
+        tables=tables,
+        curves=None if curves is None else data_url(curves),
+        randomization=summary.randomization,
+        randomization_note=_RANDOMISATION,
+        cases=[(case.title, list(zip(case.headings, map(data_url, case.pictures), strict=True))) for case in shown],
     )
 
 

@@ -60,7 +60,7 @@ def test_every_architecture(usage):
     """All of them have the same kernels, and none of the launchers' is missing."""
     archs = {f"sm_{arch}" for arch in _backends.native.cuda_archs.split()}
     assert {arch for arch, _ in usage} == archs
-    named = ("pool_rows", "pool_product", "pool_partial_weights", "pool_normalise", "refine_map", "rank_filter_maps")
+    named = ("pool_rows", "pool_product", "pool_partial_weights", "pool_normalize", "refine_map", "rank_filter_maps")
     named += ("guide_windows", "guided_maps", "axes_of_boxes", "overlay_tile", "upsample_pixels")
     for arch in archs:
         kernels = [kernel for at, kernel in usage if at == arch]

@@ -326,6 +326,6 @@ def test_table():
 def test_tuner_needs_a_gpu(monkeypatch):
     blind = replace(_backends.BACKENDS["triton"], unavailable_reason=lambda: "torch finds no GPU")
     monkeypatch.setitem(_backends.BACKENDS, "triton", blind)
-    text = r"^tune: needs a GPU that Triton serves, and there is none here \(torch finds no GPU\)$"
+    text = r"^tune: needs a GPU that Triton serves, but none is available \(torch finds no GPU\)$"
     with pytest.raises(SystemExit, match=text):
         tune.main()

@@ -1,7 +1,8 @@
-// Gradient-weighted pooling. A raw value is a row's sum of products, in one of two forms: a block per cell and a few
-// targets (`pool_rows`, one pass over the gradients, the activations from L2 after the first), or, where targets share
-// both their activations and a form linear in weights, a block per tile of cells and targets (`pool_product`). Mean
-// gradients come in two stages, sums of row ranges and then sums of these. Every sum has one writer and one order.
+// Gradient-weighted pooling. A raw value is a row's sum of products, in one of two forms: a thread block per cell and a
+// few targets (`pool_rows`, one pass over the gradients, the activations from L2 after the first), or, where targets
+// share both their activations and a form linear in weights, a thread block per tile of cells and targets
+// (`pool_product`). Mean gradients come in two stages, sums of row ranges and then sums of these. Every sum has one
+// writer and one order.
 #include <algorithm>
 
 #include "dcam/cuda/launch.h"
@@ -16,8 +17,9 @@ namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / 32;
 constexpr int kNormaliseThreads = 512;
-constexpr int kRowTargets = 4;                                                      // of one block of `pool_rows`
-constexpr int kTileCells = 8, kTileTargets = 8, kTile = kTileCells * kTileTargets;  // of one block of `pool_product`
+constexpr int kRowTargets = 4;  // of one thread block of `pool_rows`
+constexpr int kTileCells = 8, kTileTargets = 8,
+              kTile = kTileCells * kTileTargets;  // of one thread block of `pool_product`
 constexpr int kTileVector = 4;
 constexpr int64_t kMostBlocks = INT32_MAX;
 
@@ -61,7 +63,7 @@ __device__ __forceinline__ float raw_value(float sum, int64_t channels, bool exi
     return exists ? value : from_bits(0x7fc00000);  // NaN
 }
 
-// The row of cell n; row 0 and false where there is none.
+// The row of cell n, and whether it exists; row 0 if not.
 __device__ __forceinline__ int64_t row_of(const PoolParams& p, int64_t n, bool& exists) {
     const int64_t row = p.cells ? p.cells[n] : n;
     exists = row >= 0 && row < p.rows;
@@ -271,7 +273,7 @@ __global__ void __launch_bounds__(kThreads) pool_product(const __grid_constant__
 
 template <class Rule, class TA, class TG, int V>
 cudaError_t launch_rows(const PoolParams& p, const Second& second, cudaStream_t stream) {
-    // a target of its own activations has nothing to share with its neighbors
+    // targets with separate activations share nothing
     const bool several = V > 1 && p.targets > 1 && p.activation_target_stride == 0;
     const int64_t tiles = several ? (p.targets + kRowTargets - 1) / kRowTargets : p.targets;
     if (p.count > kMostBlocks / tiles) return cudaErrorInvalidValue;
@@ -333,7 +335,7 @@ cudaError_t launch_block_of(const PoolParams& p, float* partial, cudaStream_t st
                                                 : launch_block<T, 1>(p, partial, stream);
 }
 
-// The maps of several blocks, as many floats as keep what follows them aligned.
+// The maps of several layers, as many floats as keep what follows them aligned.
 int64_t block_maps(const PoolParams* blocks, int64_t count) {
     return count > 1 ? (count * blocks->targets * blocks->count + 3) / 4 * 4 : 0;
 }
@@ -346,21 +348,21 @@ struct Range {
 };
 
 __device__ __forceinline__ Range range_of(ReduceMemory& memory, const float* map, int64_t count) {
-    Least least;
-    Greatest greatest;
+    Min lowest;
+    Max highest;
     Sum<int> bad;
     for (int64_t n = threadIdx.x; n < count; n += kNormaliseThreads) {
         const float value = map[n];
-        least.value = min(least.value, ordered(value));
-        greatest.value = max(greatest.value, ordered(value));
+        lowest.value = min(lowest.value, ordered(value));
+        highest.value = max(highest.value, ordered(value));
         bad.value += !(value * 0.0f == 0.0f);
     }
-    reduce(memory, least, greatest, bad);
-    const float low = from_ordered(least.value), high = from_ordered(greatest.value);
+    reduce(memory, lowest, highest, bad);
+    const float low = from_ordered(lowest.value), high = from_ordered(highest.value);
     return {low, high - low + 1e-8f, bad.value == 0};
 }
 
-// out [targets, count], the mean of raw [blocks, targets, count] (`out` itself if there is one block only).
+// out [targets, count], the mean of raw [layers, targets, count] (`out` itself for one layer).
 __global__ void __launch_bounds__(kNormaliseThreads)
     pool_normalise(const float* raw, float* out, int32_t* flags, int64_t blocks, int64_t targets, int64_t count) {
     __shared__ ReduceMemory memory;

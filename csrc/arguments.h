@@ -103,7 +103,7 @@ inline Tensor channels_together(const Tensor& tensor) {
     return tensor.stride(-1) == 1 || tensor.size(-1) == 1 ? tensor : torch::stable::contiguous(tensor);
 }
 
-// One block, without scratch.
+// One layer, without scratch memory.
 inline PoolParams pool_params(const Tensor& activations, const Tensor& gradients, const std::optional<Tensor>& cells,
                               int64_t aggregation, float* out) {
     const int64_t targets = gradients.size(0), rows = gradients.size(1), channels = gradients.size(2);
@@ -129,7 +129,7 @@ inline PoolParams pool_params(const Tensor& activations, const Tensor& gradients
     return p;
 }
 
-// The blocks of `pool`, checked, with channels and cells next to each other.
+// The checked layers of `pool`, with contiguous channels and cells.
 struct PoolArguments {
     std::vector<Tensor> activations, gradients;
     std::optional<Tensor> cells;
@@ -138,7 +138,7 @@ struct PoolArguments {
     PoolArguments(const std::vector<Tensor>& given_activations, const std::vector<Tensor>& given_gradients,
                   const std::optional<Tensor>& given_cells, int64_t aggregation) {
         check(!given_activations.empty() && given_activations.size() == given_gradients.size(),
-              "pool: gradients must be one tensor per block of activations");
+              "pool: gradients must be one tensor per layer of activations");
         check(aggregation >= 0 && aggregation <= static_cast<int>(Aggregation::activation),
               "pool: aggregation must be from 0 to 6, got ", aggregation);
         check(given_gradients[0].dim() == 3, "pool: gradients must be [T, S, D]");
@@ -151,8 +151,8 @@ struct PoolArguments {
         for (size_t b = 0; b < given_gradients.size(); ++b) {
             const Tensor& G = given_gradients[b];
             check(G.dim() == 3 && G.size(0) == targets && G.size(2) > 0 && (cells || G.size(1) == count) && count > 0,
-                  "pool: gradients must be [T, S, D] with the same T and cells in every block");
-            check(G.size(1) > 0, "pool: gradients must have a row and a channel at lowest, got no row");
+                  "pool: gradients must be [T, S, D] with the same T and cells in every layer");
+            check(G.size(1) > 0, "pool: gradients must have a row and a channel at least, got no row");
             const int64_t dimensions = given_activations[b].dim();
             check(dimensions == 2 || dimensions == 3, "pool: activations must be [S, D] or [T, S, D] like gradients");
             activations.push_back(channels_together(given_activations[b]));

@@ -18,8 +18,8 @@ using torch::stable::Tensor;
 
 // ---------------------------------------------------------------------------------------------------------------- pool
 
-// One block's raw maps into `out` [T, N].
-dcam::PoolParams pool_block(const Tensor& activations, const Tensor& gradients, const std::optional<Tensor>& cells,
+// The raw maps of one layer into `out` [T, N].
+dcam::PoolParams pool_layer(const Tensor& activations, const Tensor& gradients, const std::optional<Tensor>& cells,
                             int64_t aggregation, std::vector<float>& weights, float* out) {
     dcam::PoolParams p = dcam::pool_params(activations, gradients, cells, aggregation, out);
     const int64_t rows = p.rows, targets = p.targets, channels = p.channels;
@@ -43,26 +43,26 @@ void pool_into(float* out, int32_t* flags, const std::vector<Tensor>& activation
     const dcam::PoolArguments given(activations, gradients, cells, aggregation);
     const int64_t targets = given.targets, count = given.count;
     std::fill_n(flags, targets, 0);
-    const auto blocks = static_cast<int64_t>(activations.size());
-    std::vector<float> weights, block_map(blocks > 1 ? targets * count : 0);
+    const auto layers = static_cast<int64_t>(activations.size());
+    std::vector<float> weights, layer_map(layers > 1 ? targets * count : 0);
     const auto normalize = [&](float* maps) {
         divide(targets, static_cast<double>(count),
                [&](int64_t begin, int64_t end) { dcam::normalize(maps, flags, count, begin, end); });
     };
-    for (int64_t b = 0; b < blocks; ++b) {
-        float* raw = blocks > 1 ? block_map.data() : out;
+    for (int64_t b = 0; b < layers; ++b) {
+        float* raw = layers > 1 ? layer_map.data() : out;
         const dcam::PoolParams p =
-            pool_block(given.activations[b], given.gradients[b], given.cells, aggregation, weights, raw);
+            pool_layer(given.activations[b], given.gradients[b], given.cells, aggregation, weights, raw);
         normalize(raw);
         for (int64_t t = 0; validate && t < targets; ++t)
             if (flags[t] != 0) {
                 dcam::throw_not_finite(p);
             }
-        if (blocks > 1)
+        if (layers > 1)
             for (int64_t i = 0; i < targets * count; ++i)
-                out[i] = (b == 0 ? 0 : out[i]) + block_map[i] / static_cast<float>(blocks);
+                out[i] = (b == 0 ? 0 : out[i]) + layer_map[i] / static_cast<float>(layers);
     }
-    if (blocks == 1) return;
+    if (layers == 1) return;
     normalize(out);
     // a map that is not finite in one layer is zeros as a whole
     for (int64_t t = 0; t < targets; ++t)

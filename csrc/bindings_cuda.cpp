@@ -53,11 +53,11 @@ void check_device(const char* caller, const Tensor& tensor, const Tensor& like) 
 // ---------------------------------------------------------------------------------------------------------------- pool
 
 // The layers of a call on the device, and their scratch memory.
-struct Blocks {
+struct Layers {
     dcam::PoolArguments given;
     std::vector<dcam::PoolParams> params;
 
-    Blocks(const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
+    Layers(const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
            const std::optional<Tensor>& cells, int64_t aggregation, float* out)
         : given(activations, gradients, cells, aggregation) {
         for (size_t b = 0; b < gradients.size(); ++b) {
@@ -105,10 +105,10 @@ Tensor pool(const std::vector<Tensor>& activations, const std::vector<Tensor>& g
     const int64_t targets = gradients[0].size(0);
     Tensor out = new_floats(gradients[0], {targets, cells ? cells->numel() : gradients[0].size(1)});
     Tensor flags = torch::stable::new_empty(out, {targets}, ScalarType::Int);
-    const Blocks blocks(activations, gradients, cells, aggregation, out.mutable_data_ptr<float>());
-    Tensor workspace = new_floats(out, {blocks.workspace()});
-    blocks.launch(workspace.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), device.stream);
-    if (validate && targets > 0) blocks.check_flags(flags, device.stream);
+    const Layers layers(activations, gradients, cells, aggregation, out.mutable_data_ptr<float>());
+    Tensor workspace = new_floats(out, {layers.workspace()});
+    layers.launch(workspace.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), device.stream);
+    if (validate && targets > 0) layers.check_flags(flags, device.stream);
     return out;
 }
 
@@ -118,9 +118,9 @@ void pool_out(Tensor out, Tensor flags, const std::vector<Tensor>& activations, 
     check_device("pool_out", out, gradients[0]);
     check_device("pool_out", flags, gradients[0]);
     const DeviceStream device("pool_out", out);
-    const Blocks blocks(activations, gradients, cells, aggregation, out.mutable_data_ptr<float>());
-    Tensor workspace = new_floats(out, {blocks.workspace()});
-    blocks.launch(workspace.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), device.stream);
+    const Layers layers(activations, gradients, cells, aggregation, out.mutable_data_ptr<float>());
+    Tensor workspace = new_floats(out, {layers.workspace()});
+    layers.launch(workspace.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), device.stream);
 }
 
 // -------------------------------------------------------------------------------------------------------------- refine
@@ -203,13 +203,13 @@ Tensor diffusion_cam(const std::vector<Tensor>& activations, const std::vector<T
     if (repetitions) check_device("diffusion_cam", *repetitions, out);
     const dcam::RefineArguments refinement(out, config, {}, repetition, repetitions, image_side, maps);
     check_sizes(refinement.params);
-    const Blocks blocks(activations, gradients, cells, aggregation, maps);
+    const Layers layers(activations, gradients, cells, aggregation, maps);
     if (out.numel() == 0) return out;
     Tensor flags = torch::stable::new_empty(out, {out.size(0)}, ScalarType::Int);
-    Tensor workspace = new_floats(out, {blocks.workspace()});
-    blocks.launch(workspace.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), device.stream);
+    Tensor workspace = new_floats(out, {layers.workspace()});
+    layers.launch(workspace.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), device.stream);
     check_cuda("diffusion_cam", dcam::cuda::refine(refinement.params, device.stream));
-    if (validate) blocks.check_flags(flags, device.stream);
+    if (validate) layers.check_flags(flags, device.stream);
     return out;
 }
 
@@ -226,16 +226,16 @@ void diffusion_cam_out(Tensor out, Tensor flags, Tensor workspace, const std::ve
     float* maps = out.mutable_data_ptr<float>();
     const dcam::RefineArguments refinement(out, config, {}, repetition, repetitions, image_side, maps);
     check_sizes(refinement.params);
-    const Blocks blocks(activations, gradients, cells, aggregation, maps);
+    const Layers layers(activations, gradients, cells, aggregation, maps);
     check(workspace.scalar_type() == ScalarType::Float && workspace.is_contiguous() &&
-              workspace.numel() >= blocks.workspace(),
-          "diffusion_cam_out: workspace must be contiguous float32 [", blocks.workspace(), "] at lowest, got ",
+              workspace.numel() >= layers.workspace(),
+          "diffusion_cam_out: workspace must be contiguous float32 [", layers.workspace(), "] at least, got ",
           workspace.numel());
     // the kernels store 16 bytes at a time
     check(reinterpret_cast<uintptr_t>(workspace.const_data_ptr()) % 16 == 0,
           "diffusion_cam_out: workspace must begin at a multiple of 16 bytes");
     if (out.numel() == 0) return;
-    blocks.launch(workspace.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), device.stream);
+    layers.launch(workspace.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), device.stream);
     check_cuda("diffusion_cam_out", dcam::cuda::refine(refinement.params, device.stream));
 }
 

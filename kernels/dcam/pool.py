@@ -57,7 +57,7 @@ def weights_kernel(
     G, cells, weights, N, S, D, stride_t, stride_s,
     POSITIVE: tl.constexpr, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """weights [T, SPLIT, D]: sums over each of SPLIT parts of the cells, divided by N; `load_weights` adds the parts."""
+    """weights [T, SPLIT, D]: sums over each of SPLIT parts of the cells, divided by N. `load_weights` adds them."""
     part, t = tl.program_id(1), tl.program_id(2).to(tl.int64)
     d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     total = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
@@ -243,7 +243,7 @@ def pool(
     flags = torch.empty(T, dtype=torch.int32, device=out.device) if check else None
     _pool_into(out, flags, activations, gradients, cells, aggregation)
     if flags is not None and bool(flags.any()):
-        raise reference.pool_refusal(activations, gradients, cells)
+        raise reference.not_finite_error(activations, gradients, cells)
     return out
 
 

@@ -1,8 +1,8 @@
 """The four modules of refinement (docs/method.md, sections 2 to 5) in one launch, one program per map.
 
 A map stays in registers. Where a filter needs neighbors, the result's memory serves as scratch. Supported are maps of
-up to 4,096 cells and rank filters of 3 or 5 cells. `check_kernel` and `check_cells` raise for others on the host, before
-any launch and without synchronizing.
+up to 4,096 cells and rank filters of 3 or 5 cells. `check_kernel` and `check_cells` raise for others on the host,
+before any launch and without synchronizing.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def moments(x, inside, count):
 
 @triton.jit
 def is_wide(x, inside, cells, height, steps, image_side):
-    """Whether the adaptive kernel is 5 cells wide, not 3. In float64, as on every backend: it must not depend on launch_config
-    a sum was rounded."""
+    """Whether the adaptive kernel is 5 cells wide, not 3. In float64 on every backend, so that rounding of a sum does
+    not decide."""
     wide = tl.where(inside, x, 0.0).to(tl.float64)
     mean = tl.sum(wide, 0) / cells
     std = tl.sqrt(tl.sum(tl.where(inside, (wide - mean) * (wide - mean), 0.0), 0) / cells)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dcam_fast import ops
 from dcam_fast.config import RELEASED, UNGUIDED
+from dcam_fast.images import grid_boxes
 from dcam_fast.ops import _backends
 
 from .tuning import TABLE, launch, table
@@ -75,8 +76,7 @@ def _call(kernel: str, shape: dict[str, int], device: str) -> Callable[[str], li
         guide = torch.rand((3, side, side), generator=random, device=device)
         return lambda backend: [ops.guided_filter(maps, guide, backend=backend)]
     image = torch.randint(0, 256, (768, 1024, 3), generator=random, device=device, dtype=torch.uint8)
-    y, x = torch.meshgrid(torch.arange(side) * 768.0 / side, torch.arange(side) * 1024.0 / side, indexing="ij")
-    boxes = torch.stack([x, y, x + 1024 / side, y + 768 / side], -1).to(device)
+    boxes = grid_boxes((side, side), (768, 1024)).to(device)
     return lambda backend: [ops.overlay(maps, image, boxes, backend=backend)]
 
 

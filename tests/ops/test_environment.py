@@ -17,7 +17,7 @@ from dcam_fast.ops import _backends
 
 
 def run(code: str, **variables: str) -> dict:
-    """The JSON that `code` prints in a process of its own."""
+    """The JSON that `code` prints in a separate process."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         capture_output=True,

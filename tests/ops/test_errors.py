@@ -23,12 +23,12 @@ CASES = [
     (
         lambda: ops.pool([A, A], G),
         ValueError,
-        "pool: gradients must be one tensor per block of activations, got 1 for 2 blocks",
+        "pool: gradients must be one tensor per layer of activations, got 1 for 2 layers",
     ),
     (
         lambda: ops.pool([], []),
         ValueError,
-        "pool: gradients must be one tensor per block of activations, got 0 for 0 blocks",
+        "pool: gradients must be one tensor per layer of activations, got 0 for 0 layers",
     ),
     (lambda: ops.pool(A, G[0]), ValueError, "pool: gradients must be [T, S, D], got [6, 8]"),
     (
@@ -54,7 +54,7 @@ CASES = [
     (
         lambda: ops.pool([A, A[:4]], [G, G[:, :4]]),
         ValueError,
-        "pool: gradients must have the same T and cells in every block, got [2, 4, 8] after [2, 6, 8]",
+        "pool: gradients must have the same T and cells in every layer, got [2, 4, 8] after [2, 6, 8]",
     ),
     (
         lambda: ops.pool(A[:, :0], G[..., :0]),
@@ -123,7 +123,7 @@ CASES = [
     (
         lambda: ops.upsample(MAPS, BOXES, (0, 14)),
         ValueError,
-        "upsample: size must be (H, W) of a pixel at least, got (0, 14)",
+        "upsample: size must be (H, W) of at least one pixel, got (0, 14)",
     ),
     (
         lambda: ops.overlay(MAPS, IMAGE.float(), BOXES),

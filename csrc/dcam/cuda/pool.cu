@@ -16,12 +16,12 @@ namespace dcam::cuda {
 namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / 32;
-constexpr int kNormaliseThreads = 512;
+constexpr int kNormalizeThreads = 512;
 constexpr int kRowTargets = 4;  // of one thread block of `pool_rows`
 constexpr int kTileCells = 8, kTileTargets = 8,
               kTile = kTileCells * kTileTargets;  // of one thread block of `pool_product`
 constexpr int kTileVector = 4;
-constexpr int64_t kMostBlocks = INT32_MAX;
+constexpr int64_t kMaxBlocks = INT32_MAX;
 
 // NaN and infinities reach the result: a negative infinity becomes NaN here, not 0.
 __device__ __forceinline__ float relu(float x) { return x > 0 ? x : x * 0.0f; }
@@ -131,7 +131,7 @@ template <class T, int V>
 cudaError_t launch_weights(const PoolParams& p, float* partial, cudaStream_t stream) {
     const int64_t parts = weight_parts(p), stride = weight_stride(p.channels), count = p.targets * stride;
     const int64_t blocks = p.targets * parts * ((stride + kThreads * V - 1) / (kThreads * V));
-    if (blocks > kMostBlocks) return cudaErrorInvalidValue;
+    if (blocks > kMaxBlocks) return cudaErrorInvalidValue;
     const auto kernel =
         p.aggregation == Aggregation::pooled ? pool_partial_weights<T, V, true> : pool_partial_weights<T, V, false>;
     const cudaError_t error = launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream, p, partial,
@@ -276,7 +276,7 @@ cudaError_t launch_rows(const PoolParams& p, const Second& second, cudaStream_t 
     // targets with separate activations share nothing
     const bool several = V > 1 && p.targets > 1 && p.activation_target_stride == 0;
     const int64_t tiles = several ? (p.targets + kRowTargets - 1) / kRowTargets : p.targets;
-    if (p.count > kMostBlocks / tiles) return cudaErrorInvalidValue;
+    if (p.count > kMaxBlocks / tiles) return cudaErrorInvalidValue;
     const dim3 grid(static_cast<unsigned>(p.count * tiles));
     if constexpr (V > 1)
         if (several) return launch(pool_rows<Rule, TA, TG, V, kRowTargets>, grid, dim3(kThreads), 0, stream, p, second);
@@ -289,7 +289,7 @@ cudaError_t launch_weighted(const PoolParams& p, cudaStream_t stream) {
         return launch_rows<Rule, T, Float32, V>(p, {p.weights, weight_stride(p.channels), 0}, stream);
     const int64_t cells = (p.count + kTileCells - 1) / kTileCells,
                   tiles = (p.targets + kTileTargets - 1) / kTileTargets;
-    if (cells > kMostBlocks / tiles) return cudaErrorInvalidValue;
+    if (cells > kMaxBlocks / tiles) return cudaErrorInvalidValue;
     const auto kernel =
         V > 1 && p.channels % kTileVector == 0 ? pool_product<Rule, T, kTileVector> : pool_product<Rule, T, 1>;
     return launch(kernel, dim3(static_cast<unsigned>(cells * tiles)), dim3(kThreads), 0, stream, p,
@@ -297,7 +297,7 @@ cudaError_t launch_weighted(const PoolParams& p, cudaStream_t stream) {
 }
 
 template <class T, int V>
-cudaError_t launch_block(const PoolParams& p, float* partial, cudaStream_t stream) {
+cudaError_t launch_layer(const PoolParams& p, float* partial, cudaStream_t stream) {
     const Second gradients{p.gradients, p.gradient_target_stride, p.gradient_row_stride};
     if (uses_weights(p.aggregation)) {
         // a last vector that is not whole would be read beyond its row
@@ -326,18 +326,18 @@ cudaError_t launch_block(const PoolParams& p, float* partial, cudaStream_t strea
 }
 
 template <class T>
-cudaError_t launch_block_of(const PoolParams& p, float* partial, cudaStream_t stream) {
+cudaError_t launch_layer_of(const PoolParams& p, float* partial, cudaStream_t stream) {
     constexpr int V = 16 / sizeof(typename T::Stored);
     const auto starts = reinterpret_cast<uintptr_t>(p.activations) | reinterpret_cast<uintptr_t>(p.gradients);
     const int64_t strides =
         p.activation_target_stride | p.activation_row_stride | p.gradient_target_stride | p.gradient_row_stride;
-    return starts % 16 == 0 && strides % V == 0 ? launch_block<T, V>(p, partial, stream)
-                                                : launch_block<T, 1>(p, partial, stream);
+    return starts % 16 == 0 && strides % V == 0 ? launch_layer<T, V>(p, partial, stream)
+                                                : launch_layer<T, 1>(p, partial, stream);
 }
 
 // The maps of several layers, as many floats as keep what follows them aligned.
-int64_t block_maps(const PoolParams* blocks, int64_t count) {
-    return count > 1 ? (count * blocks->targets * blocks->count + 3) / 4 * 4 : 0;
+int64_t layer_maps(const PoolParams* layers, int64_t count) {
+    return count > 1 ? (count * layers->targets * layers->count + 3) / 4 * 4 : 0;
 }
 
 // ----------------------------------------------------------------------------------------------------------- normalize
@@ -351,7 +351,7 @@ __device__ __forceinline__ Range range_of(ReduceMemory& memory, const float* map
     Min lowest;
     Max highest;
     Sum<int> bad;
-    for (int64_t n = threadIdx.x; n < count; n += kNormaliseThreads) {
+    for (int64_t n = threadIdx.x; n < count; n += kNormalizeThreads) {
         const float value = map[n];
         lowest.value = min(lowest.value, ordered(value));
         highest.value = max(highest.value, ordered(value));
@@ -363,28 +363,28 @@ __device__ __forceinline__ Range range_of(ReduceMemory& memory, const float* map
 }
 
 // out [targets, count], the mean of raw [layers, targets, count] (`out` itself for one layer).
-__global__ void __launch_bounds__(kNormaliseThreads)
-    pool_normalise(const float* raw, float* out, int32_t* flags, int64_t blocks, int64_t targets, int64_t count) {
+__global__ void __launch_bounds__(kNormalizeThreads)
+    pool_normalize(const float* raw, float* out, int32_t* flags, int64_t layers, int64_t targets, int64_t count) {
     __shared__ ReduceMemory memory;
     const int64_t t = blockIdx.x;
     float* map = out + t * count;
     bool finite = true;
-    for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t b = 0; b < layers; ++b) {
         const float* from = raw + (b * targets + t) * count;
         const Range range = range_of(memory, from, count);
         finite = finite && range.finite;
         // what a thread reads of `map` it wrote itself
-        for (int64_t n = threadIdx.x; n < count; n += kNormaliseThreads) {
+        for (int64_t n = threadIdx.x; n < count; n += kNormalizeThreads) {
             const float value = finite ? (from[n] - range.low) / range.span : 0;
-            if (blocks == 1)
+            if (layers == 1)
                 map[n] = value;
             else
-                map[n] = (b == 0 ? 0 : map[n]) + value / static_cast<float>(blocks);
+                map[n] = (b == 0 ? 0 : map[n]) + value / static_cast<float>(layers);
         }
     }
-    if (blocks > 1) {
+    if (layers > 1) {
         const Range range = range_of(memory, map, count);
-        for (int64_t n = threadIdx.x; n < count; n += kNormaliseThreads)
+        for (int64_t n = threadIdx.x; n < count; n += kNormalizeThreads)
             map[n] = finite ? (map[n] - range.low) / range.span : 0;
     }
     if (threadIdx.x == 0 && flags) flags[t] = !finite;
@@ -392,32 +392,32 @@ __global__ void __launch_bounds__(kNormaliseThreads)
 
 }  // namespace
 
-int64_t pool_workspace(const PoolParams* blocks, int64_t count) {
+int64_t pool_workspace(const PoolParams* layers, int64_t count) {
     int64_t weights = 0;
     for (int64_t b = 0; b < count; ++b)
-        if (uses_weights(blocks[b].aggregation))
+        if (uses_weights(layers[b].aggregation))
             weights = std::max(weights,
-                               blocks[b].targets * weight_stride(blocks[b].channels) * (1 + weight_parts(blocks[b])));
-    return weights + block_maps(blocks, count);
+                               layers[b].targets * weight_stride(layers[b].channels) * (1 + weight_parts(layers[b])));
+    return weights + layer_maps(layers, count);
 }
 
-cudaError_t pool(const PoolParams* blocks, int64_t count, float* workspace, int32_t* flags, cudaStream_t stream) {
-    const PoolParams& first = *blocks;
+cudaError_t pool(const PoolParams* layers, int64_t count, float* workspace, int32_t* flags, cudaStream_t stream) {
+    const PoolParams& first = *layers;
     const int64_t size = first.targets * first.count;
     if (size == 0) return cudaSuccess;
     float* maps = count > 1 ? workspace : first.out;
-    float* weights = workspace + block_maps(blocks, count);
+    float* weights = workspace + layer_maps(layers, count);
     for (int64_t b = 0; b < count; ++b) {
-        PoolParams p = blocks[b];
+        PoolParams p = layers[b];
         p.out = maps + b * size;
         p.weights = weights;
         float* partial = weights + p.targets * weight_stride(p.channels);
-        const cudaError_t error = p.dtype == Dtype::float32    ? launch_block_of<Float32>(p, partial, stream)
-                                  : p.dtype == Dtype::bfloat16 ? launch_block_of<BFloat16>(p, partial, stream)
-                                                               : launch_block_of<Float16>(p, partial, stream);
+        const cudaError_t error = p.dtype == Dtype::float32    ? launch_layer_of<Float32>(p, partial, stream)
+                                  : p.dtype == Dtype::bfloat16 ? launch_layer_of<BFloat16>(p, partial, stream)
+                                                               : launch_layer_of<Float16>(p, partial, stream);
         if (error != cudaSuccess) return error;
     }
-    return launch(pool_normalise, dim3(static_cast<unsigned>(first.targets)), dim3(kNormaliseThreads), 0, stream,
+    return launch(pool_normalize, dim3(static_cast<unsigned>(first.targets)), dim3(kNormalizeThreads), 0, stream,
                   static_cast<const float*>(maps), first.out, flags, count, first.targets, first.count);
 }
 

@@ -209,9 +209,8 @@ def refine(
     """Refine raw maps by the modules of Diffusion-CAM that `config` switches on (docs/method.md, sections 2 to 5).
 
     >>> raw = torch.tensor([[[0.1, 0.1, 0.1], [0.1, 0.9, 0.1]]])
-    >>> refined = refine(raw)
-    >>> refined.shape, float(refined.max()) > 0.99
-    (torch.Size([1, 2, 3]), True)
+    >>> refine(raw).argmax().item()  # the peak stays
+    4
 
     Args:
         maps: [T, h, w]; float32, bfloat16 or float16. With `grids` a flat batch of maps of any sizes, [sum of h w].

@@ -190,7 +190,7 @@ def test_env():
 
 
 def test_public_names():
-    for name in ("RefineConfig", "RELEASED", "PAPER", "DEFAULT", "profile", "env", "Environment", "ops", "reference"):
+    for name in ("RefineConfig", "RELEASED", "PAPER", "DEFAULT", "profile", "env", "Environment", "ops"):
         assert getattr(dcam_fast, name) is not None
         assert name in dir(dcam_fast)
     with pytest.raises(AttributeError, match="module 'dcam_fast' has no attribute 'nothing'"):

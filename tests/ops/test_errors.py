@@ -133,7 +133,7 @@ CASES = [
     (
         lambda: ops.overlay(MAPS, IMAGE, BOXES, "no such map"),
         ValueError,
-        "overlay: colormap must be the name of one of matplotlib's, got 'no such map'",
+        "overlay: colormap must be the name of a matplotlib colormap, got 'no such map'",
     ),
     (
         lambda: ops.overlay(MAPS, IMAGE, BOXES, torch.zeros(256, 4)),

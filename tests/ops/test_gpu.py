@@ -31,7 +31,7 @@ def operands(T=6, S=729, D=1032, device="cuda"):
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_same_bits(aggregation):
+def test_identical_runs(aggregation):
     A, G = operands()
     first = ops.diffusion_cam(A, G, (27, 27), None, aggregation, RELEASED, backend="cuda")
     for _ in range(100):
@@ -50,7 +50,7 @@ def test_capture(aggregation):
 
 
 @pytest.mark.parametrize("grid", [(27, 27), (48, 48), (96, 96)], ids=str)
-def test_guided_same_bits(grid):
+def test_guided_identical_runs(grid):
     """Its fields in shared memory, and where they do not fit; the first map whatever else is in the batch."""
     random = torch.Generator().manual_seed(4)
     maps = torch.rand(9, *grid, generator=random)

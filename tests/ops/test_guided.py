@@ -169,17 +169,17 @@ ERRORS = [
     ),
     (
         lambda: ops.refine(MAPS.flatten(), DEFAULT, grids=[(5, 7), (5, 7)], guide=GUIDE),
-        "refine of a flat batch: config must be one without a guide, which only refine and guided_filter take, "
+        "refine of a flat batch: config must not need a guide, which only refine and guided_filter take, "
         "got denoise='guided'",
     ),
     (
         lambda: ops.refine_array(MAPS[0].numpy(), DEFAULT),
-        "refine_array: config must be one without a guide, which only refine and guided_filter take, "
+        "refine_array: config must not need a guide, which only refine and guided_filter take, "
         "got denoise='guided'",
     ),
     (
         lambda: ops.diffusion_cam(torch.ones(4, 8), torch.ones(1, 4, 8), (2, 2), config=DEFAULT),
-        "diffusion_cam: config must be one without a guide, which only refine and guided_filter take, "
+        "diffusion_cam: config must not need a guide, which only refine and guided_filter take, "
         "got denoise='guided'",
     ),
 ]

@@ -50,7 +50,7 @@ def unavailable_reason() -> str | None:
 
 @functools.cache
 def folder_of(package: str, requirement: str) -> Path:
-    """The folder of an installed package. pip's isolated build cannot import torch, but shares its site-packages path."""
+    """The folder of a package. pip's isolated build cannot import torch, but shares its site-packages path."""
     spec = importlib.util.find_spec(package)
     found = [Path(spec.origin).parent] if spec and spec.origin else []
     for folder in [*found, *(Path(sysconfig.get_path(key)) / package for key in ("platlib", "purelib"))]:
@@ -95,8 +95,8 @@ def find_nvcc() -> str | None:
 
 def cuda_home(nvcc: str) -> Path:
     """The toolkit whose runtime is linked in."""
-    beside = Path(nvcc).resolve().parent.parent
-    return beside if (beside / "include/cuda_runtime_api.h").exists() else Path("/usr/local/cuda")
+    toolkit = Path(nvcc).resolve().parent.parent
+    return toolkit if (toolkit / "include/cuda_runtime_api.h").exists() else Path("/usr/local/cuda")
 
 
 def sources() -> list[Path]:
@@ -123,12 +123,13 @@ class Build(build_ext):
 
     def finalize_options(self) -> None:
         super().finalize_options()
-        self.build_temp = str(ROOT / "build")  # an editable install uses a new folder each time, and would compile everything again
+        # an editable install uses a new folder each time, and would compile everything again
+        self.build_temp = str(ROOT / "build")
 
     def compile_command(self, source: Path, target: Path, extension: Extension) -> list[str]:
         """The command that makes one object file and its depfile."""
-        theirs = [flag for folder in extension.include_dirs for flag in ("-isystem", folder)]
-        includes = [f"-I{ROOT / 'csrc'}", *theirs, *(f"-I{folder}" for folder in self.compiler.include_dirs)]
+        system_includes = [flag for folder in extension.include_dirs for flag in ("-isystem", folder)]
+        includes = [f"-I{ROOT / 'csrc'}", *system_includes, *(f"-I{folder}" for folder in self.compiler.include_dirs)]
         output = ["-MMD", "-MF", str(target.with_suffix(".d")), "-c", str(ROOT / source), "-o", str(target)]
         if source.suffix == ".cu":
             nvcc = find_nvcc()
@@ -179,7 +180,7 @@ class Build(build_ext):
 
 
 def configure(extension: Extension) -> None:
-    """Set sources, flags and libraries of the extension: stable-ABI torch operators and the pybind11 module in one file."""
+    """Set sources, flags and libraries of the extension: torch operators (stable ABI) and the pybind11 module."""
     optimize = ["-O3", "-g0"]
     if SANITIZE:
         optimize = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", "-O1", "-g"]

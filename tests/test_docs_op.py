@@ -42,7 +42,12 @@ def test_the_op_checks_its_arguments(page: ModuleType) -> None:
 
 
 def test_the_page_names_existing_files() -> None:
-    new = {"dcam_fast/ops/sharpen.py", "csrc/dcam/sharpen.h", "csrc/dcam/cpu/sharpen_kernel.h", "kernels/dcam/sharpen.py"}
+    new = {
+        "dcam_fast/ops/sharpen.py",
+        "csrc/dcam/sharpen.h",
+        "csrc/dcam/cpu/sharpen_kernel.h",
+        "kernels/dcam/sharpen.py",
+    }
     paths = set(re.findall(r"`((?:dcam_fast|csrc|kernels|tests|benchmarks)/[\w/.]+)`", PAGE.read_text("utf-8")))
     assert new <= paths
     for path in paths - new:

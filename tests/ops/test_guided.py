@@ -174,13 +174,11 @@ ERRORS = [
     ),
     (
         lambda: ops.refine_array(MAPS[0].numpy(), DEFAULT),
-        "refine_array: config must not need a guide, which only refine and guided_filter take, "
-        "got denoise='guided'",
+        "refine_array: config must not need a guide, which only refine and guided_filter take, got denoise='guided'",
     ),
     (
         lambda: ops.diffusion_cam(torch.ones(4, 8), torch.ones(1, 4, 8), (2, 2), config=DEFAULT),
-        "diffusion_cam: config must not need a guide, which only refine and guided_filter take, "
-        "got denoise='guided'",
+        "diffusion_cam: config must not need a guide, which only refine and guided_filter take, got denoise='guided'",
     ),
 ]
 

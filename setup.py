@@ -76,8 +76,8 @@ def torch_folder() -> Path:
 @functools.cache
 def find_nvcc() -> str | None:
     """The CUDA compiler, or None if CUDA kernels are not to be built."""
-    wanted = os.environ.get("DCAM_CUDA")
-    if wanted == "0":
+    requested = os.environ.get("DCAM_CUDA")
+    if requested == "0":
         return None
     homes = [Path(home) / "bin" for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home]
     nvcc = shutil.which("nvcc", path=os.pathsep.join([*map(str, homes), os.environ.get("PATH", "")]))
@@ -86,7 +86,7 @@ def find_nvcc() -> str | None:
         folders = dict.fromkeys([torch_folder().parent, Path(sysconfig.get_path("purelib"))])
         packaged = sorted(nvcc for folder in folders for nvcc in (folder / "nvidia").glob("*/bin/nvcc"))
         nvcc = str(packaged[-1]) if packaged else None
-    if wanted == "1" and nvcc is None:
+    if requested == "1" and nvcc is None:
         sys.exit("dcam_fast: DCAM_CUDA=1, but no nvcc in CUDA_HOME, /usr/local/cuda, on PATH or the packages")
     if nvcc is None:
         print("dcam_fast: no nvcc in CUDA_HOME, /usr/local/cuda, on PATH or the packages: built without CUDA kernels")

@@ -49,7 +49,7 @@ class Environment:
             ("CPU kernels", self.cpu_kernels or "none"),
             ("CUDA kernels", " ".join(self.cuda_archs) or "none compiled"),
             *(
-                (f"backend {name}", "usable" if reason is None else f"not usable: {reason}")
+                (f"backend {name}", "available" if reason is None else f"unavailable: {reason}")
                 for name, reason in self.backends.items()
             ),
             ("backend", self.forced_backend or "chosen by device"),

@@ -59,7 +59,7 @@ class Backend:
 
 
 def _native_unavailable_reason() -> str | None:
-    return f"the extension dcam_fast._C is not there ({native_error})" if native is None else None
+    return f"the extension dcam_fast._C is not available ({native_error})" if native is None else None
 
 
 @functools.cache

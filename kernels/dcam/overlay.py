@@ -59,14 +59,14 @@ def axes_kernel(boxes, left, share, edges, wrong, h, w, H, W, BLOCK: tl.constexp
         for first in range(0, h * w, BLOCK):
             cell = first + tl.arange(0, BLOCK)
             inside = cell < h * w
-            mine = tl.where(axis == 0, cell // w, cell % w)
+            index = tl.where(axis == 0, cell // w, cell % w)
             own = boxes + cell * 4 + tl.where(axis == 0, 1, 0)
             start, stop = tl.load(own, mask=inside, other=0.0), tl.load(own + 2, mask=inside, other=1.0)
-            shared = starts + mine * stride
+            shared = starts + index * stride
             same = (start == tl.load(shared, mask=inside, other=0.0)) & (
                 stop == tl.load(shared + 2, mask=inside, other=1.0)
             )
-            follower = inside & (mine + 1 < cells)
+            follower = inside & (index + 1 < cells)
             # written so that a NaN fails
             ascending = start + stop < tl.load(shared + stride, mask=follower, other=float("inf")) + tl.load(
                 shared + stride + 2, mask=follower, other=float("inf")

@@ -142,14 +142,14 @@ def range_of(x, N, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     low = tl.full([BLOCK], float("inf"), tl.float32)
     high = tl.full([BLOCK], float("-inf"), tl.float32)
-    nought = tl.zeros([BLOCK], tl.float32)
+    nan_probe = tl.zeros([BLOCK], tl.float32)
     for start in range(0, N, BLOCK):
         inside = start + i < N
         value = tl.load(x + start + i, mask=inside, other=0.0)
         low = tl.where(inside & (value < low), value, low)
         high = tl.where(inside & (value > high), value, high)
-        nought += value * 0.0
-    return tl.min(low, 0), tl.max(high, 0), tl.sum(nought, 0) == 0
+        nan_probe += value * 0.0
+    return tl.min(low, 0), tl.max(high, 0), tl.sum(nan_probe, 0) == 0
 
 
 @triton.jit

@@ -105,7 +105,7 @@ def test_batch(guided, random, shared_limit, limit):
 @pytest.mark.parametrize("limit", [SM_90, 1000], ids=["shared", "global"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_not_finite(guided, random, shared_limit, limit, bad):
-    """What is not finite stays in its map, and shows there."""
+    """Values that are not finite stay in their map and are visible there."""
     shared_limit(limit)
     maps, guide = torch.rand(4, 10, 12, generator=random), scene(6, 10, 12)
     unspoiled = guided(maps, guide, 2, 1e-4)

@@ -132,11 +132,13 @@ LAUNCHES = {
 
 @pytest.mark.parametrize("op", LAUNCHES)
 def test_shared_memory_of_launches(usage, emulated, op):
-    """What kernels declare and what their launches add is there on every architecture, and is asked for."""
+    """Declared and launched shared memory is available on every architecture, and requested."""
     launch, kernels, dynamic = LAUNCHES[op]
     for arch in sorted({arch for arch, _ in usage} & SHARED.keys()):
-        mine = [used for (at, name), used in usage.items() if at == arch and any(kernel in name for kernel in kernels)]
-        static = max(used["SHARED"] for used in mine) - RESERVED[arch]
+        matching = [
+            used for (at, name), used in usage.items() if at == arch and any(kernel in name for kernel in kernels)
+        ]
+        static = max(used["SHARED"] for used in matching) - RESERVED[arch]
         emulated.set_shared_limit(ctypes.c_int64(SHARED[arch]))
         emulated.set_dry(1)
         try:

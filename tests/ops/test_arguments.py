@@ -239,7 +239,7 @@ RAW = {
 
 @pytest.mark.parametrize("namespace", ["dcam_fast", "dcam_fast_reference"])
 @pytest.mark.parametrize("call", RAW.values(), ids=RAW)
-def test_raw_operators_refuse(namespace, call):
+def test_raw_operators_check_their_arguments(namespace, call):
     """Called past the wrappers an operator raises; it reads and writes nothing beyond its tensors."""
     with pytest.raises((ValueError, TypeError), match=" must "):
         call(getattr(torch.ops, namespace))

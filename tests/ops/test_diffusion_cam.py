@@ -58,7 +58,7 @@ def test_grid(random, grid):
         ops.diffusion_cam(A, G, grid)
 
 
-def test_out_refuses(random):
+def test_out_checks_its_buffers(random):
     A, G = operands(random)
     out, flags, workspace = torch.empty(3, 4, 5), torch.empty(3, dtype=torch.int32), torch.empty(0)
     with pytest.raises(ValueError, match=r"^diffusion_cam_out: out must be contiguous"):

@@ -82,12 +82,12 @@ def test_without_extension():
     )
     assert found["before"] == 0
     assert found["notices"] == [
-        "dcam_fast: the extension dcam_fast._C is not there (blocked for this test); "
+        "dcam_fast: the extension dcam_fast._C is not available (blocked for this test); "
         "the ops run on the slow reference, in plain PyTorch"
     ]
     assert found["errors"] == [
         "refine: backend must be one that can run here, got 'cpu': "
-        "the extension dcam_fast._C is not there (blocked for this test); reference can",
+        "the extension dcam_fast._C is not available (blocked for this test); reference can",
         "refine_array: map must be float32 [h, w] with h, w > 0, got float64 (2, 2)",
         "refine_array: map must be finite, got NaN or Inf",
     ]

@@ -1,4 +1,4 @@
-"""What an op refuses, and in which words: "<op>: <argument> must be <need>, got <value>"."""
+"""The errors of the ops and their messages: "<op>: <argument> must be <need>, got <value>"."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_content(backend):
 
 
 def test_raw_operators():
-    """Called past the wrappers, an operator still refuses what would reach beyond memory."""
+    """Called past the wrappers, an operator still raises for arguments that would reach beyond memory."""
     native = torch.ops.dcam_fast
     settings = list(dcam_fast.RELEASED.packed)
     wild = settings.copy()

@@ -145,12 +145,12 @@ def main(arch: str) -> None:
     driver.set_active(Driver(target))
     JITFunction.run = compile_only
     compile_all()
-    rows, seen = [], set()
+    rows, known = [], set()
     with tempfile.TemporaryDirectory() as folder:
         for name, of, kernel in compiled:
-            if kernel.hash in seen:
+            if kernel.hash in known:
                 continue
-            seen.add(kernel.hash)
+            known.add(kernel.hash)
             row = {"kernel": name, "case": of, "shared": kernel.metadata.shared, "warps": kernel.metadata.num_warps}
             rows.append(row | needs(kernel, Path(folder)))
     json.dump(rows, sys.stdout)

@@ -26,7 +26,7 @@ DEVICE = next(
 pytestmark = [pytest.mark.gpu] if DEVICE != "cpu" else []
 OTHERS = _backends.others("triton", DEVICE)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# One target of its own rows; rows for each target; shared activations of enough targets for the matrix product.
+# One target with separate rows; rows for each target; shared activations of enough targets for the matrix product.
 SHAPES = [(1, 7, 3, True), (3, 5, 37, False), (9, 13, 70, True)]
 CONFIGS = {
     "released": RELEASED,
@@ -92,7 +92,7 @@ def test_pool_not_finite(random, aggregation, bad):
 
 @pytest.mark.parametrize("aggregation", ops.AGGREGATIONS)
 def test_pool_of_no_row(random, aggregation):
-    """A cell that is no row is refused; unchecked, it reads nothing and makes the maps zeros."""
+    """A cell out of range raises; unchecked, it reads nothing and makes the maps zeros."""
     for T, S, D, shared in SHAPES:
         A, G = pool_inputs(random, T, S, D, shared)
         for wrong in (S, -1, 2**40):
@@ -154,7 +154,7 @@ def test_refine_not_finite(random, config):
 
 @pytest.mark.parametrize("config", [UNGUIDED, RELEASED], ids=["unguided", "released"])
 def test_refine_in_place(random, config):
-    """Into the maps themselves; memory that overlaps them otherwise is refused."""
+    """`out` may be the maps themselves; any other overlap raises."""
     room = torch.cat([peaked(random, 3, 16, 17), torch.zeros(1, 16, 17)]).to(DEVICE)
     expected = ops.refine(room[:3], config, backend="triton")
     again = room.clone()

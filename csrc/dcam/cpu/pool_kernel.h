@@ -69,14 +69,14 @@ struct Activation {  // the gradient is not read
     }
 };
 
-// Gathered rows are too short for a hardware prefetcher, so the next one is asked for here.
+// Gathered rows are too short for a hardware prefetcher, so the next one is prefetched here.
 template <int64_t Count, class Stored>
 DCAM_HD void prefetch(const Stored* p) {
     constexpr int64_t line = 64 / sizeof *p;
     for (int64_t i = 0; i < Count; i += line) __builtin_prefetch(p + i, 0, 2);
 }
 
-// `next` is the row that is wanted from memory after this one.
+// `next` is the row to prefetch.
 template <class Rule, class TA, class TG>
 DCAM_HD float pool_row(const typename TA::Stored* a, const typename TG::Stored* g, const typename TA::Stored* next,
                        int64_t channels) {

@@ -13,8 +13,8 @@ DCAM_HD int threads_for(int64_t cells, int most) {
     return threads < 64 ? 64 : static_cast<int>(threads);
 }
 
-// The cells of this thread, and their values as they become: in registers if there are at most C; C = 0: in shared
-// memory, any number.
+// The cells of this thread and their current values: in registers for up to C cells; C = 0: in shared memory, any
+// number.
 template <int C>
 struct Cells {
     int first, step, count;

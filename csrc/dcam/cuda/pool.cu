@@ -128,8 +128,8 @@ __device__ __forceinline__ void share_out(float (&value)[Size]) {
     const bool upper = threadIdx.x & Bit;
 #pragma unroll
     for (int i = 0; i < Half; ++i) {
-        const float mine = upper ? value[i + Half] : value[i], other = upper ? value[i] : value[i + Half];
-        value[i] = mine + __shfl_xor_sync(kWarp, other, Bit);
+        const float kept = upper ? value[i + Half] : value[i], other = upper ? value[i] : value[i + Half];
+        value[i] = kept + __shfl_xor_sync(kWarp, other, Bit);
     }
 }
 

@@ -62,14 +62,14 @@ __device__ __forceinline__ float rank_found(const Request& r, const int* found, 
     const int lane = threadIdx.x & 31, rank = static_cast<int>(r.at.below) - r.under;
     int low = r.low, next = r.low;
     if (r.low != r.high) {
-        const int mine = lane < r.inside ? found[lane] : INT_MAX;
+        const int own_key = lane < r.inside ? found[lane] : INT_MAX;
         int order = 0;
         for (int j = 0; j < 32; ++j) {
-            const int other = __shfl_sync(kWarp, mine, j);
-            order += other < mine || (other == mine && j < lane);
+            const int other = __shfl_sync(kWarp, own_key, j);
+            order += other < own_key || (other == own_key && j < lane);
         }
-        low = __shfl_sync(kWarp, mine, __ffs(__ballot_sync(kWarp, order == rank)) - 1);
-        next = __shfl_sync(kWarp, mine, (__ffs(__ballot_sync(kWarp, order == rank + 1)) - 1) & 31);
+        low = __shfl_sync(kWarp, own_key, __ffs(__ballot_sync(kWarp, order == rank)) - 1);
+        next = __shfl_sync(kWarp, own_key, (__ffs(__ballot_sync(kWarp, order == rank + 1)) - 1) & 31);
     }
     if (rank + 1 >= r.inside) next = above;
     const float value = from_ordered(low);

@@ -16,7 +16,7 @@ void set_order(int order, unsigned seed) {
 
 void set_shared_limit(int64_t bytes) {
     emulator::shared_limit = static_cast<size_t>(bytes);
-    emulator::asked.clear();
+    emulator::requested.clear();
 }
 
 // From here on launches are noted and not run, or run as ever.
@@ -61,7 +61,7 @@ int pool(const int64_t* numbers, int64_t count, int32_t* flags) {
         p.aggregation = static_cast<dcam::Aggregation>(n[13]);
         blocks.push_back(p);
     }
-    // poisoned, and no more than was asked for: a sanitizer sees a float beyond it
+    // poisoned, and no more than was requested: a sanitizer sees a float beyond it
     std::vector<float> workspace(dcam::cuda::pool_workspace(blocks.data(), count), NAN);
     return dcam::cuda::pool(blocks.data(), count, workspace.data(), flags, nullptr);
 }

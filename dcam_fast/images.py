@@ -80,6 +80,21 @@ def load_image(source: ImageSource) -> NDArray[np.uint8]:
     raise TypeError(f"load_image: image must be a path, PIL image, array or tensor, got {type(source).__name__}")
 
 
+def grid_boxes(grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Pixel boxes of a regular grid over an image, float32 [h, w, 4] of (x0, y0, x1, y1).
+
+    >>> grid_boxes((1, 2), (10, 30)).tolist()
+    [[[0.0, 0.0, 15.0, 10.0], [15.0, 0.0, 30.0, 10.0]]]
+
+    Args:
+        grid: (h, w) in cells.
+        size: (H, W) of the image in pixels.
+    """
+    y, x = (torch.linspace(0, side, cells + 1) for cells, side in zip(grid, size, strict=True))
+    edges = (x[:-1], y[:-1, None], x[1:], y[1:, None])
+    return torch.stack([edge.expand(grid) for edge in edges], -1)
+
+
 def cell_colors(image: NDArray[np.uint8], boxes: Tensor) -> Tensor:
     """Mean color of each cell of a grid, float32 `[3, h, w]` in 0..1, on the CPU.
 

@@ -96,7 +96,7 @@ class Pool {
         }
     }
 
-    // The caller has done what it could: whoever has not begun need not come.
+    // The caller has finished its work: helpers that have not begun are not needed.
     void withdraw(const std::shared_ptr<Job>& job) {
         const std::lock_guard lock(mutex_);
         --callers_;
@@ -105,7 +105,7 @@ class Pool {
     }
 
   private:
-    // A further helper, which counts as asleep from now on. False: the system gives no more threads.
+    // Starts another helper, which counts as asleep. False: the system provides no more threads.
     bool start() {
         try {
             offers_.reserve(offers_.size() + sleeping_ + 1);  // an offer to one that sleeps must not fail
@@ -158,8 +158,8 @@ class Pool {
 std::atomic<int> limit{1};
 std::atomic<Pool*> current{nullptr};
 
-// Never destroyed: helpers sleep in it until the process ends. A forked child has none of them, and whatever locks
-// they held are held for ever there: it starts another pool.
+// Never destroyed: helpers sleep in it until the process ends. A forked child has none of them, and locks that
+// they held stay locked there: it starts another pool.
 Pool& pool() {
     static const int registered = pthread_atfork(nullptr, nullptr, [] { current.store(nullptr); });
     static_cast<void>(registered);

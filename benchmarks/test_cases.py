@@ -1,5 +1,7 @@
-"""CPU regressions under pytest-benchmark, from the same cases: ``pytest benchmarks --benchmark-enable``. Without that
-option (as in the tests) each call runs once, gated and untimed."""
+"""CPU regressions under pytest-benchmark, on the quick cases: `pytest benchmarks --benchmark-enable`.
+
+Without that option each call runs once, checked and untimed.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,15 @@ from typing import Any
 import pytest
 
 from dcam_fast.benchmarks.implementations import available_backends, implementations
-from dcam_fast.benchmarks.suite import gate, quick_plan
+from dcam_fast.benchmarks.suite import check_correctness, quick_plan
 
 
 @pytest.mark.parametrize("case", quick_plan().cases(), ids=lambda case: case.name)
 @pytest.mark.parametrize("backend", available_backends("cpu"))
-def test_face(benchmark: Any, case: Any, backend: str) -> None:
-    ours = [
-        one for one in implementations(case, "cpu", [backend], compiled=False) if one.name == f"dcam_fast {backend}"
-    ]
-    calls, refused = gate(case, "cpu", ours)
-    assert refused == {}
+def test_backend(benchmark: Any, case: Any, backend: str) -> None:
+    name = f"dcam_fast {backend}"
+    ours = [found for found in implementations(case, "cpu", [backend], compiled=False) if found.name == name]
+    calls, rejected = check_correctness(case, "cpu", ours)
+    assert rejected == {}
     benchmark.group = case.name
-    benchmark(calls[ours[0].name])
+    benchmark(calls[name])

@@ -25,7 +25,7 @@ from dcam_fast.benchmarks.attribution.shaped import Shape, ShapedAdapter
 from dcam_fast.models.adapter import Adapter, AdapterError, Inputs, Trajectory, Word
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
-SMALL = Shape(blocks=5, width=32, mlp=48, heads=4, words=61, base=2, rows=3, columns=5, prompt=6, answer=9)
+SMALL = Shape(layers=5, width=32, mlp=48, heads=4, words=61, base=2, rows=3, columns=5, prompt=6, answer=9)
 PICTURE = np.zeros((48, 80, 3), np.uint8)
 Asked = tuple[Adapter[Any], Inputs, Trajectory]
 

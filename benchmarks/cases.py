@@ -232,7 +232,9 @@ def _sparse_map(case: BenchmarkCase, rng: np.random.Generator) -> Tensor:
         allowed = tolerance(map.double(), case.config, repetition=REPETITION, image_side=IMAGE_SIDE)
         if allowed <= TOLERANCE:
             return map
-    raise AssertionError(f"cases: {case.name} must have a sparse map that is stable under rounding, got 100 that are not")
+    raise AssertionError(
+        f"cases: {case.name} must have a sparse map that is stable under rounding, got 100 that are not"
+    )
 
 
 def exact(case: BenchmarkCase, inputs: Inputs) -> Tensor:

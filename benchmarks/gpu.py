@@ -137,7 +137,9 @@ def check(started: float) -> tuple[list[str], bool]:
     if profiler:
         done = stage("ncu", [profiler, "--csv", "--metrics", METRICS, *calls_command(16)], left("ncu"))
         notes += ncu_summary(done.output) or [done.note]
-    notes += [f"{name}: not installed" for name, found in (("compute-sanitizer", sanitizer), ("ncu", profiler)) if not found]
+    notes += [
+        f"{name}: not installed" for name, found in (("compute-sanitizer", sanitizer), ("ncu", profiler)) if not found
+    ]
     return notes, right
 
 
@@ -167,7 +169,10 @@ def main() -> int:
 
     found, right = check(started)
     left = max(60.0, TOTAL_S - (time.monotonic() - started))
-    results = run(BenchmarkPlan("cuda", total_s=left, max_samples=1000, min_samples=200), lambda name: print(f"gpu: {name}", flush=True))
+    results = run(
+        BenchmarkPlan("cuda", total_s=left, max_samples=1000, min_samples=200),
+        lambda name: print(f"gpu: {name}", flush=True),
+    )
     results = replace(results, notes=[*notes, *found, *results.notes])
     stem = f"{date.today()}-{re.sub(r'[^a-z0-9]+', '-', results.machine['device'].lower())}"
     for path in write(results, ROOT / "benchmarks" / "results", stem):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,9 +83,11 @@ def _eager(case: BenchmarkCase) -> Callable[..., Tensor]:
             return refine_torch(maps, REPETITION)
         config = case.config
         if case.op == "guided_filter":
-            return reference.guided_filter(maps, *guide, config.guide_radius, config.guide_epsilon)
-        options = {"repetition": REPETITION, "image_side": IMAGE_SIDE, "guide": guide[0] if guide else None}
-        return reference.refine(maps, config, **options, check=False)
+            return reference.guided_filter(maps, guide[0], config.guide_radius, config.guide_epsilon)
+        guide_or_none = guide[0] if guide else None
+        return reference.refine(
+            maps, config, repetition=REPETITION, image_side=IMAGE_SIDE, guide=guide_or_none, check=False
+        )
 
     def pool(A: Tensor, G: Tensor) -> Tensor:
         if case.aggregation in POOLINGS:
@@ -136,16 +139,18 @@ def captured(call: Call) -> Call:
 def _backend_call(backend: str) -> Callable[[BenchmarkCase, Inputs], Call]:
     def build(case: BenchmarkCase, inputs: Inputs) -> Call:
         check = inputs[0].is_cpu
-        refinement = {"repetition": REPETITION, "image_side": IMAGE_SIDE, "check": check, "backend": backend}
+        options: dict[str, Any] = {
+            "repetition": REPETITION, "image_side": IMAGE_SIDE, "check": check, "backend": backend,
+        }  # fmt: skip
         if case.op == "overlay":
             return lambda: ops.overlay(*inputs, check=False, backend=backend)  # type: ignore[arg-type]
         if case.guided:
-            refinement["guide"] = inputs[-1]
+            options["guide"] = inputs[-1]
         if case.op == "refine":
-            return lambda: ops.refine(inputs[0], case.config, **refinement)  # type: ignore[arg-type]
+            return lambda: ops.refine(inputs[0], case.config, **options)
         if case.op == "guided_filter":
             radius, epsilon = case.config.guide_radius, case.config.guide_epsilon
-            return lambda: ops.guided_filter(*inputs, radius, epsilon, backend=backend)  # type: ignore[misc]
+            return lambda: ops.guided_filter(inputs[0], inputs[1], radius, epsilon, backend=backend)
         A, G = inputs[:2]
 
         def pool() -> Tensor:
@@ -154,9 +159,9 @@ def _backend_call(backend: str) -> Callable[[BenchmarkCase, Inputs], Call]:
         if case.op == "pool":
             return pool
         if case.guided:
-            return lambda: ops.refine(pool().view(-1, *case.grid), case.config, **refinement)  # type: ignore[arg-type]
+            return lambda: ops.refine(pool().view(-1, *case.grid), case.config, **options)
         return lambda: ops.diffusion_cam(
-            A, G, grid=case.grid, config=case.config, aggregation=case.aggregation, **refinement
+            A, G, grid=case.grid, config=case.config, aggregation=case.aggregation, **options
         )
 
     return build

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -134,8 +134,9 @@ class CaptionBenchmark:
             raise SystemExit(f"latency: answer must be {expected!r}, got {answer!r}: nothing measured")
 
     def __call__(self) -> None:
-        for part, seconds in self.explainer.explain(self.scene.image).provenance["seconds"].items():
-            self.seconds[part].append(seconds)
+        seconds: Any = self.explainer.explain(self.scene.image).provenance["seconds"]
+        for part in self.seconds:
+            self.seconds[part].append(seconds[part])
 
     def rows(self, busy: int, budget_s: float, min_samples: int) -> list[Row]:
         """Timings of the whole call and of its two parts."""
@@ -157,7 +158,11 @@ def measure(budget_s: float, progress: Callable[[str], None]) -> list[Row]:
     for busy in BUSY:
         with busy_processes(busy):
             for name, call in calls.items():
-                rows.append(Row.from_seconds(name, busy, timings(call, 0.5 * budget_s / len(calls), min_samples=20, max_samples=5000)))
+                rows.append(
+                    Row.from_seconds(
+                        name, busy, timings(call, 0.5 * budget_s / len(calls), min_samples=20, max_samples=5000)
+                    )
+                )
             rows += explained.rows(busy, 0.5 * budget_s, min_samples=12)
         for row in rows[-len(calls) - 3 :]:
             progress(f"{busy} busy: {row.call}: {row.median * 1e3:.2f} ms, p95 {row.p95 * 1e3:.2f} ms")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -41,7 +42,7 @@ def _draw(panel: Axes, line: list[Entry], along: str, name: str, index: int) -> 
     if not line:
         return
     x = [getattr(entry, along) for entry in line]
-    style = {"linewidth": 2.5} if name.startswith("dcam_fast") else {"linewidth": 1.2, "alpha": 0.8}
+    style: dict[str, Any] = {"linewidth": 2.5} if name.startswith("dcam_fast") else {"linewidth": 1.2, "alpha": 0.8}
     panel.plot(
         x, [e.median * 1e6 for e in line if e.median], "o-", color=f"C{index}", label=name, markersize=4, **style
     )

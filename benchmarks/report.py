@@ -19,7 +19,7 @@ from dcam_fast.benchmarks.suite import EXPLANATION
 from dcam_fast.benchmarks.tables import markdown, markdown_table, readable
 from dcam_fast.evaluation.runner import TRUE_MASK
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = (
     "README.md",
     "docs/performance.md",
@@ -121,7 +121,7 @@ def summary() -> str:
     rows.append(["raw maps of 8 words, embedded model", readable(seconds[PUBLISHED]), "", f"**{ours}**"])
     files = ", ".join(f"`{name}`" for name in (evaluation_name, speed_name, passes_name))
     headers = ["", "published method", "best baseline", "dcam_fast"]
-    about = f"{evaluation['words']} words of the embedded model; times on 2 CPU cores. From {files} in `benchmarks/results`."
+    about = f"{evaluation['words']} words; times on {speed['machine']['cores']} CPU cores. From {files}."
     return "\n".join([*markdown_table(headers, rows), "", about])
 
 

@@ -19,8 +19,8 @@ def attribution(name: str, data: dict[str, Any]) -> str:
         published = rows["published"]
         lines += [
             "",
-            f"**{result['model']}, {result['dtype']}, {result['tokens']:,} tokens, target layer {result['target_layer']} "
-            f"of {result['num_layers']}, {result['words']} words**",
+            f"**{result['model']}, {result['dtype']}, {result['tokens']:,} tokens, target layer "
+            f"{result['target_layer']} of {result['num_layers']}, {result['words']} words**",
             "",
         ]
         cells = []

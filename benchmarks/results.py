@@ -114,7 +114,7 @@ def _read(path: str) -> str | None:
 def _cpu() -> tuple[str, str]:
     """Model name and frequency in MHz, as reported by Linux."""
     lines = (_read("/proc/cpuinfo") or "").splitlines()
-    facts = dict(tuple(map(str.strip, line.split(":", 1))) for line in lines if ":" in line)
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return facts.get("model name", platform.processor() or platform.machine()), facts.get("cpu MHz", "unknown")
 
 

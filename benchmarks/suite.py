@@ -71,7 +71,9 @@ class BenchmarkPlan:
 QUICK_S = 48.0  # of the promised minute; the rest is for calls already started and for printing
 
 
-def quick_plan(device: str = "cpu", only: str = "", backends: tuple[str, ...] = (), elapsed_s: float = 0.0) -> BenchmarkPlan:
+def quick_plan(
+    device: str = "cpu", only: str = "", backends: tuple[str, ...] = (), elapsed_s: float = 0.0
+) -> BenchmarkPlan:
     """The plan of `bench --quick`: one minute, also on a busy machine, less `elapsed_s`."""
     return BenchmarkPlan(device, True, only, backends, total_s=QUICK_S - elapsed_s, max_samples=60)
 
@@ -154,7 +156,12 @@ def run_case(
     if calls:
         for cache in ("cold", "warm"):
             timed = measure(
-                timer, list(calls.values()), cold=cache == "cold", budget_s=budget_s / 2, max_samples=max_samples, min_samples=min_samples
+                timer,
+                list(calls.values()),
+                cold=cache == "cold",
+                budget_s=budget_s / 2,
+                max_samples=max_samples,
+                min_samples=min_samples,
             )
             entries += [_timed(base, name, cache, statistics) for name, statistics in zip(calls, timed, strict=True)]
     return entries
@@ -225,6 +232,13 @@ def run(plan: BenchmarkPlan, progress: Callable[[str], None] = lambda name: None
         with torch.no_grad():
             candidates = implementations(case, plan.device, backends, compiled=compiled)
             entries += run_case(
-                case, timer, limits, candidates, budget_s=share, max_samples=plan.max_samples, min_samples=plan.min_samples, ends=ends
+                case,
+                timer,
+                limits,
+                candidates,
+                budget_s=share,
+                max_samples=plan.max_samples,
+                min_samples=plan.min_samples,
+                ends=ends,
             )
     return Results(now(), machine, limits, entries, notes)

@@ -19,7 +19,7 @@ SCOPES = {
 COLUMNS = {
     "median": "half of the timings are shorter",
     "p10 to p90": "8 of 10 timings lie between; a wide range means a busy machine",
-    "limit": "share of the machine's limit: the bandwidth of a copy or the rate of a matrix product, whichever is lower",
+    "limit": "share of the machine's limit, the bandwidth of a copy or the rate of a matrix product",
     "times as fast": "speedup over the first baseline of the same case and cache, in the same run",
 }
 HEADINGS = ["", "cache", *COLUMNS]

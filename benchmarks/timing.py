@@ -92,7 +92,13 @@ def schedule(counts: Sequence[int]) -> list[list[int]]:
 
 
 def measure(
-    timer: Timer, calls: Sequence[Callable[[], object]], *, cold: bool, budget_s: float, max_samples: int, min_samples: int = 5
+    timer: Timer,
+    calls: Sequence[Callable[[], object]],
+    *,
+    cold: bool,
+    budget_s: float,
+    max_samples: int,
+    min_samples: int = 5,
 ) -> list[Statistics]:
     """Times calls in turns, so that they share the machine's noise.
 

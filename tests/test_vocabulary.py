@@ -15,8 +15,7 @@ PHRASES = {
     r"ways? back": "backward pass",
     r"(?:explained|deepest|lowest|highest) blocks?": "target layer",
     r"blocks? (?:above|below|of the model)": "layer",
-    r"(?:behind|in front of) (?:a|the|this|that|one|each|every|some|its|their|any)\b(?: \w+)? (?:block|layer)s?": "at the "
-    "output of, before",
+    r"behind (?:a|the|this|that|one|each|every|some|its|any)\b(?: \w+)? (?:block|layer)s?": "at the output of",
     r"in front of": "before",
     r"the same bits|bit for bit": "bitwise identical",
     r"paint(?:s|ed|ing)? (?:it |them )?over": "mask out",
@@ -30,7 +29,13 @@ PHRASES = {
     r"cannot be had": "not supported",
 }
 SUFFIXES = {".c", ".cpp", ".cu", ".cuh", ".h", ".html", ".md", ".py", ".toml", ".yaml", ".yml", ""}
-EXCLUDED = ("LICENSE", "benchmarks/results/", "dcam_fast/models/tiny/weights/", "tests/data/", "tests/test_vocabulary.py")
+EXCLUDED = (
+    "LICENSE",
+    "benchmarks/results/",
+    "dcam_fast/models/tiny/weights/",
+    "tests/data/",
+    "tests/test_vocabulary.py",
+)
 # Line breaks inside a sentence, with the comment sign of the next line.
 BREAK = re.compile(r"\s*\n\s*(?:#|//+|\*)?\s*")
 

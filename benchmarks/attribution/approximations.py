@@ -1,7 +1,7 @@
 """Accuracy and speed of the approximate modes, on the selection scenes.
 
-Run: `./run python -m dcam_fast.benchmarks.attribution.approximations --out benchmarks/results/DATE-approximations.json`.
-Each mode is compared with the exact maps of the same words or phrases: localization, cosine similarity, seconds.
+Run: `./run python -m dcam_fast.benchmarks.attribution.approximations --out DATE-approximations.json`.
+Each mode is compared with the exact maps of the same words: localization, cosine similarity, seconds.
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ class Model(nn.Module):
 @dataclass(frozen=True)
 class ShapedInputs(Inputs):
     """Attributes:
-        prefix: `[1, P, D]`, the embedded image and prompt.
-        rotary: cosines and sines of the whole sequence.
+    prefix: `[1, P, D]`, the embedded image and prompt.
+    rotary: cosines and sines of the whole sequence.
     """
 
     prefix: Tensor

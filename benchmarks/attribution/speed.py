@@ -21,6 +21,7 @@ import typer
 
 from dcam_fast import scenes
 from dcam_fast.attribution import GradientCAM
+from dcam_fast.attribution.answer_states import State
 from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets, raw_maps
 from dcam_fast.benchmarks.attribution import published
@@ -105,7 +106,9 @@ def compare(
     trajectory = ours.generate(inputs)
     difference = {adapter.attention: agreement(adapter, inputs, trajectory) for adapter in (ours, joint)}  # type: ignore[attr-defined]
     if not all(value <= AGREE[dtype] for value in difference.values()):
-        raise SystemExit(f"attribution: gradients must agree to {AGREE[dtype]}, got {difference} on {name}: nothing measured")
+        raise SystemExit(
+            f"attribution: gradients must agree to {AGREE[dtype]}, got {difference} on {name}: nothing measured"
+        )
     positions = torch.linspace(0, trajectory.length - 1, WORDS, device=ours.device).round().long()
     final = build_targets(trajectory, positions, "final", ours.mask_token)
     view = inputs.views[0]
@@ -116,7 +119,9 @@ def compare(
         "inference, joint": lambda: denoise_once(joint, inputs, trajectory),
         "published": lambda: published.raw_maps(joint, inputs, final, 0, "contrast_sum"),
     }
-    for adapter, state in ((ours, "remask"), (ours, "committed"), (ours, "final"), (joint, "remask")):
+    measured: tuple[tuple[Adapter[Any], State], ...]
+    measured = ((ours, "remask"), (ours, "committed"), (ours, "final"), (joint, "remask"))
+    for adapter, state in measured:
         method = GradientCAM(state=state)
         targets = build_targets(trajectory, positions, state, ours.mask_token)
         label = f"dcam_fast, {adapter.attention}, {state}"  # type: ignore[attr-defined]
@@ -127,7 +132,13 @@ def compare(
     for label, row in rows.items():
         inference = rows["inference, prefix" if "prefix" in label else "inference, joint"]["peak_bytes"]
         row["above_inference_bytes"] = max(0, row["peak_bytes"] - inference)
-    return {"model": name, "dtype": str(dtype).removeprefix("torch."), "words": WORDS, "agreement": difference, "rows": rows}
+    return {
+        "model": name,
+        "dtype": str(dtype).removeprefix("torch."),
+        "words": WORDS,
+        "agreement": difference,
+        "rows": rows,
+    }
 
 
 def tiny(device: str, repeats: int) -> dict[str, Any]:
@@ -155,9 +166,7 @@ def main(
         int, typer.Option(help="Layers of LaViDa's shapes, 0 for none; default: 32 on cuda, else 4.")
     ] = -1,
     dtype: Annotated[str, typer.Option(help="dtype of LaViDa's weights, bfloat16 or float32.")] = "bfloat16",
-    repeats: Annotated[
-        int, typer.Option(help="Runs of each method; LaViDa's shapes run once on a CPU.")
-    ] = 9,
+    repeats: Annotated[int, typer.Option(help="Runs of each method; LaViDa's shapes run once on a CPU.")] = 9,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Measures and prints both models."""

@@ -27,7 +27,9 @@ def bench(
 ) -> None:
     """Measures, prints, and writes to `out` if given. A quick run counts `elapsed_s` as part of its minute."""
     check_device("bench", device)
-    plan = quick_plan(device, only, backends, elapsed_s) if quick else BenchmarkPlan(device, only=only, backends=backends)
+    plan = (
+        quick_plan(device, only, backends, elapsed_s) if quick else BenchmarkPlan(device, only=only, backends=backends)
+    )
     if out is not None:
         check_writable(out, "bench")
     with console.status("starting") as status:

@@ -66,7 +66,9 @@ def test_rows_and_their_table(monkeypatch, tmp_path):
     monkeypatch.setattr(latency, "BUSY", (0, 1))
     monkeypatch.setattr(latency, "op_calls", lambda: {"op": lambda: None})
     monkeypatch.setattr(
-        latency.CaptionBenchmark, "rows", lambda self, busy, budget_s, min_samples: [latency.Row("whole", busy, 1, 2, 3, 4)]
+        latency.CaptionBenchmark,
+        "rows",
+        lambda self, busy, budget_s, min_samples: [latency.Row("whole", busy, 1, 2, 3, 4)],
     )
     monkeypatch.setattr(latency.CaptionBenchmark, "__init__", lambda self: None)
     path = tmp_path / "results" / "a.json"

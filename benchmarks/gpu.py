@@ -81,7 +81,7 @@ def tool(name: str) -> str | None:
 
 
 def sanitizer_errors(output: str) -> int | None:
-    """The error count in the last line of compute-sanitizer; None if there is none."""
+    """The error count in the last line of compute-sanitizer, if any."""
     counts = re.findall(r"(?:ERROR SUMMARY|RACECHECK SUMMARY): (\d+) ", output)
     return int(counts[-1]) if counts else None
 

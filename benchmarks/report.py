@@ -57,7 +57,7 @@ def performance() -> str:
     stem = name.removesuffix(".json")
     results = Results.from_json(json.dumps(data))
     pictures = [path.name for path in sorted(RESULTS.glob(f"{stem}-*.png"))]
-    lines = [f"From `benchmarks/results/{name}`.", "", markdown(results, only=SHOWN)]
+    lines = [f"From `benchmarks/results/{name}`.", "", markdown(results, level=2, only=SHOWN)]
     lines += [line for file in pictures for line in ("", f"![{file}](../benchmarks/results/{file})")]
     return "\n".join(lines)
 

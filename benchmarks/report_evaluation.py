@@ -58,7 +58,7 @@ def study(name: str, data: dict[str, Any]) -> str:
     }
     result = Reproduction(data["samples"], data["words"], table)
     text = to_markdown(STUDIES[data["study"]], result, data["model"], data["data"])
-    return f"{text}\nFrom `benchmarks/results/{name}`."
+    return f"{text.removeprefix('#')}\nFrom `benchmarks/results/{name}`."  # a level higher than in a report
 
 
 def search(name: str, data: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ PHRASES = {
     r"stand-ins?|stands? in for|stood in for": "stub",
     r"at hand|to hand": "available",
     r", for (?:it|they|there) (?:is|are|has|have)": "because",
-    r"(?:is|are|was|were) none(?: of)?\b(?! of the)": "there is no",
+    r"(?:is|are|was|were) (?-i:none)\b": "there is no",
     r"of (?:its|their|one's) own": "separate",
     r"as one would": "usual",
     r"what ran": "tested with",

@@ -13,7 +13,7 @@ author = "The dcam_fast developers"
 copyright = f"2026, {author}"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext"}
 nb_execution_mode = "off"  # tests/test_notebook.py executes the notebook; its outputs are committed
 exclude_patterns = ["build"]
 myst_heading_anchors = 3

@@ -281,7 +281,7 @@ def test_deterministic_mode_is_scoped_and_repeats_its_bits() -> None:
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_compiled_tail_gives_the_same_maps() -> None:
-    adapter = ShapedAdapter(replace(SMALL, blocks=3), "joint")
+    adapter = ShapedAdapter(replace(SMALL, layers=3), "joint")
     inputs = adapter.encode(PICTURE, "?")
     targets = targets_at((adapter, inputs, adapter.generate(inputs)), "first", 2)
     plain = raw_maps(adapter, inputs, targets, GradientCAM(target_layers=(1,)), inputs.views[0])

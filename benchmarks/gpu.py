@@ -28,7 +28,7 @@ BUDGETS = {"build": 150.0, "tests": 120.0, "sanitizer": 60.0, "ncu": 40.0}
 
 # Calls of the main ops, for compute-sanitizer and ncu.
 CALLS = """
-from dcam_fast.benchmarks.cases import BenchmarkCase, make_inputs
+from dcam_fast.benchmarks.op_cases import BenchmarkCase, make_inputs
 from dcam_fast.benchmarks.implementations import available_backends, _backend_call
 for case in (BenchmarkCase("op", "pool", "pooled", {T}, (27, 27), 4096, "bfloat16"),
              BenchmarkCase("op", "refine", "released", {T}, (48, 48)),

@@ -23,7 +23,7 @@ from dcam_fast.benchmarks.baselines import (
     refine_released,
     refine_torch,
 )
-from dcam_fast.benchmarks.cases import ALPHA, IMAGE_SIDE, REPETITION, BenchmarkCase, Inputs
+from dcam_fast.benchmarks.op_cases import ALPHA, IMAGE_SIDE, REPETITION, BenchmarkCase, Inputs
 from dcam_fast.ops import reference
 from dcam_fast.ops._backends import BACKENDS
 

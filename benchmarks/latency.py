@@ -25,8 +25,8 @@ import torch
 import typer
 
 from dcam_fast import Explainer, scenes
-from dcam_fast.benchmarks.cases import BenchmarkCase
 from dcam_fast.benchmarks.implementations import implementations
+from dcam_fast.benchmarks.op_cases import BenchmarkCase
 from dcam_fast.benchmarks.results import header, write_result
 from dcam_fast.benchmarks.suite import check_correctness
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from dcam_fast.benchmarks.cases import BenchmarkCase, all_cases, disagreement, exact, make_inputs, make_sparse_inputs
 from dcam_fast.benchmarks.implementations import (
     Call,
     Implementation,
@@ -18,6 +17,7 @@ from dcam_fast.benchmarks.implementations import (
     available_backends,
     implementations,
 )
+from dcam_fast.benchmarks.op_cases import BenchmarkCase, all_cases, disagreement, exact, make_inputs, make_sparse_inputs
 from dcam_fast.benchmarks.results import Entry, Results, describe_machine, now
 from dcam_fast.benchmarks.timing import Limits, Statistics, Timer, measure, measure_limits
 from dcam_fast.ops._backends import BACKENDS
@@ -35,6 +35,9 @@ class BenchmarkPlan:
         total_s: seconds to aim at. Cases that do not fit are cut, baselines first, and named in the notes.
         max_samples: maximum number of timings of a call.
         min_samples: number of timings of a call where they fit into a second.
+
+    >>> [case.name for case in BenchmarkPlan(quick=True, only="guided").cases()]
+    ['guided_filter default 27x27 float32 T=1']
     """
 
     device: str = "cpu"

@@ -26,7 +26,11 @@ HEADINGS = ["", "cache", *COLUMNS]
 
 
 def readable(seconds: float) -> str:
-    """A time in the unit that suits it."""
+    """A time in µs, ms or s.
+
+    >>> readable(0.0123)
+    '12.30 ms'
+    """
     if seconds < 1e-3:
         return f"{seconds * 1e6:.1f} µs"
     return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"

@@ -31,6 +31,9 @@ class Statistics:
 
         Raises:
             ValueError: There are no timings.
+
+        >>> Statistics.from_seconds([1.0, 2.0, 3.0]).median
+        2.0
         """
         if not seconds:
             raise ValueError("Statistics.from_seconds: seconds must hold at least one timing, got none")
@@ -146,7 +149,11 @@ class Limits:
     operations_per_s: float
 
     def floor(self, work: tuple[float, float]) -> float:
-        """Minimum seconds for `(bytes, operations)`: the longer of the two."""
+        """Minimum seconds for `(bytes, operations)`: the longer of the two.
+
+        >>> Limits(bytes_per_s=100, operations_per_s=10).floor((100, 50))
+        5.0
+        """
         return max(work[0] / self.bytes_per_s, work[1] / self.operations_per_s)
 
 

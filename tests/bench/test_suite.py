@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 
 from dcam_fast.benchmarks import suite, timing
-from dcam_fast.benchmarks.cases import BenchmarkCase, all_cases, disagreement, exact, make_inputs
 from dcam_fast.benchmarks.implementations import Implementation, available_backends, implementations
+from dcam_fast.benchmarks.op_cases import BenchmarkCase, all_cases, disagreement, exact, make_inputs
 from dcam_fast.benchmarks.plots import write_plots
 from dcam_fast.benchmarks.results import Entry, Results, now
 from dcam_fast.benchmarks.suite import BenchmarkPlan, check_correctness, quick_plan, run_case

@@ -41,6 +41,9 @@ class BenchmarkCase:
         dtype: of the activations and gradients.
         image: (H, W) in pixels, for `overlay`.
         quick: part of `bench --quick`.
+
+    >>> BenchmarkCase("op", "refine", "released", 8, (27, 27)).name
+    'refine released 27x27 float32 T=8'
     """
 
     scope: Scope
@@ -233,7 +236,7 @@ def _sparse_map(case: BenchmarkCase, rng: np.random.Generator) -> Tensor:
         if allowed <= TOLERANCE:
             return map
     raise AssertionError(
-        f"cases: {case.name} must have a sparse map that is stable under rounding, got 100 that are not"
+        f"bench: {case.name} must have a sparse map that is stable under rounding, got 100 that are not"
     )
 
 

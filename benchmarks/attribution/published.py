@@ -37,7 +37,7 @@ def passes(
         for target in targets.chunks(1):
             model.zero_grad(set_to_none=True)
             with torch.enable_grad():
-                hidden = adapter.embed(_encode_again(model, inputs), target.canvases)
+                hidden = adapter.embed(_encode_again(adapter, inputs), target.canvases)
                 for index in range(adapter.num_layers):
                     hidden = adapter.layer(index, hidden, inputs)
                     if index == layer:
@@ -57,11 +57,12 @@ def passes(
         model.requires_grad_(False)
 
 
-def _encode_again(model: Any, inputs: Inputs) -> Inputs:
+def _encode_again(adapter: Any, inputs: Inputs) -> Inputs:
     """The inputs, with the image embedded again if the model has a vision tower."""
-    if not hasattr(model, "vision"):
+    if not hasattr(adapter, "processor"):
         return inputs
-    return replace(inputs, embedded=model.embed_image(inputs.pixels))  # type: ignore[call-arg, attr-defined]
+    pixels = adapter.processor(inputs.image).to(adapter.device, adapter.dtype)
+    return replace(inputs, embedded=adapter.model.embed_image(pixels))  # type: ignore[call-arg]
 
 
 def raw_maps(adapter: Adapter[Any], inputs: Inputs, targets: Targets, layer: int, objective: Objective) -> Tensor:

@@ -172,7 +172,7 @@ def test_answer_states() -> None:
     assert canvases(trajectory, positions, "first", 1).tolist() == [[1, 1, 1, 1]] * 2
     assert canvases(trajectory, positions, "final", 1).tolist() == [[10, 11, 12, 13]] * 2
     assert canvases(trajectory, positions, 1, 1).tolist() == [[1, 11, 1, 13]] * 2
-    with pytest.raises(AdapterError, match="explain: state must be a step from 0 to 2, which generation ran, got 3"):
+    with pytest.raises(AdapterError, match="explain: state as a step must be 0 to 2, which generation ran, got 3"):
         canvases(trajectory, positions, 3, 1)
     with pytest.raises(ValueError, match=r"explain: state must be a step or one of committed, .*, got 'last'"):
         canvases(trajectory, positions, "last", 1)  # type: ignore[arg-type]

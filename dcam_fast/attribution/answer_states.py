@@ -76,7 +76,7 @@ def _recorded(trajectory: Trajectory, recorded: Tensor, positions: Tensor, state
 
 def _check_step(step: int, last: int) -> None:
     if not 0 <= step <= last:
-        raise AdapterError(f"explain: state must be a step from 0 to {last}, which generation ran, got {step}")
+        raise AdapterError(f"explain: state as a step must be 0 to {last}, which generation ran, got {step}")
 
 
 def _unknown(state: object) -> ValueError:

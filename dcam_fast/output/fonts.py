@@ -7,10 +7,12 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import regex
-from PIL import ImageDraw, ImageFont
+
+if TYPE_CHECKING:  # imported where something is drawn
+    from PIL import ImageDraw, ImageFont
 
 MISSING: Final = "\ufffd"  # drawn for a character that no font has
 BASE: Final = ""  # the default font of either weight
@@ -80,6 +82,8 @@ def missing(text: str) -> list[str]:
 
 @functools.cache
 def _load(path: str, size: int) -> ImageFont.FreeTypeFont:
+    from PIL import ImageFont
+
     return ImageFont.truetype(path, size)
 
 

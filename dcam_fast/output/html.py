@@ -11,17 +11,19 @@ import functools
 import io
 from collections.abc import Sequence
 from html import escape
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
 from dcam_fast.explained import ExplainedAnswer
 from dcam_fast.ops.overlay import color_table
 from dcam_fast.output.pictures import fit, groundedness_color, resized
+
+if TYPE_CHECKING:  # imported where a page is made
+    from jinja2 import Environment
 
 LONGEST_SIDE: Final = 960  # pixels of the image in the page
 LOSSLESS_PIXELS: Final = 256 * 256  # up to here as PNG, above as JPEG
@@ -42,6 +44,8 @@ def data_url(image: NDArray[np.uint8]) -> str:
 
 @functools.cache
 def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("dcam_fast.output"),
         autoescape=True,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from dcam_fast import ops
 from dcam_fast.explained import ExplainedAnswer
 from dcam_fast.ops.overlay import color_table
 from dcam_fast.output.fonts import MISSING, Font, missing
+
+if TYPE_CHECKING:  # imported where something is drawn
+    from PIL import ImageDraw
 
 Color = tuple[int, int, int]
 
@@ -152,6 +155,8 @@ def _write_caption(
 
 
 def _draw_legend(sheet: Image.Image, left: int, top: int, colormap: str, width: int) -> None:
+    from PIL import ImageDraw
+
     draw, font = ImageDraw.Draw(sheet), Font(12)
     table = color_table(colormap, torch.device("cpu"))
     strip = Image.fromarray(table.numpy()[None]).resize((120, 8), Image.Resampling.BILINEAR)
@@ -172,6 +177,8 @@ def contact_sheet(
     Raises:
         ValueError: if there are no explanations, for an unknown colormap, or an `alpha` outside 0 to 1.
     """
+    from PIL import ImageDraw
+
     if not explanations:
         raise ValueError("contact_sheet: explanations must be at least one, got none")
     counts = [len(explanation.targets) + 1 for explanation in explanations]

@@ -112,7 +112,7 @@ def test_what_is_beside() -> None:
             if 0 <= place < len(shapes):
                 there = scene.objects[place]
                 assert dialogue.answer == ("a", there.size, there.color, there.shape)
-                assert dialogue.owners == (-1, place, place, place)
+                assert dialogue.object_index == (-1, place, place, place)
             else:
                 assert dialogue.answer == ("there", "is", "no", "object")
 
@@ -127,10 +127,10 @@ def test_every_shape_can_be_drawn() -> None:
 def test_caption_and_owners() -> None:
     scene = scenes.sample_scene(np.random.default_rng(8), objects=3)
     dialogue = scenes.caption(scene)
-    assert len(dialogue.answer) == len(dialogue.owners) == 4 * 3 + 2 + 4
+    assert len(dialogue.answer) == len(dialogue.object_index) == 4 * 3 + 2 + 4
     assert dialogue.answer[4] == ","
     assert dialogue.answer[9] == "and"
-    for word, owner in zip(dialogue.answer, dialogue.owners, strict=True):
+    for word, owner in zip(dialogue.answer, dialogue.object_index, strict=True):
         if owner >= 0:
             item = scene.objects[owner]
             assert word in (item.size, item.color, item.shape)
@@ -142,7 +142,7 @@ def test_questions(kind: str) -> None:
     asked = [scenes.question(rng, scenes.sample_scene(rng), kind) for _ in range(40)]
     for dialogue in asked:
         if dialogue is not None:
-            assert len(dialogue.answer) == len(dialogue.owners)
+            assert len(dialogue.answer) == len(dialogue.object_index)
             assert set(dialogue.prompt.split()) | set(dialogue.answer) <= set(VOCABULARY)
             assert len(dialogue.prompt.split()) <= 8
     assert any(asked)

@@ -184,7 +184,7 @@ def test_coco(tmp_path: Path, images: str) -> None:
 @needs_extra
 def test_coco_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"coco: annotations must be a file that exists, got .*captions_val2017"
+        FileNotFoundError, match=r"CocoCaptions: annotations must be a file that exists, got .*captions_val2017"
     ):
         CocoCaptions(tmp_path)
     folder = write_coco(tmp_path / "a", *coco_files())
@@ -192,7 +192,7 @@ def test_coco_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"instances_val2017\.json"):
         CocoCaptions(folder)
     folder = write_coco(tmp_path / "b", *coco_files(), images="photos")
-    with pytest.raises(FileNotFoundError, match="coco: folder must hold val2017 or images/val2017, got"):
+    with pytest.raises(FileNotFoundError, match="CocoCaptions: folder must hold val2017 or images/val2017, got"):
         CocoCaptions(folder)
     folder = write_coco(tmp_path / "c", *coco_files())
     (folder / "val2017" / "000000000008.jpg").unlink()
@@ -205,24 +205,26 @@ def test_coco_missing_files_are_named(tmp_path: Path) -> None:
 @needs_extra
 def test_coco_broken_files_are_named(tmp_path: Path) -> None:
     captions, instances = coco_files()
-    with pytest.raises(ValueError, match=r"coco: annotations must be JSON, got '.*captions_val2017.json'"):
+    with pytest.raises(ValueError, match=r"CocoCaptions: annotations must be JSON, got '.*captions_val2017.json'"):
         CocoCaptions(write_coco(tmp_path / "a", '{"annotations": [', instances))
     with pytest.raises(
-        ValueError, match=r"^coco: content must be an object with 'annotations', got {} in '.*captions_"
+        ValueError, match=r"^CocoCaptions: content must be an object with 'annotations', got {} in '.*captions_"
     ):
         CocoCaptions(write_coco(tmp_path / "b", {}, instances))
     with pytest.raises(
-        ValueError, match=r"^coco: content must be an object with 'categories', got .*instances_val2017"
+        ValueError, match=r"^CocoCaptions: content must be an object with 'categories', got .*instances_val2017"
     ):
         CocoCaptions(write_coco(tmp_path / "c", captions, {"annotations": 3}))
-    with pytest.raises(ValueError, match=r"^coco: annotations must be JSON, got '.*captions_val2017.json'"):
+    with pytest.raises(ValueError, match=r"^CocoCaptions: annotations must be JSON, got '.*captions_val2017.json'"):
         CocoCaptions(write_coco(tmp_path / "g", "[" * 100_000, instances))
     folder = write_coco(tmp_path / "d", captions, instances)
     (folder / "val2017" / "000000000007.jpg").write_bytes(b"\xff\xd8\xff no picture")
     with pytest.raises(ImageError, match=r"000000000007\.jpg"):
         CocoCaptions(folder)[0]
     instances["annotations"][1]["segmentation"]["counts"] = [3]
-    with pytest.raises(ValueError, match=r"^coco: annotations\[1\].segmentation must be .* run lengths of 3 pixels"):
+    with pytest.raises(
+        ValueError, match=r"^CocoCaptions: annotations\[1\].segmentation must be .* run lengths of 3 pixels"
+    ):
         CocoCaptions(write_coco(tmp_path / "e", captions, instances))[0]
 
 
@@ -264,7 +266,7 @@ def test_coco_broken_entries_are_named(
         part = part[key]
     part[place[-1]] = value
     file = "instances" if message.startswith("images must be") else kind
-    with pytest.raises(ValueError, match=rf"^coco: .*{message}.* in '.*{file}_val2017.json'$"):
+    with pytest.raises(ValueError, match=rf"^CocoCaptions: .*{message}.* in '.*{file}_val2017.json'$"):
         CocoCaptions(write_coco(tmp_path, *files.values()))
 
 
@@ -289,7 +291,7 @@ def test_images_of_another_size_or_orientation_are_named(
     if message is None:
         assert dataset[0].image.shape == (6, 10, 3)
     else:
-        with pytest.raises(ValueError, match=rf"^coco: images\[0\] must be {message}|{message}"):
+        with pytest.raises(ValueError, match=rf"^CocoCaptions: images\[0\] must be {message}|{message}"):
             dataset[0]
 
 
@@ -339,10 +341,10 @@ def test_grandf(tmp_path: Path) -> None:
 def test_grandf_broken_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"GranDf_HA_GCG_train\.json"):
         GranDf(tmp_path)
-    with pytest.raises(ValueError, match=r"grandf: annotations must be JSON, got '.*GranDf_HA_GCG_train.json'"):
+    with pytest.raises(ValueError, match=r"GranDf: annotations must be JSON, got '.*GranDf_HA_GCG_train.json'"):
         GranDf(write_grandf(tmp_path / "a", "[{]"))
     with pytest.raises(
-        ValueError, match=r"^grandf: \[0\] must be an object with 'file_name', got .* in '.*train.json'"
+        ValueError, match=r"^GranDf: \[0\] must be an object with 'file_name', got .* in '.*train.json'"
     ):
         GranDf(write_grandf(tmp_path / "b", [{"caption": ""}]))
     entries = grandf_entries()
@@ -359,7 +361,7 @@ def test_grandf_broken_and_missing_files_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "f" / "annotations" / "train"
     folder.mkdir(parents=True)
     (folder / "GranDf_HA_GCG_train.json").write_text("[]")
-    with pytest.raises(FileNotFoundError, match="grandf: folder must hold GranDf_HA_images/train, got"):
+    with pytest.raises(FileNotFoundError, match="GranDf: folder must hold GranDf_HA_images/train, got"):
         GranDf(tmp_path / "f")
 
 
@@ -387,14 +389,14 @@ def test_folder(tmp_path: Path) -> None:
 
 
 def test_folder_broken_and_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="folder: folder must exist, got"):
+    with pytest.raises(FileNotFoundError, match="ImageFolder: folder must exist, got"):
         ImageFolder(tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match="folder: folder must hold images"):
+    with pytest.raises(FileNotFoundError, match="ImageFolder: folder must hold images"):
         ImageFolder(tmp_path)
     for number, ending in enumerate((".mask.png", ".txt")):
         folder = write_folder(tmp_path / str(number))
         (folder / f"photo.v2{ending}").unlink()
-        with pytest.raises(FileNotFoundError, match=f"'photo.v2.jpg' must have a file 'photo.v2{ending}' beside it"):
+        with pytest.raises(FileNotFoundError, match=f"'photo.v2.jpg' must have a file 'photo.v2{ending}' next to it"):
             ImageFolder(folder)
     with pytest.raises(ValueError, match=r"'photo.v2.txt' must have a line for label 3, got 1 lines"):
         ImageFolder(write_folder(tmp_path / "a", "dog"))[0]
@@ -428,7 +430,8 @@ def test_by_name(tmp_path: Path) -> None:
     assert [len(dataset) for dataset in datasets] == [3, 3, 2, 1]
     for name in ("imagenet", "coco", "coco:", "scenes:1"):
         with pytest.raises(
-            ValueError, match="evaluate: data must be scenes, hard-scenes, coco:FOLDER, grandf:FOLDER, folder:FOLDER"
+            ValueError,
+            match="open_dataset: name must be scenes, hard-scenes, coco:FOLDER, grandf:FOLDER, folder:FOLDER",
         ):
             open_dataset(name, limit=1, seed=0)
 

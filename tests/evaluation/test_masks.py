@@ -84,7 +84,7 @@ def test_decode_all_three_formats() -> None:
 )
 def test_broken_segmentations_are_refused(segmentation: Any) -> None:
     size = (3, 5) if segmentation == {"size": [3, 5], "counts": "\udce9"} else (7, 9)
-    with pytest.raises(ValueError, match="datasets: segmentation must be polygons or run lengths of the image, got"):
+    with pytest.raises(ValueError, match="decode: segmentation must be polygons or run lengths of the image, got"):
         decode(segmentation, size)
 
 
@@ -107,7 +107,7 @@ def test_broken_segmentations_are_refused(segmentation: Any) -> None:
 )
 def test_broken_polygons_are_refused(polygon: Any, message: str) -> None:
     """Before pycocotools sees them, and so without it."""
-    with pytest.raises(ValueError, match=f"^datasets: {message}"):
+    with pytest.raises(ValueError, match=f"^decode: {message}"):
         decode([polygon], (7, 9))
 
 

@@ -288,7 +288,7 @@ def train_tiny(
 
 
 def main() -> None:
-    """Runs the command line; see ``dcam-fast --help``."""
+    """Runs the command line; see `dcam-fast --help`."""
     from PIL import Image
 
     for stream in (sys.stdout, sys.stderr):

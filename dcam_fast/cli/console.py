@@ -101,7 +101,7 @@ def one_line(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
 
 
 def check_name(check: Callable[[str], object], value: str, option: str) -> str:
-    """A value that ``check`` accepts; any other is a usage error of ``option``."""
+    """A value that `check` accepts; any other is a usage error of `option`."""
     try:
         check(value)
     except ValueError as error:

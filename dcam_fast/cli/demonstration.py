@@ -44,7 +44,7 @@ class Round:
 
 
 def rounds(count: int, seed: int, hard: bool = False) -> list[Round]:
-    """The caption of each of ``count`` scenes, plain or ``hard``, and two questions, of other kinds from scene to
+    """The caption of each of `count` scenes, plain or `hard`, and two questions, of other kinds from scene to
     scene."""
     rng = np.random.default_rng(seed)
     drawn: list[Round] = []
@@ -64,9 +64,9 @@ def rounds(count: int, seed: int, hard: bool = False) -> list[Round]:
 
 
 def run(explainer: Explainer, plan: list[Round], out: Path, report: Callable[[Round, Explanation], None]) -> None:
-    """Explains every round and writes a folder for each into ``out``, with an index page and one picture of all.
+    """Explains every round and writes a folder for each into `out`, with an index page and one picture of all.
 
-    Whole or not at all; an earlier demo in ``out`` is replaced.
+    Whole or not at all; an earlier demo in `out` is replaced.
 
     Args:
         explainer: of the embedded model.
@@ -75,7 +75,7 @@ def run(explainer: Explainer, plan: list[Round], out: Path, report: Callable[[Ro
         report: called after each round.
 
     Raises:
-        FileExistsError: ``out`` holds anything but an earlier demo.
+        FileExistsError: `out` holds anything but an earlier demo.
     """
     with replacing(out, "demo", RECORD) as draft:
         done = []
@@ -130,10 +130,10 @@ def _index(done: list[tuple[Round, Explanation]]) -> str:
 
 
 def write_scenes(out: Path, count: int, seed: int, hard: bool) -> None:
-    """Writes ``count`` scenes, plain or ``hard``, into ``out``: a PNG for each, a mask for each object, and scenes.json
+    """Writes `count` scenes, plain or `hard`, into `out`: a PNG for each, a mask for each object, and scenes.json
     about all of them.
 
-    Raises FileExistsError where ``out`` holds anything but an earlier lot of scenes.
+    Raises FileExistsError where `out` holds anything but an earlier lot of scenes.
     """
     rng = np.random.default_rng(seed)
     with replacing(out, "scenes", SCENES_RECORD) as draft:

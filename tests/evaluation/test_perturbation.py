@@ -79,7 +79,7 @@ def test_curves_by_hand() -> None:
     adapter = BrightAdapter()
     inputs = adapter.encode(IMAGE, "?")
     words = adapter.words(TRAJECTORY)
-    perturbation = Perturbation(adapter, inputs, TRAJECTORY, words, shares=(1 / 6, 1 / 2), batch=3)
+    perturbation = Perturbation(adapter, inputs, TRAJECTORY, words, shares=(1 / 6, 1 / 2), batch_size=3)
     maps = torch.zeros(2, 2, 3)
     maps[:, 0, 0] = 1  # right for "left", wrong for "right"
     maps[:, 0, 1:] = 0.5
@@ -123,7 +123,7 @@ def test_equally_strong_cells_come_in_no_order_of_the_grid() -> None:
 @pytest.mark.parametrize("shares", [(0.5, 0.25), (0.0, 0.5), (1.0,), (0.5, 0.5)])
 def test_shares_must_be_ascending_and_inside(shares: tuple[float, ...]) -> None:
     adapter = BrightAdapter()
-    with pytest.raises(ValueError, match="perturb: shares must be ascending, over 0 and under 1, got"):
+    with pytest.raises(ValueError, match="Perturbation: shares must be ascending, above 0 and below 1, got"):
         Perturbation(adapter, adapter.encode(IMAGE, "?"), TRAJECTORY, adapter.words(TRAJECTORY), shares)
 
 
@@ -136,7 +136,7 @@ def test_joined_images_give_what_each_gives_alone(tiny: TinyAdapter) -> None:
     scene = scenes.sample_scene(np.random.default_rng(4), 64, 64, 1)
     inputs = tiny.encode(scene.image, scenes.CAPTION_PROMPT)
     trajectory = tiny.generate(inputs, 8)
-    perturbation = Perturbation(tiny, inputs, trajectory, tiny.words(trajectory)[1:3], shares=(1 / 4,), batch=4)
+    perturbation = Perturbation(tiny, inputs, trajectory, tiny.words(trajectory)[1:3], shares=(1 / 4,), batch_size=4)
     images = [scene.image, scene.image[::-1].copy(), 255 - scene.image]
     wanted = [(0, 0), (1, 1), (2, 0), (1, 0), (2, 1)]
     together = perturbation._run(images, wanted)
@@ -175,5 +175,5 @@ def test_maps_of_a_randomised_model() -> None:
 
 
 def test_a_model_without_modules_is_refused() -> None:
-    with pytest.raises(AdapterError, match="layer_module: model must have a module for each block, got bright"):
+    with pytest.raises(AdapterError, match="layer_module: model must have a module for each layer, got bright"):
         next(randomized_from_top(BrightAdapter()))

@@ -80,7 +80,7 @@ def test_table_by_hand() -> None:
     lines = to_markdown(SMALL, Reproduction(3, 7, {"ours": row, "noise": {}}), "tiny", "scenes").splitlines()
     assert lines[0] == "### Small"
     assert lines[2] == "7 words of 3 answers of tiny on scenes. Two rows."
-    assert lines[4] == "|  | obj_iou | contrast | concentration | F3 | F3 of its own object | published, COCO Caption |"
+    assert lines[4] == "|  | obj_iou | contrast | concentration | F3 | F3 of the named region | paper, COCO Caption |"
     assert lines[6] == (
         "| ours | 50.00 (40.00 to 60.00) | 2.50 (2.00 to 3.00) | 12.50 (10.00 to 20.00) | 25.00 (20.00 to 30.00) "
         "| 75.00 (70.00 to 80.00) | 1.00 / 2.00 / 3.00 / 4.00 |"
@@ -129,7 +129,7 @@ def test_command(tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         (["table3"], 2, "reproduce: study must be one of table1, table2, sensitivity, got 'table3'"),
-        (["table1", "--data", "folder:/no/such"], 1, "error: folder: folder must exist, got '/no/such'"),
+        (["table1", "--data", "folder:/no/such"], 1, "error: ImageFolder: folder must exist, got '/no/such'"),
     ],
 )
 def test_wrong_options_are_one_line(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""How often the embedded model is right on scenes it was never trained on: ``python -m
-dcam_fast.models.tiny.accuracy``."""
+"""How often the embedded model is right on scenes it was never trained on: `python -m
+dcam_fast.models.tiny.accuracy`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BATCH = 50
 
 
 def held_out(count: int, seed: int = HELD_OUT_SEED, hard: bool = False) -> list[scenes.Scene]:
-    """``count`` scenes on the full canvas, of one to four objects or hard ones."""
+    """`count` scenes on the full canvas, of one to four objects or hard ones."""
     rng = np.random.default_rng(seed)
     return [scenes.sample_scene(rng, hard=hard) for _ in range(count)]
 
@@ -30,7 +30,7 @@ def held_out(count: int, seed: int = HELD_OUT_SEED, hard: bool = False) -> list[
 def dialogues(
     drawn: list[scenes.Scene], kind: str, seed: int = HELD_OUT_SEED
 ) -> list[tuple[scenes.Scene, scenes.Dialogue]]:
-    """The dialogue of one kind (``"caption"``, or one of `scenes.QUESTIONS` and `scenes.RELATIONS`) about every scene
+    """The dialogue of one kind (`"caption"`, or one of `scenes.QUESTIONS` and `scenes.RELATIONS`) about every scene
     that has an unambiguous one."""
     rng = np.random.default_rng(seed + 1)
     pairs = [

@@ -40,13 +40,13 @@ def build_tokenizer() -> Tokenizer:
 
 
 def encode_words(words: tuple[str, ...] | list[str], length: int, fill: int) -> list[int]:
-    """Token ids of known words, filled up to ``length``."""
+    """Token ids of known words, filled up to `length`."""
     ids = [VOCABULARY.index(word) for word in words]
     return ids + [fill] * (length - len(ids))
 
 
 def to_pixel_values(images: NDArray[np.uint8]) -> Tensor:
-    """``uint8[B, H, W, 3]`` to ``float32[B, 3, H, W]`` in -1..1."""
+    """`uint8[B, H, W, 3]` to `float32[B, 3, H, W]` in -1..1."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
@@ -54,14 +54,14 @@ def to_pixel_values(images: NDArray[np.uint8]) -> Tensor:
 class TinyImageProcessor:
     """Any RGB image to the model's canvas: the longest side becomes 128 px, and both sides a whole number of cells.
 
-    The shorter side keeps at least ``shortest`` px, so that a strip of an image still has a few rows of cells.
+    The shorter side keeps at least `shortest` px, so that a strip of an image still has a few rows of cells.
     """
 
     longest: int = scenes.CANVAS
     shortest: int = 48
 
     def canvas(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) in pixels that an image of ``height`` by ``width`` is resized to."""
+        """The (height, width) in pixels that an image of `height` by `width` is resized to."""
         scale = self.longest / max(height, width)
         rows, columns = (
             min(self.longest, max(self.shortest, CELL * round(side * scale / CELL))) for side in (height, width)
@@ -69,7 +69,7 @@ class TinyImageProcessor:
         return rows, columns
 
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
-        """Float32 ``[1, 3, h, w]`` in -1..1 of an image ``uint8[H, W, 3]``."""
+        """Float32 `[1, 3, h, w]` in -1..1 of an image `uint8[H, W, 3]`."""
         height, width = self.canvas(*image.shape[:2])
         pil = Image.fromarray(image)
         if pil.size != (width, height):

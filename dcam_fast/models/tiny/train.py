@@ -1,4 +1,4 @@
-"""Trains the embedded model from nothing: ``dcam-fast train-tiny``.
+"""Trains the embedded model from nothing: `dcam-fast train-tiny`.
 
 Five stages, all counted in steps and seeded, so that a run on the same machine and torch gives the same weights:
 
@@ -10,7 +10,7 @@ Five stages, all counted in steps and seeded, so that a run on the same machine 
 4. The same, with more questions: what is beside what takes longest to learn.
 5. Mostly questions about what is beside what, first in scenes of two objects, then in larger ones.
 
-A stage is saved every ``SAVE_EVERY`` steps and goes on from there when started again with the same folder.
+A stage is saved every `SAVE_EVERY` steps and goes on from there when started again with the same folder.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ CONTENT = VOCABULARY.index(scenes.SHAPES[0])  # words from here on name somethin
 
 @dataclass(frozen=True)
 class Phase:
-    """Some steps of one kind. ``canvases``: sizes (height, width) in pixels, one drawn per step. ``objects``: fewest
-    and most per scene, in hard ones two and six. ``maskings``: of each answer, in one packed sequence. ``questions``,
-    ``joint``, ``hard``: shares of scenes that come with a question, of steps with joint attention, of hard scenes.
-    ``kinds``: of questions, with their shares."""
+    """Some steps of one kind. `canvases`: sizes (height, width) in pixels, one drawn per step. `objects`: fewest
+    and most per scene, in hard ones two and six. `maskings`: of each answer, in one packed sequence. `questions`,
+    `joint`, `hard`: shares of scenes that come with a question, of steps with joint attention, of hard scenes.
+    `kinds`: of questions, with their shares."""
 
     steps: int
     batch: int
@@ -114,7 +114,7 @@ WARMUP, DECAY, FLOOR = 50, 0.40, 0.02  # steps; share of the run over which the 
 
 
 def schedule(step: int, total: int) -> float:
-    """Learning rate at ``step`` as a share of the peak: linear warm-up, constant, linear decay."""
+    """Learning rate at `step` as a share of the peak: linear warm-up, constant, linear decay."""
     decay = (total - step) / (DECAY * total)
     return min(1.0, (step + 1) / WARMUP, max(FLOOR, decay))
 
@@ -180,8 +180,8 @@ class TowerObjective(nn.Module):
 
 
 def mask_answers(answers: Tensor, maskings: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Canvases ``int64[B, K, L]`` with tokens of ``answers[B, L]`` masked at K stratified rates, and LLaDA's loss
-    weights (1 / rate at a masked position, else 0), ``float32[B, K, L]``."""
+    """Canvases `int64[B, K, L]` with tokens of `answers[B, L]` masked at K stratified rates, and LLaDA's loss
+    weights (1 / rate at a masked position, else 0), `float32[B, K, L]`."""
     batch, length = answers.shape
     rate = (torch.arange(maskings) + torch.rand(batch, maskings, generator=generator)) / maskings
     rate = rate.clamp(0.02, 1.0)[..., None]
@@ -223,7 +223,7 @@ def train_tower(config: TinyConfig, scale: float) -> dict[str, Tensor]:
 
 @dataclass
 class Run:
-    """Everything that the second stage carries from step to step; ``state`` and ``load`` make it resumable."""
+    """Everything that the second stage carries from step to step; `state` and `load` make it resumable."""
 
     model: TinyForMaskedDiffusion
     average: dict[str, Tensor]
@@ -331,12 +331,12 @@ def _finish(run: Run, stage: Stage, folder: Path, scale: float) -> None:
 
 
 def train(folder: Path, *, scale: float = 1.0, compile: bool = False) -> Path:
-    """Trains the model in ``folder`` and writes it there, as `dcam_fast.models.load` reads it; returns that path.
+    """Trains the model in `folder` and writes it there, as `dcam_fast.models.load` reads it; returns that path.
 
     Args:
         folder: checkpoints live here; a run that was stopped goes on from the last one.
         scale: share of the steps to run, 1/n of them (a smoke test takes 0.01).
-        compile: compile the transformer blocks with ``torch.compile``: a third faster, needs a C++ compiler.
+        compile: compile the transformer blocks with `torch.compile`: a third faster, needs a C++ compiler.
     """
     if not 0 < scale <= 1:
         raise ValueError(f"train: scale must be above 0 and at most 1, got {scale}")

@@ -187,5 +187,5 @@ def test_a_run_without_named_regions_is_an_error(tmp_path: Path, command: list[s
     (tmp_path / "a.txt").write_text("zebra\n")
     result = CliRunner().invoke(cli.app, [*command, "--data", f"folder:{tmp_path}", "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
-    assert f"error: {command[0]}: data must be such that" in result.stderr
+    assert f"error: {command[0]}: data must have regions that the answers name" in result.stderr
     assert "got 0 words of 1" in result.stderr

@@ -30,7 +30,7 @@ TOKENIZER: Final = "tokenizer.json"
 
 
 def build_tokenizer() -> Tokenizer:
-    """The tokenizer of the embedded model: one token a word, lower case, punctuation on its own."""
+    """The tokenizer of the embedded model: one token for each lower-case word or punctuation mark."""
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -40,21 +40,27 @@ def build_tokenizer() -> Tokenizer:
 
 
 def encode_words(words: tuple[str, ...] | list[str], length: int, fill: int) -> list[int]:
-    """Token ids of known words, filled up to `length`."""
+    """Token ids of words of the vocabulary, padded with `fill` to `length`."""
     ids = [VOCABULARY.index(word) for word in words]
     return ids + [fill] * (length - len(ids))
 
 
 def to_pixel_values(images: NDArray[np.uint8]) -> Tensor:
-    """`uint8[B, H, W, 3]` to `float32[B, 3, H, W]` in -1..1."""
+    """From uint8 `[B, H, W, 3]` to float32 `[B, 3, H, W]` in -1..1."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 @dataclass(frozen=True)
 class TinyImageProcessor:
-    """Any RGB image to the model's canvas: the longest side becomes 128 px, and both sides a whole number of cells.
+    """Resizes any RGB image to the canvas of the model, whose sides are multiples of a cell.
 
-    The shorter side keeps at least `shortest` px, so that a strip of an image still has a few rows of cells.
+    Attributes:
+        longest: pixels of the longer side.
+        shortest: minimum pixels of the shorter side, so that a narrow image still has several rows of cells.
+
+    Example:
+        >>> TinyImageProcessor()(np.zeros((480, 640, 3), np.uint8)).shape
+        torch.Size([1, 3, 96, 128])
     """
 
     longest: int = scenes.CANVAS
@@ -69,7 +75,7 @@ class TinyImageProcessor:
         return rows, columns
 
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
-        """Float32 `[1, 3, h, w]` in -1..1 of an image `uint8[H, W, 3]`."""
+        """From an image uint8 `[H, W, 3]` to float32 `[1, 3, h, w]` in -1..1."""
         height, width = self.canvas(*image.shape[:2])
         pil = Image.fromarray(image)
         if pil.size != (width, height):

@@ -251,7 +251,7 @@ def sample_scene(
     Example:
         >>> scene = sample_scene(np.random.default_rng(0), objects=1)
         >>> print(*caption(scene).answer)
-        a large cyan moon on a dotted background
+        a large red triangle on a plain background
     """
     if min(height, width) < 52:
         raise ValueError(f"sample_scene: height and width must be at least 52 pixels, got {height}x{width}")

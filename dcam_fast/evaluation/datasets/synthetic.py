@@ -30,9 +30,9 @@ class Scenes(BaseDataset):
     Example:
         >>> sample = Scenes(2, seed=0)[1]
         >>> sample.caption
-        'a small blue cross and a large yellow star on a shaded background'
+        'a large yellow star and a large yellow triangle on a plain background'
         >>> [region.name for region in sample.regions]
-        ['small blue cross', 'large yellow star']
+        ['large yellow star', 'large yellow triangle']
     """
 
     def __init__(self, count: int, seed: int, hard: bool = False) -> None:

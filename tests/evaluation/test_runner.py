@@ -1,4 +1,4 @@
-"""The runner and its report: nothing is lost, counted twice or mixed; what a killed run wrote is gone on with."""
+"""The runner: no record is lost or duplicated, and a killed run continues."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def finished(adapter: TinyAdapter, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder, run(adapter, Scenes(4, SELECTION_SEED), CONFIG, folder, 4)
 
 
-# `evaluate` in a process that is killed without notice while it works on its third sample.
+# `evaluate` in a process that is killed during its third sample.
 KILLED = """
 import os, signal, sys
 from dcam_fast.cli import app as cli
@@ -81,7 +81,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / RECORDS).read_text().splitlines()]
 
 
-def test_records_hold_every_word_and_metric(finished: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_records_have_every_word_and_metric(finished: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, records = finished
     assert [record["index"] for record in records] == [0, 1, 2, 3]
     assert read(folder) == json_of(records)
@@ -92,24 +92,24 @@ def test_records_hold_every_word_and_metric(finished: tuple[Path, list[dict[str,
     assert [len(record["words"]) for record in records] == [9, 9, 6, 12]
     for record in records:
         assert tuple(record["methods"]) == CONFIG.methods
-        for of in record["methods"].values():
-            assert len(of["deletion"]) == len(of["insertion"]) == len(record["words"])
-            assert all(len(row) == 3 for row in of["deletion"])
-            for metric, values in of["metrics"].items():
+        for result in record["methods"].values():
+            assert len(result["deletion"]) == len(result["insertion"]) == len(record["words"])
+            assert all(len(row) == 3 for row in result["deletion"])
+            for metric, values in result["metrics"].items():
                 assert len(values) == (1 if metric == "inter_word_correlation" else len(record["words"]))
                 assert np.isfinite(values).all()
     assert min(records[0]["methods"]["true_mask"]["metrics"]["obj_iou"]) > 0.5
 
 
-def test_a_killed_process_goes_on_where_it_stopped(finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
-    """A real process, killed without notice while it works; what comes out equals a run in one go."""
+def test_a_killed_run_continues_where_it_stopped(finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    """The records equal those of a run that was not killed."""
     command = [sys.executable, "-m", "dcam_fast", "evaluate", "--limit", "4", "--out", str(tmp_path), "--share", "0.1"]
     command += [part for method in CONFIG.methods for part in ("--method", method)]
     path = tmp_path / RECORDS
     done = subprocess.run([sys.executable, "-c", KILLED, *command[3:]], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert path.read_bytes().count(b"\n") == 2
-    with path.open("ab") as file:  # what a process that was killed within a write leaves
+    with path.open("ab") as file:  # as a process leaves it that is killed during a write
         file.write(b'{"index": 2, "id": "sce')
     finish = CliRunner().invoke(cli.app, command[3:])
     assert finish.exit_code == 0, finish.output
@@ -121,7 +121,7 @@ def test_a_killed_process_goes_on_where_it_stopped(finished: tuple[Path, list[di
 
 
 def test_workers_write_the_same_records(finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
-    """In whatever order; the adapter of this process is not asked."""
+    """The adapter of this process is not used."""
     _, records = finished
     shared = run(None, Scenes(4, SELECTION_SEED), CONFIG, tmp_path, 4, workers=2)  # type: ignore[arg-type]
     assert without_seconds(shared) == nearly(without_seconds(records))
@@ -133,14 +133,14 @@ def test_a_failing_worker_ends_the_run(tmp_path: Path) -> None:
         run(None, Scenes(2, 1), replace(CONFIG, model="none"), tmp_path, 2, workers=2)  # type: ignore[arg-type]
 
 
-def test_a_longer_run_goes_on_and_a_shorter_one_reads(
+def test_a_run_with_another_limit_reuses_records(
     adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     dataset = Scenes(4, SELECTION_SEED)
-    seen: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     run(adapter, dataset, CONFIG, tmp_path, 2)
-    longer = run(adapter, dataset, CONFIG, tmp_path, 3, lambda done, total: seen.append((done, total)))
-    assert seen == [(2, 3), (3, 3)]
+    longer = run(adapter, dataset, CONFIG, tmp_path, 3, lambda done, total: calls.append((done, total)))
+    assert calls == [(2, 3), (3, 3)]
     assert without_seconds(longer) == nearly(without_seconds(finished[1][:3]))
     assert len(run(adapter, dataset, CONFIG, tmp_path, 1)) == 1
     assert len(read(tmp_path)) == 3
@@ -157,7 +157,7 @@ def test_a_longer_run_goes_on_and_a_shorter_one_reads(
         ({"shares": (0.2,)}, r"evaluate: shares must be what the run in '.*' began with, \[0.1\], got \[0.2\]"),
     ],
 )
-def test_another_run_in_the_folder_is_refused(
+def test_a_folder_with_another_run_is_an_error(
     adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], change: dict[str, Any], message: str
 ) -> None:
     folder, _ = finished
@@ -167,7 +167,7 @@ def test_another_run_in_the_folder_is_refused(
     assert (folder / RECORDS).read_bytes() == before
 
 
-def test_a_methods_settings_belong_to_the_run(
+def test_the_settings_of_methods_belong_to_the_run(
     adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(METHODS, "random", replace(METHODS["random"], seed=5))  # type: ignore[type-var]
@@ -175,7 +175,7 @@ def test_a_methods_settings_belong_to_the_run(
         run(adapter, Scenes(4, SELECTION_SEED), CONFIG, finished[0], 4)
 
 
-def test_foreign_and_doubled_records_are_refused(
+def test_invalid_and_duplicate_records_are_errors(
     adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     dataset = Scenes(4, SELECTION_SEED)
@@ -194,7 +194,7 @@ def test_foreign_and_doubled_records_are_refused(
         run(adapter, dataset, CONFIG, tmp_path, 4)
 
 
-def test_two_runs_do_not_write_to_one_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
+def test_two_runs_in_one_folder_are_an_error(adapter: TinyAdapter, tmp_path: Path) -> None:
     dataset = Scenes(2, SELECTION_SEED)
 
     def intrude(done: int, total: int) -> None:
@@ -221,17 +221,17 @@ def test_methods_are_checked(methods: tuple[str, ...], message: str) -> None:
 
 
 def test_one_profile_for_all_methods(adapter: TinyAdapter) -> None:
-    settings = replace(CONFIG, methods=("layer_cam", "random", "true_mask"), profile="released")
-    assert {name: method.profile for name, method in settings.attributions.items()} == {
+    config = replace(CONFIG, methods=("layer_cam", "random", "true_mask"), profile="released")
+    assert {name: method.profile for name, method in config.attributions.items()} == {
         "layer_cam": RELEASED,
         "random": RELEASED,
     }
     _, case = prepare(adapter, Scenes(1, SELECTION_SEED)[0])
     assert case is not None
     raw = case_maps(adapter, case, {"layer_cam": METHODS["layer_cam"]})["layer_cam"]
-    wanted = ops.refine(raw, RELEASED, repetition=repetition(case))
-    maps = all_maps(adapter, case, settings)
-    torch.testing.assert_close(maps["layer_cam"], wanted, rtol=0, atol=1e-6)
+    expected = ops.refine(raw, RELEASED, repetition=repetition(case))
+    maps = all_maps(adapter, case, config)
+    torch.testing.assert_close(maps["layer_cam"], expected, rtol=0, atol=1e-6)
     assert maps["true_mask"].equal(mask_maps(case))
 
 
@@ -241,7 +241,7 @@ def repetition(case: EvaluationCase) -> float:
     return int((counts > 1).sum()) / len(case.answer)
 
 
-def test_an_answer_with_an_error_names_nothing(adapter: TinyAdapter, tmp_path: Path) -> None:
+def test_answers_with_an_error_name_no_region(adapter: TinyAdapter, tmp_path: Path) -> None:
     right, other = Scenes(2, SELECTION_SEED)
     wrong = replace(right, caption=right.caption.replace("a ", "no ", 1))
     answer, case = prepare(adapter, wrong)
@@ -252,8 +252,8 @@ def test_an_answer_with_an_error_names_nothing(adapter: TinyAdapter, tmp_path: P
     assert summarize(records, CONFIG).words == 9
 
 
-def test_a_case_of_a_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
-    """The words are found by their terms, the image may have any size, and an answer may name nothing."""
+def test_cases_of_a_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
+    """Words match by terms, images have any size, and an answer may name no region."""
     scene = scenes.sample_scene(np.random.default_rng(8), 96, 128, 2)
     for name, text in (
         ("a", f"{scene.objects[0].shape}\n{scene.objects[1].color} {scene.objects[1].shape}"),
@@ -275,7 +275,7 @@ def test_a_case_of_a_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
     maps = case_maps(adapter, case, {"default": METHODS["default"]})["default"]
     per_token = case_maps(adapter, case, {"default": METHODS["default"]}, adapter.words(case.trajectory))["default"]
     assert maps.shape == (2, 12, 16)
-    # two rows in a pass are rounded otherwise than all
+    # rounding depends on the number of rows in a pass
     torch.testing.assert_close(maps[0], per_token[case.words[0].positions[0]], rtol=0, atol=1e-4)
     assert prepare(adapter, dataset[1]) == (answer, None)
     records = run(adapter, dataset, replace(CONFIG, data="folder", randomized=1), tmp_path / "out", 9)
@@ -287,8 +287,8 @@ def test_a_case_of_a_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(find_spec("pycocotools") is None, reason="pycocotools (the extra 'eval') is not installed")
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_a_run_on_files_of_cocos_format(adapter: TinyAdapter, tmp_path: Path) -> None:
-    """Scenes as COCO would hold them: the shapes are categories, and what the model writes is matched to them."""
+def test_run_on_coco_files(adapter: TinyAdapter, tmp_path: Path) -> None:
+    """Scenes as COCO files, with shapes as categories."""
     rng = np.random.default_rng(12)
     instances: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
     instances["categories"] = [{"id": i, "name": shape} for i, shape in enumerate(scenes.SHAPES)]
@@ -316,10 +316,10 @@ def test_a_run_on_files_of_cocos_format(adapter: TinyAdapter, tmp_path: Path) ->
     records = run(adapter, dataset, replace(CONFIG, data="coco"), tmp_path / "out", 9)
     assert [[word["text"].strip(",") for word in record["words"]] for record in records] == expected
     assert [[word["region"] for word in record["words"]] for record in records] == expected
-    assert all(hit == 1 for record in records for hit in record["methods"]["true_mask"]["metrics"]["pointing"])
+    assert all(value == 1 for record in records for value in record["methods"]["true_mask"]["metrics"]["pointing"])
 
 
-def test_true_masks_as_maps_by_hand(adapter: TinyAdapter) -> None:
+def test_true_mask_maps_by_hand(adapter: TinyAdapter) -> None:
     mask = np.zeros((64, 64), bool)
     mask[:8, :6] = True
     _, case = prepare(

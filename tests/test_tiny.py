@@ -118,10 +118,10 @@ def test_relations_name_the_neighbor() -> None:
 
 
 def test_every_shape_can_be_drawn() -> None:
-    seen = set()
+    drawn = set()
     rng = np.random.default_rng(0)
-    while seen != set(scenes.SHAPES):
-        seen |= {item.shape for item in scenes.sample_scene(rng).objects}
+    while drawn != set(scenes.SHAPES):
+        drawn |= {item.shape for item in scenes.sample_scene(rng).objects}
 
 
 def test_caption_words_name_their_objects() -> None:

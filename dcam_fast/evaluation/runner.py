@@ -181,8 +181,8 @@ def _record(adapter: Adapter[Any], dataset: Dataset, index: int, config: Evaluat
     started = time.perf_counter()
     sample = dataset[index]
     answer, case = prepare(adapter, sample, config.steps, config.block_length)
-    found = set() if case is None else set(case.region_index.tolist())
-    missing = [region.name for number, region in enumerate(sample.regions) if number not in found]
+    named = set() if case is None else set(case.region_index.tolist())
+    missing = [region.name for number, region in enumerate(sample.regions) if number not in named]
     record: Record = {"index": index, "id": sample.id, "answer": answer, "words": [], "missing": missing, "methods": {}}
     if case is not None:
         record["words"] = [

@@ -104,12 +104,12 @@ def test_errors_name_invalid_files(tmp_path: Path) -> None:
         ("instances", ("images", 1, "file_name"), "", r"images\[1\].file_name must be the path of a file in '"),
         ("instances", ("images", 1, "file_name"), "a\0b", r"images\[1\].file_name must be the path of a file in '"),
         ("instances", ("images", 1, "height"), "6", r"images\[1\].height must be an integer from 1, got '6'"),
-        ("instances", ("images",), [], r"images must be images of which one at least has a caption .*got none of 0"),
+        ("instances", ("images",), [], r"images must be images, at least one with a caption .*got none of 0"),
         (
             "captions",
             ("annotations",),
             [],
-            r"images must be images of which one at least has a caption .*got none of 4",
+            r"images must be images, at least one with a caption .*got none of 4",
         ),
     ],
 )

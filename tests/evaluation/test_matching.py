@@ -132,7 +132,7 @@ def test_words_match_next_to_punctuation_and_in_compounds(mark: str, caption: st
 
 def test_terms_are_folded_like_answers() -> None:
     region = Region("shirt", np.ones((2, 2), bool), (), ("T-shirt", "caf\u00e9"))
-    one = Sample("x", np.zeros((2, 2, 3), np.uint8), None, "", (region,))
+    sample_with_terms = Sample("x", np.zeros((2, 2, 3), np.uint8), None, "", (region,))
     text = "a t-shirt, a cafe\u0301"
-    found = words_in(text, [(0, 1), (2, 3), (3, 4), (4, 9), (9, 10), (11, 12), (13, len(text))])
-    assert named_words(found, one) == [(Word("t-shirt", (1, 3)), 0), (Word("cafe\u0301", (6,)), 0)]
+    answer = words_in(text, [(0, 1), (2, 3), (3, 4), (4, 9), (9, 10), (11, 12), (13, len(text))])
+    assert named_words(answer, sample_with_terms) == [(Word("t-shirt", (1, 3)), 0), (Word("cafe\u0301", (6,)), 0)]

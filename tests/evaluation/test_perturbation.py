@@ -83,7 +83,7 @@ def test_curves_by_hand() -> None:
     maps[:, 0, 0] = 1  # right for "left", wrong for "right"
     maps[:, 0, 1:] = 0.5
     curves = perturbation.curves(maps)
-    # the fill color is the median, black; log-odds of "left": visible 2 - 1 = 1, without the first cell 0 - 1, all black 0
+    # the fill color is the median, black; log-odds of "left": visible 2 - 1, without the first cell 0 - 1, all black 0
     visible, without, blank = sigmoid(1), sigmoid(-1), 0.5
     alone = sigmoid(2)  # only the first cell is left
     assert curves.shares.tolist() == pytest.approx([0, 1 / 6, 1 / 2, 1])

@@ -61,7 +61,7 @@ class CocoCaptions(BaseDataset):
                 self._entries.append(entry)
         if not self._entries:
             got = f"none of {len(images.list())}; are the image_id of '{captions.path}' ids of these images?"
-            raise images.error("images of which one at least has a caption and an instance", got)
+            raise images.error("images, at least one with a caption and an instance", got)
         terms = (term for name in self._names.values() for term in category_terms(name))
         self._compounds = tuple(term for term in terms if " " in term)
 
@@ -76,29 +76,29 @@ class CocoCaptions(BaseDataset):
         for instance in self._instances[key]:
             name = self._names[instance.field("category_id").key()]
             by_category[name].append(instance.field("segmentation"))
-        found = {name: masks.union(parts, size) for name, parts in by_category.items()}
+        category_masks = {name: masks.union(parts, size) for name, parts in by_category.items()}
         caption = self._captions[key]
         words, offsets = spoken_parts(caption)
-        terms = {name: category_terms(name) for name, mask in found.items() if mask.any()}
+        terms = {name: category_terms(name) for name, mask in category_masks.items() if mask.any()}
         spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for region, first, last in find_terms(words, [*terms.values(), self._compounds]):
             if region < len(terms):
                 spans[list(terms)[region]].append((offsets[first][0], offsets[last - 1][1]))
-        regions = (Region(name, found[name], tuple(spans[name]), names) for name, names in terms.items())
+        regions = (Region(name, category_masks[name], tuple(spans[name]), names) for name, names in terms.items())
         return Sample(str(key), image, None, caption, tuple(regions), self._compounds)
 
 
 def _by_id(entries: Entry) -> dict[int | str, Entry]:
     """The entries of a list by id. No two ids may have the same text."""
-    found: dict[int | str, Entry] = {}
+    by_id: dict[int | str, Entry] = {}
     texts = set()
     for entry in entries.list():
         key = entry.field("id")
         if str(key.key()) in texts:
             raise key.error("the id of one entry only")
         texts.add(str(key.key()))
-        found[key.key()] = entry
-    return found
+        by_id[key.key()] = entry
+    return by_id
 
 
 def _size(entry: Entry) -> tuple[int, int]:

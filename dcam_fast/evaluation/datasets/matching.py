@@ -72,14 +72,14 @@ def find_terms(words: Sequence[str], terms: Sequence[Sequence[str]]) -> list[tup
         key=lambda pair: -len(pair[0]),
     )
     taken: set[int] = set()
-    found = []
+    matches = []
     for term, region in by_length:
         for first in range(len(words) - len(term) + 1):
             places = range(first, first + len(term))
             if term and taken.isdisjoint(places) and list(words[first : first + len(term)]) == term:
                 taken.update(places)
-                found.append((region, first, first + len(term)))
-    return sorted(found, key=lambda match: match[1])
+                matches.append((region, first, first + len(term)))
+    return sorted(matches, key=lambda match: match[1])
 
 
 def named_words(words: Sequence[Word], sample: Sample) -> list[tuple[Word, int]]:
@@ -99,8 +99,8 @@ def named_words(words: Sequence[Word], sample: Sample) -> list[tuple[Word, int]]
         )
     else:
         terms = [*(region.terms for region in sample.regions), sample.compounds]
-        found = find_terms(texts, terms)
-        matches = [(first, last, index) for index, first, last in found if index < len(sample.regions)]
+        term_matches = find_terms(texts, terms)
+        matches = [(first, last, index) for index, first, last in term_matches if index < len(sample.regions)]
     return [(_joined(parts[first:last]), index) for first, last, index in matches]
 
 

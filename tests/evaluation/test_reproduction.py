@@ -24,14 +24,16 @@ from dcam_fast.evaluation.studies.reproduction import (
     TABLE1,
     TABLE2,
     Reproduction,
-    Row,
     Study,
+    StudyRow,
     reproduce,
     to_markdown,
 )
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
-SMALL = Study("Small", "Two rows.", (Row("ours", DIFFUSION_CAM, coco=(1, 2, 3, 4)), Row("noise", METHODS["random"])))
+SMALL = Study(
+    "Small", "Two rows.", (StudyRow("ours", DIFFUSION_CAM, coco=(1, 2, 3, 4)), StudyRow("noise", METHODS["random"]))
+)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ PaperValues = tuple[float, float, float, float]  # of `ANNOTATED`, in percent ex
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """A method, its name in the table, and the values of the paper on COCO Caption and GranDf."""
 
     name: str
@@ -48,7 +48,7 @@ class Study:
 
     title: str
     note: str
-    rows: tuple[Row, ...]
+    rows: tuple[StudyRow, ...]
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ TABLE1: Final = Study(
     "The comparison (the paper's table 1)",
     "Diffusion-CAM is the method `published`. The row `default` has the default method of this package.",
     (
-        Row("LLaVA-CAM", METHODS["llava_cam"], (20.02, 2.18, 41.22, 18.08), (18.16, 1.41, 70.80, 14.22)),
-        Row("Grad-CAM", METHODS["grad_cam_paper"], (19.93, 2.04, 41.91, 17.43), (17.82, 1.48, 75.42, 14.67)),
-        Row("TAM", METHODS["tam"], (15.21, 2.51, 40.10, 17.61), (20.39, 1.36, 67.31, 14.23)),
-        Row("Diffusion-CAM", PUBLISHED, (30.10, 2.58, 51.41, 23.04), (28.41, 2.02, 86.14, 20.53)),
-        Row("default", DIFFUSION_CAM),
+        StudyRow("LLaVA-CAM", METHODS["llava_cam"], (20.02, 2.18, 41.22, 18.08), (18.16, 1.41, 70.80, 14.22)),
+        StudyRow("Grad-CAM", METHODS["grad_cam_paper"], (19.93, 2.04, 41.91, 17.43), (17.82, 1.48, 75.42, 14.67)),
+        StudyRow("TAM", METHODS["tam"], (15.21, 2.51, 40.10, 17.61), (20.39, 1.36, 67.31, 14.23)),
+        StudyRow("Diffusion-CAM", PUBLISHED, (30.10, 2.58, 51.41, 23.04), (28.41, 2.02, 86.14, 20.53)),
+        StudyRow("default", DIFFUSION_CAM),
     ),
 )
 _BASELINE: Final = (20.12, 2.19, 41.42, 18.16)
@@ -102,39 +102,45 @@ TABLE2: Final = Study(
     "modules of the profile `default` on its raw map. This profile denoises along the edges of the image and has no "
     "gating.",
     (
-        Row("baseline", replace(PUBLISHED, profile=RAW), _BASELINE),
-        *(Row(name, replace(PUBLISHED, profile=PAPER.ablation(mode)), coco) for name, mode, coco in _ABLATION),
-        Row("default's raw map", _default(RAW)),
-        *(Row(f"raw {name}, as in the paper", _default(PAPER.ablation(mode))) for name, mode, _ in _ABLATION),
-        Row("raw + guided", _default(DEFAULT.ablation("gaussian_only"))),
-        Row("raw + CBA", _default(DEFAULT.ablation("background_only"))),
-        Row("raw + SICD", _default(DEFAULT.ablation("debiasing_only"))),
-        Row("default", DIFFUSION_CAM),
-        Row("default without guided", _default(replace(DEFAULT, denoise="none"))),
-        Row("default without CBA", _default(replace(DEFAULT, attenuation=False))),
-        Row("default without SICD", _default(replace(DEFAULT, debiasing=False))),
+        StudyRow("baseline", replace(PUBLISHED, profile=RAW), _BASELINE),
+        *(StudyRow(name, replace(PUBLISHED, profile=PAPER.ablation(mode)), coco) for name, mode, coco in _ABLATION),
+        StudyRow("default's raw map", _default(RAW)),
+        *(StudyRow(f"raw {name}, as in the paper", _default(PAPER.ablation(mode))) for name, mode, _ in _ABLATION),
+        StudyRow("raw + guided", _default(DEFAULT.ablation("gaussian_only"))),
+        StudyRow("raw + CBA", _default(DEFAULT.ablation("background_only"))),
+        StudyRow("raw + SICD", _default(DEFAULT.ablation("debiasing_only"))),
+        StudyRow("default", DIFFUSION_CAM),
+        StudyRow("default without guided", _default(replace(DEFAULT, denoise="none"))),
+        StudyRow("default without CBA", _default(replace(DEFAULT, attenuation=False))),
+        StudyRow("default without SICD", _default(replace(DEFAULT, debiasing=False))),
     ),
 )
 SENSITIVITY: Final = Study(
     "Hyper-parameters, one at a time",
     "The published method with the profile `paper`, then the default. The paper's own values are not available.",
     (
-        Row("paper", replace(PUBLISHED, profile=PAPER)),
-        *(Row(f"paper: step_ratio {value}", _refined(step_ratio=value)) for value in (0.0625, 0.125, 1.0)),
-        *(Row(f"paper: kernel_size {value}", _refined(kernel_size=value)) for value in (5, 7, 11)),
-        *(Row(f"paper: gating_spread {value}", _refined(gating_spread=value)) for value in (0.18, 0.26)),
-        *(Row(f"paper: gating_bright {value}", _refined(gating_bright=value)) for value in (0.3, 0.4)),
-        *(Row(f"paper: gating_dim {value}", _refined(gating_dim=value)) for value in (0.2, 0.3)),
-        *(Row(f"paper: percentiles {shift:+d}", _refined(gating_percentiles=_shifted(shift))) for shift in (-10, 5)),
-        *(Row(f"paper: CBA x{factor}", _refined(**_times(PAPER, factor))) for factor in (0.5, 2, 4)),
-        *(Row(f"paper: c_rep {value}", _refined(c_rep=value)) for value in (0.0, 0.05, 0.1)),
-        *(Row(f"paper: c_high {value}", _refined(c_high=value)) for value in (0.0, 0.02, 0.1)),
-        Row("default", DIFFUSION_CAM),
-        *(Row(f"default: guide_radius {v}", _default(replace(DEFAULT, guide_radius=v))) for v in (1, 2, 3, 6)),
-        *(Row(f"default: guide_epsilon {v}", _default(replace(DEFAULT, guide_epsilon=v))) for v in (1e-5, 1e-4, 1e-2)),
-        *(Row(f"default: CBA x{v}", _default(replace(DEFAULT, **_times(DEFAULT, v)))) for v in (0.25, 0.5, 2)),
-        *(Row(f"default: c_rep {v}", _default(replace(DEFAULT, c_rep=v))) for v in (0.1, 0.2, 0.8)),
-        *(Row(f"default: c_high {v}", _default(replace(DEFAULT, c_high=v))) for v in (0.0, 0.1)),
+        StudyRow("paper", replace(PUBLISHED, profile=PAPER)),
+        *(StudyRow(f"paper: step_ratio {value}", _refined(step_ratio=value)) for value in (0.0625, 0.125, 1.0)),
+        *(StudyRow(f"paper: kernel_size {value}", _refined(kernel_size=value)) for value in (5, 7, 11)),
+        *(StudyRow(f"paper: gating_spread {value}", _refined(gating_spread=value)) for value in (0.18, 0.26)),
+        *(StudyRow(f"paper: gating_bright {value}", _refined(gating_bright=value)) for value in (0.3, 0.4)),
+        *(StudyRow(f"paper: gating_dim {value}", _refined(gating_dim=value)) for value in (0.2, 0.3)),
+        *(
+            StudyRow(f"paper: percentiles {shift:+d}", _refined(gating_percentiles=_shifted(shift)))
+            for shift in (-10, 5)
+        ),
+        *(StudyRow(f"paper: CBA x{factor}", _refined(**_times(PAPER, factor))) for factor in (0.5, 2, 4)),
+        *(StudyRow(f"paper: c_rep {value}", _refined(c_rep=value)) for value in (0.0, 0.05, 0.1)),
+        *(StudyRow(f"paper: c_high {value}", _refined(c_high=value)) for value in (0.0, 0.02, 0.1)),
+        StudyRow("default", DIFFUSION_CAM),
+        *(StudyRow(f"default: guide_radius {v}", _default(replace(DEFAULT, guide_radius=v))) for v in (1, 2, 3, 6)),
+        *(
+            StudyRow(f"default: guide_epsilon {v}", _default(replace(DEFAULT, guide_epsilon=v)))
+            for v in (1e-5, 1e-4, 1e-2)
+        ),
+        *(StudyRow(f"default: CBA x{v}", _default(replace(DEFAULT, **_times(DEFAULT, v)))) for v in (0.25, 0.5, 2)),
+        *(StudyRow(f"default: c_rep {v}", _default(replace(DEFAULT, c_rep=v))) for v in (0.1, 0.2, 0.8)),
+        *(StudyRow(f"default: c_high {v}", _default(replace(DEFAULT, c_high=v))) for v in (0.0, 0.1)),
     ),
 )
 STUDIES: Final = {"table1": TABLE1, "table2": TABLE2, "sensitivity": SENSITIVITY}

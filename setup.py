@@ -1,8 +1,8 @@
-"""Builds dcam_fast._C: CPU kernels where a C++ compiler is, CUDA kernels where nvcc is, also beside a CPU-only torch.
+"""Builds dcam_fast._C: CPU kernels with a C++ compiler, and CUDA kernels with nvcc, even if torch is CPU-only.
 
-Only compiling needs torch: metadata, an sdist and an install without the extension do without it.
+Only compiling needs torch: metadata, an sdist and an install without the extension do not.
 
-Environment: DCAM_EXTENSION=0 (none is built: reference only), DCAM_CUDA=1/0 (force CUDA kernels on or off),
+Environment: DCAM_EXTENSION=0 (no extension: reference only), DCAM_CUDA=1/0 (force CUDA kernels on or off),
 DCAM_ARCHS="80;90a;100a", DCAM_SANITIZE="address,undefined", MAX_JOBS, CUDA_HOME, CXX.
 """
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.resolve()
 ARCHS = os.environ.get("DCAM_ARCHS", "80;90a;100a").split(";")
 SANITIZE = os.environ.get("DCAM_SANITIZE", "")
 OLDEST_TORCH = (2, 11)
-# One copy of the CPU kernels per instruction set; the best that the machine has is chosen at run time.
+# One copy of the CPU kernels per instruction set; the best that the machine supports is chosen at run time.
 ISA_FLAGS = {
     "isa_base.cpp": [],
     "isa_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
@@ -39,7 +39,7 @@ ISA_FLAGS = {
 
 
 def unavailable_reason() -> str | None:
-    """Why no C++ can be compiled here, and what to type; None where it can."""
+    """Why C++ cannot be compiled here, with the command to install what is missing; None if it can."""
     compiler = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
     if not shutil.which(compiler[0]):
         return f"no C++ compiler {compiler[0]} (apt-get install g++)"
@@ -50,7 +50,7 @@ def unavailable_reason() -> str | None:
 
 @functools.cache
 def folder_of(package: str, requirement: str) -> Path:
-    """Where an installed package lies. pip's isolated build cannot import torch, but shares its site-packages path."""
+    """The folder of a package. pip's isolated build cannot import torch, but shares its site-packages path."""
     spec = importlib.util.find_spec(package)
     found = [Path(spec.origin).parent] if spec and spec.origin else []
     for folder in [*found, *(Path(sysconfig.get_path(key)) / package for key in ("platlib", "purelib"))]:
@@ -65,7 +65,7 @@ def folder_of(package: str, requirement: str) -> Path:
 
 @functools.cache
 def torch_folder() -> Path:
-    """Where the torch lies that the extension is linked to."""
+    """The folder of the torch that the extension is linked to."""
     folder = folder_of("torch", "torch>=2.11")
     version = re.search(r"__version__ = '((\d+)\.(\d+)[^']*)'", (folder / "version.py").read_text())
     if version and (int(version[2]), int(version[3])) < OLDEST_TORCH:
@@ -75,9 +75,9 @@ def torch_folder() -> Path:
 
 @functools.cache
 def find_nvcc() -> str | None:
-    """The CUDA compiler, or None where CUDA kernels are not to be built."""
-    wanted = os.environ.get("DCAM_CUDA")
-    if wanted == "0":
+    """The CUDA compiler, or None if CUDA kernels are not to be built."""
+    requested = os.environ.get("DCAM_CUDA")
+    if requested == "0":
         return None
     homes = [Path(home) / "bin" for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home]
     nvcc = shutil.which("nvcc", path=os.pathsep.join([*map(str, homes), os.environ.get("PATH", "")]))
@@ -86,7 +86,7 @@ def find_nvcc() -> str | None:
         folders = dict.fromkeys([torch_folder().parent, Path(sysconfig.get_path("purelib"))])
         packaged = sorted(nvcc for folder in folders for nvcc in (folder / "nvidia").glob("*/bin/nvcc"))
         nvcc = str(packaged[-1]) if packaged else None
-    if wanted == "1" and nvcc is None:
+    if requested == "1" and nvcc is None:
         sys.exit("dcam_fast: DCAM_CUDA=1, but no nvcc in CUDA_HOME, /usr/local/cuda, on PATH or the packages")
     if nvcc is None:
         print("dcam_fast: no nvcc in CUDA_HOME, /usr/local/cuda, on PATH or the packages: built without CUDA kernels")
@@ -95,12 +95,12 @@ def find_nvcc() -> str | None:
 
 def cuda_home(nvcc: str) -> Path:
     """The toolkit whose runtime is linked in."""
-    beside = Path(nvcc).resolve().parent.parent
-    return beside if (beside / "include/cuda_runtime_api.h").exists() else Path("/usr/local/cuda")
+    toolkit = Path(nvcc).resolve().parent.parent
+    return toolkit if (toolkit / "include/cuda_runtime_api.h").exists() else Path("/usr/local/cuda")
 
 
 def sources() -> list[Path]:
-    """All translation units; the *_cuda.cpp ones and *.cu only where there is something to launch."""
+    """All translation units; *_cuda.cpp and *.cu only if there is a CUDA compiler."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     plain = [p for p in (ROOT / "csrc").glob("**/*.cpp") if x86 or p.name not in ISA_FLAGS or p.name == "isa_base.cpp"]
     cuda = sorted((ROOT / "csrc").glob("**/*.cu")) if find_nvcc() else []
@@ -108,7 +108,7 @@ def sources() -> list[Path]:
 
 
 def is_current(target: Path, command: list[str]) -> bool:
-    """Whether `target` was made by this very command from sources that have not changed since."""
+    """Whether `target` was made by the same command from the same sources."""
     stamp, depfile = target.with_suffix(".command"), target.with_suffix(".d")
     if not (target.exists() and depfile.exists() and stamp.exists() and stamp.read_text() == shlex.join(command)):
         return False
@@ -119,16 +119,17 @@ def is_current(target: Path, command: list[str]) -> bool:
 
 
 class Build(build_ext):
-    """Compiles in parallel, each unit by its own compiler and flags, and only what has changed."""
+    """Compiles changed units in parallel, each with its compiler and flags."""
 
     def finalize_options(self) -> None:
         super().finalize_options()
-        self.build_temp = str(ROOT / "build")  # an editable install has a new one each time, and compiles all again
+        # an editable install uses a new folder each time, and would compile everything again
+        self.build_temp = str(ROOT / "build")
 
     def compile_command(self, source: Path, target: Path, extension: Extension) -> list[str]:
         """The command that makes one object file and its depfile."""
-        theirs = [flag for folder in extension.include_dirs for flag in ("-isystem", folder)]
-        includes = [f"-I{ROOT / 'csrc'}", *theirs, *(f"-I{folder}" for folder in self.compiler.include_dirs)]
+        system_includes = [flag for folder in extension.include_dirs for flag in ("-isystem", folder)]
+        includes = [f"-I{ROOT / 'csrc'}", *system_includes, *(f"-I{folder}" for folder in self.compiler.include_dirs)]
         output = ["-MMD", "-MF", str(target.with_suffix(".d")), "-c", str(ROOT / source), "-o", str(target)]
         if source.suffix == ".cu":
             nvcc = find_nvcc()
@@ -154,7 +155,7 @@ class Build(build_ext):
             target, command = job
             if not is_current(target, command):
                 print(shlex.join(command), flush=True)
-                target.with_suffix(".command").unlink(missing_ok=True)  # a killed compiler leaves half a file
+                target.with_suffix(".command").unlink(missing_ok=True)  # a killed compiler leaves an incomplete file
                 if subprocess.run(command, check=False, cwd=ROOT).returncode:
                     raise CompileError(
                         f"dcam_fast: {command[0]} could not compile {target.stem}; see above "
@@ -179,7 +180,7 @@ class Build(build_ext):
 
 
 def configure(extension: Extension) -> None:
-    """Fills in the one binary, stable-ABI torch operators and the pybind11 module, with what needs torch."""
+    """Set sources, flags and libraries of the extension: torch operators (stable ABI) and the pybind11 module."""
     optimize = ["-O3", "-g0"]
     if SANITIZE:
         optimize = [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", "-O1", "-g"]
@@ -201,7 +202,7 @@ def configure(extension: Extension) -> None:
     if nvcc := find_nvcc():
         home = cuda_home(nvcc)
         includes.append(home / "include")
-        folders += [home / "lib64", home / "lib"]  # a toolkit's, a package's
+        folders += [home / "lib64", home / "lib"]  # of a toolkit, of a package
         libraries += ["cudart_static", "rt", "dl", "pthread"]
         flags.append(f'-DDCAM_CUDA_ARCHS="{" ".join(ARCHS)}"')
     extension.sources = [str(path.relative_to(ROOT)) for path in sources()]
@@ -213,7 +214,7 @@ def configure(extension: Extension) -> None:
 
 
 def extensions() -> list[Extension]:
-    """The extension, not yet configured; none where it is not wanted or cannot be compiled, which is said."""
+    """The extension, not yet configured; empty if it is switched off or, with a message, cannot be compiled."""
     if os.environ.get("DCAM_EXTENSION") == "0":
         return []
     reason = unavailable_reason()

@@ -2,7 +2,7 @@
 
     python benchmarks/loading.py [--megabytes 400]
 
-A process of its own loads a synthetic model of the size that was asked for, from several safetensors files.
+A separate process loads a synthetic model of the given size from several safetensors files.
 """
 
 from __future__ import annotations
@@ -42,16 +42,17 @@ class SyntheticModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Torch's own."""
+        """Keeps torch's initial weights."""
 
 
 def peak() -> int:
-    """Bytes of memory that this process had at most (getrusage has those of the process that started it, too)."""
+    """Peak memory of this process in bytes (getrusage would include the process that started it)."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def measure(folder: Path) -> None:
+    """Loads the checkpoint in `folder` and prints its size and the peak memory."""
     size = sum(file.stat().st_size for file in check_files(folder))
     before = peak()
     build_model(SyntheticModel, SyntheticConfig, folder, "cpu", torch.float32)
@@ -61,7 +62,7 @@ def measure(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=400)
-    parser.add_argument("--folder", type=Path, help="measure a checkpoint that is there")
+    parser.add_argument("--folder", type=Path, help="measure an existing checkpoint")
     options = parser.parse_args()
     if options.folder:
         measure(options.folder)

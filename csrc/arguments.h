@@ -1,5 +1,5 @@
-// What the operators' arguments must be for memory to be safe, on whichever device: checked here for all of them, and
-// laid out as the kernels' parameters.
+// Checks of the operators' arguments that memory safety needs, shared by all devices. The checked arguments are laid
+// out as the parameters of the kernels.
 #pragma once
 
 #include <torch/csrc/stable/device.h>
@@ -61,7 +61,7 @@ inline Dtype dtype_of(const Tensor& tensor) {
     }
 }
 
-// Whether the memory between the first and the last element of two tensors meets.
+// Whether the memory ranges of two tensors, from first to last element, overlap.
 inline bool overlap(const Tensor& one, const Tensor& other) {
     if (one.numel() == 0 || other.numel() == 0) return false;
     const auto begin = [](const Tensor& tensor) { return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()); };
@@ -73,7 +73,7 @@ inline bool overlap(const Tensor& one, const Tensor& other) {
     return begin(one) < end(other) && begin(other) < end(one);
 }
 
-// Refuses a tensor to write into that overlaps another argument.
+// Throws if an output overlaps another argument.
 inline void check_apart(const char* caller, const char* name, const Tensor& out, const char* other_name,
                         const Tensor& other) {
     check(!overlap(out, other), caller, ": ", name, " must not overlap ", other_name, ", got memory of both");
@@ -87,7 +87,7 @@ inline void check_apart(const char* caller, const char* name, const Tensor& out,
     for (const Tensor& other : others) check_apart(caller, name, out, other_name, other);
 }
 
-// `maps` itself may be written into, if it is what the kernel reads.
+// `out` may be `maps`, if the kernel reads `maps` without a copy.
 inline void check_refine_out(const Tensor& out, const Tensor& maps, const std::optional<Tensor>& grids,
                              const std::optional<Tensor>& repetitions) {
     check(out.scalar_type() == ScalarType::Float && out.is_contiguous() && out.numel() == maps.numel(),
@@ -103,7 +103,7 @@ inline Tensor channels_together(const Tensor& tensor) {
     return tensor.stride(-1) == 1 || tensor.size(-1) == 1 ? tensor : torch::stable::contiguous(tensor);
 }
 
-// One block, without scratch.
+// One layer, without scratch memory.
 inline PoolParams pool_params(const Tensor& activations, const Tensor& gradients, const std::optional<Tensor>& cells,
                               int64_t aggregation, float* out) {
     const int64_t targets = gradients.size(0), rows = gradients.size(1), channels = gradients.size(2);
@@ -129,7 +129,7 @@ inline PoolParams pool_params(const Tensor& activations, const Tensor& gradients
     return p;
 }
 
-// The blocks of `pool`, checked, with channels and cells next to each other.
+// The checked layers of `pool`, with contiguous channels and cells.
 struct PoolArguments {
     std::vector<Tensor> activations, gradients;
     std::optional<Tensor> cells;
@@ -138,7 +138,7 @@ struct PoolArguments {
     PoolArguments(const std::vector<Tensor>& given_activations, const std::vector<Tensor>& given_gradients,
                   const std::optional<Tensor>& given_cells, int64_t aggregation) {
         check(!given_activations.empty() && given_activations.size() == given_gradients.size(),
-              "pool: gradients must be one tensor per block of activations");
+              "pool: gradients must be one tensor per layer of activations");
         check(aggregation >= 0 && aggregation <= static_cast<int>(Aggregation::activation),
               "pool: aggregation must be from 0 to 6, got ", aggregation);
         check(given_gradients[0].dim() == 3, "pool: gradients must be [T, S, D]");
@@ -151,7 +151,7 @@ struct PoolArguments {
         for (size_t b = 0; b < given_gradients.size(); ++b) {
             const Tensor& G = given_gradients[b];
             check(G.dim() == 3 && G.size(0) == targets && G.size(2) > 0 && (cells || G.size(1) == count) && count > 0,
-                  "pool: gradients must be [T, S, D] with the same T and cells in every block");
+                  "pool: gradients must be [T, S, D] with the same T and cells in every layer");
             check(G.size(1) > 0, "pool: gradients must have a row and a channel at least, got no row");
             const int64_t dimensions = given_activations[b].dim();
             check(dimensions == 2 || dimensions == 3, "pool: activations must be [S, D] or [T, S, D] like gradients");
@@ -161,8 +161,8 @@ struct PoolArguments {
     }
 };
 
-// Names what made a map that is not finite. Host pointers.
-[[noreturn]] inline void refuse_pool(const PoolParams& p) {
+// Throws, naming the input that made a map not finite. Host pointers.
+[[noreturn]] inline void throw_not_finite(const PoolParams& p) {
     const char* culprit = !finite_rows(p, false)  ? "activations"
                           : !finite_rows(p, true) ? "gradients"
                                                   : "activations times gradients";  // these may overflow
@@ -196,7 +196,7 @@ inline Tensor new_maps(const std::vector<Tensor>& gradients, const std::optional
     return new_floats(gradients[0], {gradients[0].size(0), height, width});
 }
 
-// What the buffers of `diffusion_cam_out` must be beside `check_pool_out`.
+// Checks of the buffers of `diffusion_cam_out`, in addition to `check_pool_out`.
 inline void check_diffusion_cam_out(const Tensor& out, const Tensor& flags, const Tensor& workspace,
                                     const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
                                     const std::optional<Tensor>& cells, const std::optional<Tensor>& repetitions) {
@@ -212,7 +212,7 @@ inline void check_diffusion_cam_out(const Tensor& out, const Tensor& flags, cons
     check_apart(caller, "flags", flags, "repetition", repetitions);
 }
 
-// The arguments of `refine`, checked, with the memory that its parameters point into. Flags are the caller's.
+// The checked arguments of `refine`, and the memory that its parameters point into. The caller provides the flags.
 struct RefineArguments {
     Tensor maps;
     std::vector<int64_t> offsets;
@@ -222,7 +222,7 @@ struct RefineArguments {
     RefineArguments(const Tensor& given, const std::vector<double>& config, const std::optional<Tensor>& grids,
                     double repetition, const std::optional<Tensor>& repetitions, double image_side, float* out)
         : maps(as_float(given)) {
-        check(config.size() == RefineSettings::size, "refine: config must be RefineConfig.packed");
+        check(config.size() == RefineSettings::kCount, "refine: config must be RefineConfig.packed");
         RefineParams& p = params;
         p.settings = RefineSettings::unpack(config.data());
         check(p.settings.valid(), "refine: config must be RefineConfig.packed");
@@ -293,24 +293,24 @@ inline void check_overlay(const Tensor& image, const Tensor& colormap, double al
     check(alpha >= 0 && alpha <= 1, "overlay: alpha must be from 0 to 1, got ", alpha);
 }
 
-// What both ops are given, but for the image: checked, and where the axes are to lie.
+// The checked arguments of both ops except the image, and the location of the axes.
 struct Pixels {
     Tensor maps, boxes;
     OverlayParams params{};
 
-    // Reads `maps`, and with `refuse` the boxes on the host.
+    // Reads `maps`. With `validate` it also reads the boxes, on the host.
     Pixels(const char* caller, const Tensor& given, const Tensor& given_boxes, int64_t height, int64_t width,
-           bool refuse)
+           bool validate)
         : maps(as_float(given)), boxes(as_float(given_boxes)) {
         check(maps.dim() == 3 && maps.size(1) > 0 && maps.size(2) > 0, caller,
               ": maps must be [T, h, w] with h, w > 0");
         const int64_t h = maps.size(1), w = maps.size(2);
         check(boxes.dim() == 3 && boxes.size(0) == h && boxes.size(1) == w && boxes.size(2) == 4, caller,
               ": boxes must be [h, w, 4]");
-        constexpr int64_t most = 1 << 30;  // an int holds any pixel's place on its axis
-        check(height > 0 && width > 0 && height <= most && width <= most, caller,
+        constexpr int64_t max_side = 1 << 30;  // an int holds any pixel's place on its axis
+        check(height > 0 && width > 0 && height <= max_side && width <= max_side, caller,
               ": size must be of 1 to 2^30 pixels a side");
-        if (refuse) {
+        if (validate) {
             const Tensor here = on_host(boxes);
             const char* need = check_boxes(here.const_data_ptr<float>(), h, w);
             check(need == nullptr, caller, ": boxes must be ", need ? need : "", ", got others");
@@ -323,14 +323,14 @@ struct Pixels {
         params.columns.cells = w;
     }
 
-    // Where the axes lie: `left` and `share` of height + width pixels, `seen` [4].
-    void place(int32_t* left, float* share, int32_t* seen) {
+    // Sets where the axes lie: `left` and `share` of height + width pixels, `covered` [4].
+    void place(int32_t* left, float* share, int32_t* covered) {
         params.rows.left = left;
         params.rows.share = share;
-        params.rows.seen = seen;
+        params.rows.covered = covered;
         params.columns.left = left + params.rows.pixels;
         params.columns.share = share + params.rows.pixels;
-        params.columns.seen = seen + 2;
+        params.columns.covered = covered + 2;
     }
     int64_t pixels() const { return params.rows.pixels + params.columns.pixels; }
 };

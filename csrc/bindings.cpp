@@ -1,5 +1,5 @@
 // Operators for CPU tensors, on torch's stable ABI: one binary serves every torch from 2.11. Schemas and fakes are in
-// dcam_fast/ops; here arguments are checked for what memory safety needs, and handed on as plain pointers.
+// dcam_fast/ops. This file checks arguments for memory safety and passes plain pointers on.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -18,8 +18,8 @@ using torch::stable::Tensor;
 
 // ---------------------------------------------------------------------------------------------------------------- pool
 
-// One block's raw maps into `out` [T, N].
-dcam::PoolParams pool_block(const Tensor& activations, const Tensor& gradients, const std::optional<Tensor>& cells,
+// The raw maps of one layer into `out` [T, N].
+dcam::PoolParams pool_layer(const Tensor& activations, const Tensor& gradients, const std::optional<Tensor>& cells,
                             int64_t aggregation, std::vector<float>& weights, float* out) {
     dcam::PoolParams p = dcam::pool_params(activations, gradients, cells, aggregation, out);
     const int64_t rows = p.rows, targets = p.targets, channels = p.channels;
@@ -39,43 +39,43 @@ dcam::PoolParams pool_block(const Tensor& activations, const Tensor& gradients, 
 }
 
 void pool_into(float* out, int32_t* flags, const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
-               const std::optional<Tensor>& cells, int64_t aggregation, bool refuse) {
+               const std::optional<Tensor>& cells, int64_t aggregation, bool validate) {
     const dcam::PoolArguments given(activations, gradients, cells, aggregation);
     const int64_t targets = given.targets, count = given.count;
     std::fill_n(flags, targets, 0);
-    const auto blocks = static_cast<int64_t>(activations.size());
-    std::vector<float> weights, block_map(blocks > 1 ? targets * count : 0);
+    const auto layers = static_cast<int64_t>(activations.size());
+    std::vector<float> weights, layer_map(layers > 1 ? targets * count : 0);
     const auto normalize = [&](float* maps) {
         divide(targets, static_cast<double>(count),
                [&](int64_t begin, int64_t end) { dcam::normalize(maps, flags, count, begin, end); });
     };
-    for (int64_t b = 0; b < blocks; ++b) {
-        float* raw = blocks > 1 ? block_map.data() : out;
+    for (int64_t b = 0; b < layers; ++b) {
+        float* raw = layers > 1 ? layer_map.data() : out;
         const dcam::PoolParams p =
-            pool_block(given.activations[b], given.gradients[b], given.cells, aggregation, weights, raw);
+            pool_layer(given.activations[b], given.gradients[b], given.cells, aggregation, weights, raw);
         normalize(raw);
-        for (int64_t t = 0; refuse && t < targets; ++t)
+        for (int64_t t = 0; validate && t < targets; ++t)
             if (flags[t] != 0) {
-                dcam::refuse_pool(p);
+                dcam::throw_not_finite(p);
             }
-        if (blocks > 1)
+        if (layers > 1)
             for (int64_t i = 0; i < targets * count; ++i)
-                out[i] = (b == 0 ? 0 : out[i]) + block_map[i] / static_cast<float>(blocks);
+                out[i] = (b == 0 ? 0 : out[i]) + layer_map[i] / static_cast<float>(layers);
     }
-    if (blocks == 1) return;
+    if (layers == 1) return;
     normalize(out);
-    // a map that one block spoiled is zeros as a whole
+    // a map that is not finite in one layer is zeros as a whole
     for (int64_t t = 0; t < targets; ++t)
         if (flags[t] != 0) std::fill_n(out + t * count, count, 0.0f);
 }
 
 Tensor pool(const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients, std::optional<Tensor> cells,
-            int64_t aggregation, bool refuse) {
+            int64_t aggregation, bool validate) {
     check(!gradients.empty() && gradients[0].dim() == 3, "pool: gradients must be [T, S, D]");
     const int64_t targets = gradients[0].size(0);
     Tensor out = new_floats(gradients[0], {targets, cells ? cells->numel() : gradients[0].size(1)});
     std::vector<int32_t> flags(targets);
-    pool_into(out.mutable_data_ptr<float>(), flags.data(), activations, gradients, cells, aggregation, refuse);
+    pool_into(out.mutable_data_ptr<float>(), flags.data(), activations, gradients, cells, aggregation, validate);
     return out;
 }
 
@@ -95,27 +95,27 @@ void refine_maps(const dcam::RefineParams& p, int64_t cells) {
 }
 
 void refine_into(float* out, const Tensor& given, const std::vector<double>& config, const std::optional<Tensor>& grids,
-                 double repetition, const std::optional<Tensor>& repetitions, double image_side, bool refuse) {
+                 double repetition, const std::optional<Tensor>& repetitions, double image_side, bool validate) {
     const dcam::RefineArguments arguments(given, config, grids, repetition, repetitions, image_side, out);
     dcam::RefineParams p = arguments.params;
     std::vector<int32_t> flags(p.count);
     p.flags = flags.data();
     if (p.count > 0) refine_maps(p, arguments.maps.numel());
-    for (int64_t i = 0; refuse && i < p.count; ++i)
+    for (int64_t i = 0; validate && i < p.count; ++i)
         check(flags[i] == 0, "refine: maps must be finite, got NaN or Inf in map ", i);
 }
 
 Tensor refine(const Tensor& maps, const std::vector<double>& config, std::optional<Tensor> grids, double repetition,
-              std::optional<Tensor> repetitions, double image_side, bool refuse) {
+              std::optional<Tensor> repetitions, double image_side, bool validate) {
     Tensor out = torch::stable::new_empty(maps, maps.sizes(), ScalarType::Float);
-    refine_into(out.mutable_data_ptr<float>(), maps, config, grids, repetition, repetitions, image_side, refuse);
+    refine_into(out.mutable_data_ptr<float>(), maps, config, grids, repetition, repetitions, image_side, validate);
     return out;
 }
 
 void refine_out(Tensor out, const Tensor& maps, const std::vector<double>& config, std::optional<Tensor> grids,
-                double repetition, std::optional<Tensor> repetitions, double image_side, bool refuse) {
+                double repetition, std::optional<Tensor> repetitions, double image_side, bool validate) {
     dcam::check_refine_out(out, maps, grids, repetitions);
-    refine_into(out.mutable_data_ptr<float>(), maps, config, grids, repetition, repetitions, image_side, refuse);
+    refine_into(out.mutable_data_ptr<float>(), maps, config, grids, repetition, repetitions, image_side, validate);
 }
 
 Tensor rank_filter(const Tensor& given, int64_t k) {
@@ -150,8 +150,8 @@ Tensor guided_filter(const Tensor& given, const Tensor& guide, int64_t radius, d
 
 void diffusion_cam_into(float* out, int32_t* flags, const std::vector<Tensor>& activations,
                         const std::vector<Tensor>& gradients, const std::optional<Tensor>& cells, int64_t aggregation,
-                        const dcam::RefineArguments& refinement, bool refuse) {
-    pool_into(out, flags, activations, gradients, cells, aggregation, refuse);
+                        const dcam::RefineArguments& refinement, bool validate) {
+    pool_into(out, flags, activations, gradients, cells, aggregation, validate);
     dcam::RefineParams p = refinement.params;
     if (p.count > 0) refine_maps(p, p.count * p.height * p.width);
 }
@@ -159,17 +159,17 @@ void diffusion_cam_into(float* out, int32_t* flags, const std::vector<Tensor>& a
 Tensor diffusion_cam(const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
                      std::optional<Tensor> cells, int64_t aggregation, int64_t height, int64_t width,
                      const std::vector<double>& config, double repetition, std::optional<Tensor> repetitions,
-                     double image_side, bool refuse) {
+                     double image_side, bool validate) {
     Tensor out = dcam::new_maps(gradients, cells, height, width);
     const dcam::RefineArguments refinement(out, config, {}, repetition, repetitions, image_side,
                                            out.mutable_data_ptr<float>());
     std::vector<int32_t> flags(out.size(0));
     diffusion_cam_into(out.mutable_data_ptr<float>(), flags.data(), activations, gradients, cells, aggregation,
-                       refinement, refuse);
+                       refinement, validate);
     return out;
 }
 
-// What the CPU needs beside its result it keeps itself: `workspace` is not used.
+// The CPU kernels keep their own scratch memory: `workspace` is not used.
 void diffusion_cam_out(Tensor out, Tensor flags, Tensor workspace, const std::vector<Tensor>& activations,
                        const std::vector<Tensor>& gradients, std::optional<Tensor> cells, int64_t aggregation,
                        const std::vector<double>& config, double repetition, std::optional<Tensor> repetitions,
@@ -186,21 +186,21 @@ void diffusion_cam_out(Tensor out, Tensor flags, Tensor workspace, const std::ve
 
 // The axes, on the host.
 struct HostPixels : Pixels {
-    std::vector<int32_t> left, seen;
+    std::vector<int32_t> left, covered;
     std::vector<float> share;
 
     HostPixels(const char* caller, const Tensor& given, const Tensor& given_boxes, int64_t height, int64_t width,
-               bool refuse)
-        : Pixels(caller, given, given_boxes, height, width, refuse), left(pixels()), seen(4), share(pixels()) {
-        place(left.data(), share.data(), seen.data());
+               bool validate)
+        : Pixels(caller, given, given_boxes, height, width, validate), left(pixels()), covered(4), share(pixels()) {
+        place(left.data(), share.data(), covered.data());
         const float* at = boxes.const_data_ptr<float>();
         dcam::fill_axis(at, params.rows.cells, params.columns.cells, false, params.rows);
         dcam::fill_axis(at, params.rows.cells, params.columns.cells, true, params.columns);
     }
 };
 
-Tensor upsample(const Tensor& maps, const Tensor& boxes, int64_t height, int64_t width, bool refuse) {
-    HostPixels pixels("upsample", maps, boxes, height, width, refuse);
+Tensor upsample(const Tensor& maps, const Tensor& boxes, int64_t height, int64_t width, bool validate) {
+    HostPixels pixels("upsample", maps, boxes, height, width, validate);
     Tensor out = new_floats(pixels.maps, {pixels.params.count, height, width});
     pixels.params.values = out.mutable_data_ptr<float>();
     divide(pixels.params.count * height, static_cast<double>(width),
@@ -209,10 +209,10 @@ Tensor upsample(const Tensor& maps, const Tensor& boxes, int64_t height, int64_t
 }
 
 Tensor overlay(const Tensor& maps, const Tensor& image, const Tensor& boxes, const Tensor& colormap, double alpha,
-               bool refuse) {
+               bool validate) {
     dcam::check_overlay(image, colormap, alpha);
     const int64_t height = image.size(0), width = image.size(1);
-    HostPixels pixels("overlay", maps, boxes, height, width, refuse);
+    HostPixels pixels("overlay", maps, boxes, height, width, validate);
     const Tensor below = torch::stable::contiguous(image), table = torch::stable::contiguous(colormap);
     Tensor out = torch::stable::new_empty(below, {pixels.params.count, height, width, 3});
     pixels.params.image = below.const_data_ptr<uint8_t>();

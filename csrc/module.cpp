@@ -31,9 +31,9 @@ Array as_map(const char* caller, const py::array& map) {
 
 Array refine_array(const py::array& given, const py::tuple& packed, double repetition, double image_side) {
     const Array map = as_map("refine_array", given);
-    double numbers[dcam::RefineSettings::size];
-    const bool complete = packed.size() == dcam::RefineSettings::size;
-    for (int i = 0; complete && i < dcam::RefineSettings::size; ++i)
+    double numbers[dcam::RefineSettings::kCount];
+    const bool complete = packed.size() == dcam::RefineSettings::kCount;
+    for (int i = 0; complete && i < dcam::RefineSettings::kCount; ++i)
         numbers[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(packed.ptr(), i));
     dcam::RefineParams params{};
     if (complete) params.settings = dcam::RefineSettings::unpack(numbers);
@@ -67,6 +67,9 @@ Array rank_filter_array(const py::array& given, int side) {
 
 PYBIND11_MODULE(_C, m) {
     m.attr("cuda_archs") = DCAM_CUDA_ARCHS;
+    py::list settings;
+    for (const char* name : dcam::RefineSettings::names) settings.append(name);
+    m.attr("refine_settings") = py::tuple(settings);
     m.def("cpu_kernels", [] { return dcam::kernels().name; }, "The instruction set in use.");
     m.def("use_cpu_kernels", &dcam::use_kernels, "Choose an instruction set (base, avx2, avx512); False: not here.");
     m.def("num_threads", &dcam::num_threads, "How many threads a CPU op may use, the calling one included.");

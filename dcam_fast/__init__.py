@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dcam_fast._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from dcam_fast.attribution.methods import METHODS
+    from dcam_fast.attribution.methods import METHODS, GradientCAM
     from dcam_fast.config import DEFAULT, PAPER, RELEASED, UNGUIDED, RefineConfig, profile
     from dcam_fast.environment import Environment, env
     from dcam_fast.explainer import Explainer
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from dcam_fast.scenes import sample_image
     from dcam_fast.streaming import Step, Stream
 
-# Where each public name lives. Loaded on first use: `import dcam_fast` itself needs neither torch nor transformers.
-_HOMES = {
+# The module of each public name, loaded on first use: `import dcam_fast` alone imports neither torch nor transformers.
+_MODULE_OF = {
     "DEFAULT": "config",
     "METHODS": "attribution.methods",
     "PAPER": "config",
@@ -31,6 +31,7 @@ _HOMES = {
     "Environment": "environment",
     "Explainer": "explainer",
     "Explanation": "explanation",
+    "GradientCAM": "attribution.methods",
     "RefineConfig": "config",
     "Step": "streaming",
     "Stream": "streaming",
@@ -52,6 +53,7 @@ __all__ = [
     "Environment",
     "Explainer",
     "Explanation",
+    "GradientCAM",
     "RefineConfig",
     "Step",
     "Stream",
@@ -63,12 +65,12 @@ __all__ = [
     "set_num_threads",
 ]
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet unless the application asks
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # no output unless the application configures logging
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"dcam_fast.{_HOMES[name]}"), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"dcam_fast.{_MODULE_OF[name]}"), name)
     if name in _MODULES:
         return importlib.import_module(f"dcam_fast.{name}")
     raise AttributeError(f"module 'dcam_fast' has no attribute {name!r}")

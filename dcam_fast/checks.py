@@ -1,4 +1,4 @@
-"""Arguments of the wrong kind, refused before any work."""
+"""Checks of the types of arguments, before any work."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from typing import SupportsIndex
 
 
 def check_count(caller: str, name: str, value: SupportsIndex | None) -> int | None:
-    """A positive whole number as an int, None as it is. Raises TypeError or ValueError for anything else."""
+    """Check a positive integer or None; returns it as an int or None.
+
+    Raises:
+        TypeError: `value` is neither an integer nor None.
+        ValueError: it is not positive.
+    """
     if value is None:
         return None
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{caller}: {name} must be a positive whole number or None, got {value!r}")
     try:
         number = operator.index(value)
-    except TypeError as error:  # an array of several
+    except TypeError as error:  # an array with several elements
         raise TypeError(f"{caller}: {name} must be a positive whole number or None, got {value!r}") from error
     if number < 1:
         raise ValueError(f"{caller}: {name} must be a positive whole number or None, got {value!r}")
@@ -22,12 +27,12 @@ def check_count(caller: str, name: str, value: SupportsIndex | None) -> int | No
 
 
 def check_switch(caller: str, name: str, value: object) -> None:
-    """Raises TypeError unless the value is True or False."""
+    """Raise TypeError unless the value is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{caller}: {name} must be True or False, got {value!r}")
 
 
 def check_text(caller: str, name: str, value: object) -> None:
-    """Raises TypeError unless the value is a str or None."""
+    """Raise TypeError unless the value is a str or None."""
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{caller}: {name} must be a str or None, got {value!r}")

@@ -1,4 +1,4 @@
-"""Values from JSON files, checked one by one: what is wrong is named by its file and its place in it."""
+"""Checked values from JSON files. Errors name the file and the path of the value in it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 @dataclass(frozen=True)
 class Entry:
-    """A value, and what errors say of it. Its methods return it as what it must be, and raise ValueError where it is
-    something else.
+    """A JSON value with its path, for error messages. Methods return it as a checked type, or raise ValueError.
+
+    >>> entry = Entry({"id": 3}, "read", "annotations[0]")
+    >>> entry.field("id").integer()
+    3
+    >>> entry.field("id").text()
+    Traceback (most recent call last):
+    ValueError: read: annotations[0].id must be text, got 3
 
     Attributes:
-        value: as JSON has it.
-        caller: who reads it.
-        name: where it stands: ``annotations[3].image_id``; empty for the whole file.
-        path: the file; None where it comes from none.
+        value: the JSON value.
+        caller: the function that reads it, which errors name.
+        name: its path in the file, such as `annotations[3].image_id`; empty for the whole file.
+        path: the file; None if there is no file.
     """
 
     value: Any
@@ -31,19 +37,19 @@ class Entry:
     path: Path | None = None
 
     def error(self, need: str, got: object = None) -> ValueError:
-        """``<caller>: <name> must be <need>, got <got> in <path>``; without ``got`` it is the value."""
+        """The error `<caller>: <name> must be <need>, got <got> in <path>`. `got` defaults to the value."""
         shown = _SHORT.repr(self.value) if got is None else got
         place = "" if self.path is None else f" in '{self.path}'"
         return ValueError(f"{self.caller}: {self.name or 'content'} must be {need}, got {shown}{place}")
 
     def field(self, key: str) -> Entry:
-        """A value of an object."""
+        """The value of a key of an object."""
         if not isinstance(self.value, dict) or key not in self.value:
             raise self.error(f"an object with {key!r}")
         return self._part(self.value[key], f".{key}")
 
     def fields(self) -> dict[str, Entry]:
-        """The values of an object."""
+        """The values of an object, by key."""
         if not isinstance(self.value, dict):
             raise self.error("an object")
         return {key: self._part(value, f".{key}") for key, value in self.value.items()}
@@ -64,28 +70,28 @@ class Entry:
         return self.value
 
     def integer(self, low: int | None = None, high: int | None = None) -> int:
-        """A whole number, from ``low`` to ``high`` where these are given."""
+        """An integer, from `low` to `high` if these are given."""
         value = self.value
-        sound = isinstance(value, int) and not isinstance(value, bool)
-        if not sound or (low is not None and value < low) or (high is not None and value > high):
+        is_valid = isinstance(value, int) and not isinstance(value, bool)
+        if not is_valid or (low is not None and value < low) or (high is not None and value > high):
             limits = "" if low is None else f" from {low}" if high is None else f" from {low} to {high}"
             raise self.error(f"an integer{limits}")
         return int(value)
 
     def number(self) -> float:
         """A finite number."""
-        # an integer can be too large to be converted
-        sound = isinstance(self.value, int | float) and not isinstance(self.value, bool)
-        if not sound or not abs(self.value) <= sys.float_info.max:
+        # an integer may be too large for a float
+        is_valid = isinstance(self.value, int | float) and not isinstance(self.value, bool)
+        if not is_valid or not abs(self.value) <= sys.float_info.max:
             raise self.error("a finite number")
         return float(self.value)
 
     def key(self) -> int | str:
-        """What identifies something: an integer or a string."""
+        """An identifier: an integer or a string."""
         return self.value if isinstance(self.value, str) else self.integer()
 
     def file_in(self, folder: Path) -> Path:
-        """The path of a file in a folder, of which the value is the relative path."""
+        """The path of a file in a folder, whose relative path is the value."""
         name = self.text()
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\0" in name:
@@ -93,19 +99,21 @@ class Entry:
         return folder / name
 
 
-def read_json(path: Path, caller: str, what: str) -> Entry:
+def read_json(path: Path, caller: str, description: str) -> Entry:
     """The content of a JSON file.
 
     Args:
         path: the file.
-        caller: what errors name.
-        what: the file is, as errors say it.
+        caller: the function that errors name.
+        description: of the file, for errors.
 
-    Raises FileNotFoundError or ValueError, naming the file, where there is none.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{caller}: {what} must be a file that exists, got '{path}'")
+        raise FileNotFoundError(f"{caller}: {description} must be a file that exists, got '{path}'")
     try:
         return Entry(json.loads(path.read_text("utf-8")), caller, "", path)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{caller}: {what} must be JSON, got '{path}': {error}") from error
+        raise ValueError(f"{caller}: {description} must be JSON, got '{path}': {error}") from error

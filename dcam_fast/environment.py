@@ -1,4 +1,4 @@
-"""What is installed and built here, what can be used, and why something can not."""
+"""What is installed and built, which backends are available, and why others are not."""
 
 from __future__ import annotations
 
@@ -15,8 +15,20 @@ from dcam_fast.ops.threads import get_num_threads
 
 @dataclass(frozen=True)
 class Environment:
-    """Facts about this installation. `backends` maps every backend of the ops to None (usable) or why it is not;
-    `threads` is torch's count, `op_threads` that of the ops on CPU tensors."""
+    """Facts about this installation. `print` shows them as a table.
+
+    Attributes:
+        versions: of the package, Python and the dependencies; None for a package that is not installed.
+        extension: file of the compiled extension; None if it was not built.
+        extension_missing: why the extension is not available; None if it is.
+        cpu_kernels: the instruction set that the CPU kernels use.
+        cuda_archs: the architectures that CUDA kernels were compiled for.
+        backends: every backend of the ops, with the reason why it is unavailable, or None if it is available.
+        forced_backend: the value of DCAM_BACKEND.
+        threads: number of threads of torch.
+        op_threads: number of threads of the ops on CPU tensors.
+        devices: the devices that torch finds.
+    """
 
     versions: dict[str, str | None]
     extension: str | None
@@ -37,7 +49,7 @@ class Environment:
             ("CPU kernels", self.cpu_kernels or "none"),
             ("CUDA kernels", " ".join(self.cuda_archs) or "none compiled"),
             *(
-                (f"backend {name}", "usable" if reason is None else f"not usable: {reason}")
+                (f"backend {name}", "available" if reason is None else f"unavailable: {reason}")
                 for name, reason in self.backends.items()
             ),
             ("backend", self.forced_backend or "chosen by device"),
@@ -56,7 +68,11 @@ def _version(package: str) -> str | None:
 
 
 def env() -> Environment:
-    """What this installation has, can use, and why not."""
+    """Facts about this installation.
+
+    >>> env().backends["reference"] is None
+    True
+    """
     native = _backends.native
     devices = ["cpu"]
     for kind, module in (("cuda", torch.cuda), ("xpu", torch.xpu)):

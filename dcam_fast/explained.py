@@ -1,4 +1,4 @@
-"""`ExplainedAnswer`: an answer, its targets and their maps, and what can be read off them."""
+"""`ExplainedAnswer`: an answer, its targets and their maps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dcam_fast.words import align, fold, is_sign, occurrences, positions_in, spl
 
 @dataclass(frozen=True)
 class Token:
-    """One token of the answer: its place there, and the denoising step (from 0) that committed it."""
+    """One token of the answer: its position, and the denoising step (from 0) that committed it."""
 
     text: str
     id: int
@@ -49,7 +49,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of the answer's text: a token, with the index of the target it belongs to, or what lies between."""
+    """A part of the answer's text: a token with the index of its target, or the text between tokens."""
 
     text: str
     token: Token | None = None
@@ -58,19 +58,21 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class ExplainedAnswer:
-    """An answer, its targets and their maps. Users have it as `dcam_fast.Explanation`.
+    """An answer, its targets and their maps. Users get its subclass `dcam_fast.Explanation`.
 
     Attributes:
-        image: uint8 [H, W, 3], the picture that was asked about.
-        prompt, answer: the texts.
-        tokens: of the answer, in its order.
-        targets: T of them.
-        maps: float32 [T, h, w] in 0..1, refined, on the model's device.
-        raw_maps: float32 [T, h, w], before refinement.
-        boxes: float32 [h, w, 4], the pixels (x0, y0, x1, y1) of `image` that each cell covers.
-        provenance: model, method, settings, versions and seconds per stage; what JSON can hold.
+        image: uint8 `[H, W, 3]`, the image that was asked about.
+        prompt: the question.
+        answer: the text of the answer.
+        tokens: of the answer, in order.
+        targets: `T` of them.
+        maps: float32 `[T, h, w]` in 0..1, refined, on the model's device.
+        raw_maps: float32 `[T, h, w]`, before refinement.
+        boxes: float32 `[h, w, 4]`, the pixels (x0, y0, x1, y1) of `image` that each cell covers.
+        provenance: model, method, settings, versions and seconds of each stage, as JSON values.
 
-    Raises ValueError where these do not fit together.
+    Raises:
+        ValueError: if these do not fit together.
     """
 
     image: NDArray[np.uint8]
@@ -106,8 +108,8 @@ class ExplainedAnswer:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """A different name for each target, as `find` takes it: its text, with "#2" where that is the second of the
-        answer, and " (2)" where an earlier target has the name already."""
+        """A distinct name for each target, which `find` accepts: its text, with `"#2"` for the second occurrence in the
+        answer, and `" (2)"` if an earlier target has the same name."""
         words = words_in(self.answer, self._spans)
         names: list[str] = []
         for target in self.targets:
@@ -116,21 +118,23 @@ class ExplainedAnswer:
             name = target.text if number == 1 else f"{target.text}#{number}"
             same = (name, *(f"{name} ({count})" for count in range(2, len(self.targets) + 1)))
             taken = set(map(fold, names))
-            names.append(next(one for one in same if fold(one) not in taken))
+            names.append(next(free for free in same if fold(free) not in taken))
         return tuple(names)
 
     def find(self, target: str | SupportsIndex) -> int:
-        """Index of a target: by its name, or by the index itself.
+        """The index of a target, given its name or the index itself.
 
-        Case, Unicode normal form and the signs between words do not matter. ``"ring#2"`` is the second ring of the
-        answer; ``"ring"`` is the first, or the first that is a target.
+        Case, Unicode normal form and the signs between words do not matter. `"ring#2"` is the second ring of the
+        answer. `"ring"` is the first ring, or the first that is a target.
 
-        Raises ValueError, which lists the targets, where there is no such.
+        Raises:
+            ValueError: if there is no such target. The message lists the targets.
+            TypeError: if `target` is neither a str nor an index.
         """
         if isinstance(target, str):
             text, ordinal = split_ordinal(target)
             named = f"{text}#{ordinal}" if ordinal not in (None, 1) else text
-            texts = [one.text for one in self.targets] if ordinal is None else []
+            texts = [item.text for item in self.targets] if ordinal is None else []
             for known in (self.names, texts):
                 for key in (fold, _spoken):
                     keys = [key(name) for name in known]
@@ -138,11 +142,15 @@ class ExplainedAnswer:
                         return keys.index(key(named))
         elif 0 <= operator.index(target) < len(self.targets):
             return operator.index(target)
-        known_names = ", ".join(map(repr, self.names)) or "none, for there are no targets"
+        known_names = ", ".join(map(repr, self.names)) or "none, because there are no targets"
         raise ValueError(f"Explanation.find: target must be one of {known_names} (or an index), got {target!r}")
 
     def map(self, target: str | SupportsIndex) -> Tensor:
-        """The refined map of a target, float32 [h, w] in 0..1; see `find`."""
+        """The refined map of a target, float32 `[h, w]` in 0..1; see `find`.
+
+        Raises:
+            ValueError: if there is no such target.
+        """
         return self.maps[self.find(target)]
 
     def __getitem__(self, target: str | SupportsIndex) -> Tensor:
@@ -150,27 +158,27 @@ class ExplainedAnswer:
         return self.map(target)
 
     def __len__(self) -> int:
-        """How many targets there are."""
+        """The number of targets."""
         return len(self.targets)
 
     def __iter__(self) -> Iterator[str]:
-        """The targets' names."""
+        """The names of the targets."""
         return iter(self.names)
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
-        """The name and the refined map of every target."""
+        """Name and refined map of each target, in order."""
         return zip(self.names, self.maps, strict=True)
 
     @cached_property
     def _spans(self) -> list[tuple[int, int]]:
-        """The (start, end) characters of the answer that each token is in."""
+        """The (start, end) characters of each token in the answer."""
         return align(self.answer, [token.text for token in self.tokens])
 
     def pieces(self) -> tuple[Piece, ...]:
-        """The answer cut into tokens and what lies between them; joined again, the texts are the answer.
+        """The answer split into tokens and the text between them. Joined, the texts are the answer.
 
-        A character that several tokens spell together is a piece, and its token the last that was committed. A token
-        that is part of several targets belongs to the one with the fewest tokens.
+        A character that several tokens spell together is one piece; its token is the one committed last. A token of
+        several targets belongs to the target with the fewest tokens.
         """
         holders: list[list[Token]] = [[] for _ in self.answer]
         for token, (start, end) in zip(self.tokens, self._spans, strict=True):
@@ -181,20 +189,24 @@ class ExplainedAnswer:
             tokens, *rest = run
             text = self.answer[cursor : cursor + 1 + len(rest)]
             positions = {token.position for token in tokens}
-            owners = [i for i, target in enumerate(self.targets) if positions.intersection(target.positions)]
-            owner = min(owners, key=lambda i: len(self.targets[i].positions), default=None)
-            pieces.append(Piece(text, max(tokens, key=lambda token: token.step, default=None), owner))
+            holding = [i for i, target in enumerate(self.targets) if positions.intersection(target.positions)]
+            index = min(holding, key=lambda i: len(self.targets[i].positions), default=None)
+            pieces.append(Piece(text, max(tokens, key=lambda token: token.step, default=None), index))
             cursor += len(text)
         return tuple(pieces)
 
     def steps(self, target: str | SupportsIndex) -> tuple[int, ...]:
-        """The denoising steps that committed the tokens of a target, ascending; see `find`."""
+        """The denoising steps that committed the tokens of a target, ascending.
+
+        Raises:
+            ValueError: if there is no such target.
+        """
         positions = self.targets[self.find(target)].positions
         return tuple(sorted({token.step for token in self.tokens if token.position in positions}))
 
 
 def _spoken(name: str) -> str:
-    """A name as `find` compares it where its signs do not matter."""
+    """A name without its signs, as `find` compares it."""
     text, ordinal = split_ordinal(name)
     parts = (text[start:end] for start, end in split_parts(text))
     return " ".join(

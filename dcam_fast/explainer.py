@@ -1,4 +1,4 @@
-"""`Explainer`: an image and a prompt in, an answer and a map for each of its words out."""
+"""`Explainer`: from an image and a prompt to an answer and a map for each of its words."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from dcam_fast import models
 from dcam_fast.attribution import AttributionMethod, Resources
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.attribution.methods.presets import METHODS, method_named
-from dcam_fast.attribution.resources import using
-from dcam_fast.attribution.threads import threads_of
+from dcam_fast.attribution.resources import computing
 from dcam_fast.checks import check_count, check_text
 from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
@@ -22,13 +21,22 @@ from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource, load_image
 from dcam_fast.models.adapter import Adapter
 from dcam_fast.ops.cuda_graphs import GraphCache
-from dcam_fast.session import Session, Targets, checked_targets, choose
+from dcam_fast.session import Session, TargetsLike, checked_targets, choose
 from dcam_fast.streaming import Stream
 
 
 class Explainer:
-    """Explains the answers of one model. Holds the model and, on a GPU, the CUDA graphs of its last refinements: calls
-    do not depend on each other."""
+    """Explains the answers of one model.
+
+    It holds the model and, on a GPU, the CUDA graphs of its last refinements. Calls do not depend on each other.
+
+    Example:
+        >>> from dcam_fast import Explainer, sample_image
+        >>> explainer = Explainer.from_pretrained("tiny")
+        >>> explanation = explainer.explain(sample_image(), targets=[0, 1])
+        >>> explanation.maps.shape
+        torch.Size([2, 16, 16])
+    """
 
     def __init__(
         self,
@@ -38,7 +46,17 @@ class Explainer:
         compile: bool = False,
         deterministic: bool = False,
     ) -> None:
-        """See `dcam_fast.attribution.Resources` for what the passes may use of the machine."""
+        """An explainer of a loaded model.
+
+        Args:
+            adapter: of the model.
+            max_memory: bytes of hidden states that a pass may keep. None: half of the free memory.
+            compile: whether passes run through `torch.compile`.
+            deterministic: whether passes use deterministic algorithms only.
+
+        Raises:
+            TypeError, ValueError: for a resource of the wrong type or value; see `dcam_fast.attribution.Resources`.
+        """
         self.adapter = adapter
         self.resources = Resources(max_memory, compile, deterministic)
         self._graphs = GraphCache()
@@ -56,9 +74,23 @@ class Explainer:
         compile: bool = False,
         deterministic: bool = False,
     ) -> Explainer:
-        """An explainer of a model by name or folder; see `dcam_fast.models.load` for the first arguments and errors,
-        and `dcam_fast.attribution.Resources` for the others."""
-        Resources(max_memory, compile, deterministic)  # whatever is wrong with them, before a model is loaded
+        """An explainer of a model by name or folder.
+
+        Args:
+            model: `"tiny"`, the embedded model, or a folder with a checkpoint.
+            device: where the model and its passes run.
+            attention: the topology, where a family offers several (None: the model's own).
+            trust_remote_code: whether code that a checkpoint brings along may run.
+            dtype: of the weights, a torch dtype or its name (None: the checkpoint's).
+            max_memory: as in `Explainer`.
+            compile: as in `Explainer`.
+            deterministic: as in `Explainer`.
+
+        Raises:
+            AdapterError: for an unknown model, or one that cannot be loaded; see `dcam_fast.models.load`.
+            TypeError, ValueError: for an argument of the wrong type or value.
+        """
+        Resources(max_memory, compile, deterministic)  # checked before a model is loaded
         adapter = models.load(
             model, device=device, attention=attention, trust_remote_code=trust_remote_code, dtype=dtype
         )
@@ -68,43 +100,47 @@ class Explainer:
         self,
         image: ImageSource,
         prompt: str | None = None,
-        targets: Targets = "content",
+        targets: TargetsLike = "content",
         *,
         method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
         steps: int | None = None,
         block_length: int | None = None,
     ) -> Explanation:
-        """Answers ``prompt`` about ``image`` and explains words of the answer.
+        """Answers `prompt` about `image` and explains words of the answer.
 
         Args:
-            image: path, PIL image, array or tensor of any size and mode; see `dcam_fast.images.load_image`.
-            prompt: what to ask (None: the model's own, usually a session for a caption).
-            targets: ``"content"`` (every content word), ``"all"`` (every word and sign), or words, phrases and token
-                positions in a list, tuple, 1-D array or tensor, or any other iterable with an order. Case and the signs
-                between words do not matter. A phrase has the mean map of its tokens; ``"ring#2"`` is the second ring.
-                See `dcam_fast.words` for what a word is.
-            method: a name of `dcam_fast.attribution.METHODS` (``"default"``, ``"published"``, ``"grad_cam"``, ...), a
-                `GradientCAM` or any other `AttributionMethod`.
-            profile: how maps are refined: ``"default"``, ``"released"``, ``"paper"`` or a `RefineConfig` (None: the
-                method's).
-            steps: denoising steps of the generation (None: the model's own).
-            block_length: tokens per block of the generation (None: the model's own).
+            image: path, PIL image, array or tensor of any size and mode; see `dcam_fast.load_image`.
+            prompt: the question (None: the model's default prompt, usually a request for a caption).
+            targets: `"content"` (every content word), `"all"` (every word and sign), or words, phrases and token
+                positions in a list, tuple, 1-D array, tensor or other ordered iterable. Case and the signs between
+                words do not matter. A phrase has the mean map of its tokens. `"ring#2"` is the second ring. See
+                `dcam_fast.words` for what a word is.
+            method: a name of `dcam_fast.METHODS` (`"default"`, `"published"`, `"grad_cam"`, ...), a `GradientCAM` or
+                any other `AttributionMethod`.
+            profile: how maps are refined: `"default"`, `"unguided"`, `"released"`, `"paper"` or a `RefineConfig` (None:
+                the method's profile).
+            steps: denoising steps of the generation (None: the model's default).
+            block_length: tokens in a block of the generation (None: the model's default).
+
+        Returns:
+            The answer, its tokens and a map for each target.
 
         Raises:
-            ValueError: for an image, prompt, target or option that cannot be used, before anything is computed where
-                that can be told, else as soon as it can.
-            TypeError: for an argument of the wrong kind, before anything is computed.
+            ValueError: for an image, prompt, target or option that cannot be used. Whatever can be checked before the
+                model runs is checked before.
+            TypeError: for an argument of the wrong type, before the model runs.
+            FileNotFoundError: if `image` is a path that does not exist.
         """
-        wanted = checked_targets(targets, "explain")
+        requested = checked_targets(targets, "explain")
         settings = method_named(method)
         steps, block_length = _check_options("explain", prompt, profile, steps, block_length)
-        with using(self.resources), threads_of(self.adapter):
+        with computing(self.adapter, self.resources):
             session = self._session(image, prompt, _name_of(method), settings, profile)
             started = time.perf_counter()
             trajectory = self.adapter.generate(session.inputs, steps, block_length)
             generated = time.perf_counter()
-            chosen = choose(wanted, self.adapter, trajectory)
+            chosen = choose(requested, self.adapter, trajectory)
             raw = session.raw_maps(trajectory, chosen)
             return session.explanation(trajectory, chosen, raw, {"generate": generated - started}, generated)
 
@@ -118,26 +154,30 @@ class Explainer:
         steps: int | None = None,
         block_length: int | None = None,
     ) -> Stream:
-        """Answers ``prompt`` about ``image`` and explains every token at the denoising step that writes it, while the
-        answer goes on being written.
+        """Answers `prompt` about `image` and explains each token at the denoising step that writes it.
 
-        The result is an iterator of `Step`; at its end, its ``explanation()`` is the whole. The answer is the one that
-        `explain` would get. Whoever has seen enough leaves the loop, or calls ``close()``.
+        The result is an iterator of `Step`. After the last step, its `explanation()` covers the whole answer, which is
+        the answer that `explain` would give. To stop earlier, leave the loop or call `close()`.
 
         Args:
-            image, prompt, profile, steps, block_length: as in `explain`.
-            method: a name or `GradientCAM` as in `explain`. Its ``state`` becomes ``"committed"``, the only one
-                available while the answer is being written.
+            image: as in `explain`.
+            prompt: as in `explain`.
+            method: a name or `GradientCAM` as in `explain`. Its `state` becomes `"committed"`, the only state that
+                exists while the answer is being written.
+            profile: as in `explain`.
+            steps: as in `explain`.
+            block_length: as in `explain`.
 
         Raises:
-            ValueError, TypeError: as in `explain`, and where the model or the method cannot be stepped.
+            ValueError: as in `explain`, and if the model or the method does not support streaming.
+            TypeError: as in `explain`.
         """
         settings = method_named(method)
         steps, block_length = _check_options("stream", prompt, profile, steps, block_length)
         if not isinstance(settings, GradientCAM):
-            raise ValueError(f"stream: method must be of Diffusion-CAM's kind, a GradientCAM, got {method!r}")
+            raise ValueError(f"stream: method must be a GradientCAM or the name of one, got {method!r}")
         committed = replace(settings, state="committed")
-        with using(self.resources), threads_of(self.adapter):
+        with computing(self.adapter, self.resources):
             session = self._session(image, prompt, f"{_name_of(method)}, streamed", committed, profile)
             return Stream(session, self.adapter.denoise(session.inputs, steps, block_length))
 
@@ -171,7 +211,7 @@ def _check_options(
     steps: int | None,
     block_length: int | None,
 ) -> tuple[int | None, int | None]:
-    """``steps`` and ``block_length`` as ints. Raises TypeError or ValueError for an option of the wrong kind."""
+    """`steps` and `block_length` as ints. Raises TypeError or ValueError for an option of the wrong type or value."""
     check_text(caller, "prompt", prompt)
     if isinstance(profile, str):
         profile_named(profile)

@@ -1,8 +1,8 @@
-"""Folders of results: files are written into a draft first and then take their places one by one.
+"""Folders of results: files are written into a draft and then moved to their places one by one.
 
-The draft lies in the folder itself, so that a mount point, a folder in one that is not writable and the current folder
-can be written to, and keep their mode and owner. Locks are `flock` on folders: the system releases them with the
-process, so that a draft without a lock is one that a killed process left.
+The draft is inside the folder. So the folder may be a mount point, the current folder, or in a folder that is not
+writable, and keeps its mode and owner. Locks are `flock` on folders, which the system releases with the process. A
+draft without a lock is therefore left from a killed process.
 """
 
 from __future__ import annotations
@@ -20,30 +20,33 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 _DRAFT: Final = re.compile(r"\.dcam-[0-9a-f]{32}\.new")
-_TRIES: Final = 100  # to make a folder that others remove
+_TRIES: Final = 100  # to make a folder that other processes remove
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY
-# what flock says on file systems without it: files still take their places one by one, without waiting for each other
+# errors of flock on file systems without locks; files are still moved one by one, but writers do not wait
 _NO_LOCKS: Final = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8. A lone surrogate, as file names that are not UTF-8 have them, becomes ``\\udcXX``, which in JSON is
-    that surrogate again."""
+    """Write UTF-8. A lone surrogate, which stands for a byte of a file name that is not UTF-8, becomes an escape that
+    JSON reads as the same surrogate."""
     path.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes JSON; what it cannot hold is written as its text."""
+    """Write JSON; values that JSON does not have are written as strings."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def check_replaceable(folder: Path, record: str, caller: str) -> None:
-    """Raises FileExistsError unless ``folder`` is not there, is empty, or holds an earlier save and nothing else.
+    """Raise unless `folder` does not exist, is empty, or holds only an earlier save.
 
     Args:
-        folder: where something is to be written.
+        folder: the folder to write to.
         record: name of the JSON file in which a save lists its "files".
-        caller: what the error names.
+        caller: the function that the error names.
+
+    Raises:
+        FileExistsError: the folder holds something else.
     """
     with naming(folder, caller):
         if not folder.exists():
@@ -56,14 +59,14 @@ def check_replaceable(folder: Path, record: str, caller: str) -> None:
 
 
 def check_writable(folder: Path, caller: str) -> None:
-    """Makes a folder where it is not there. Raises OSError, naming it, where it cannot be written to."""
+    """Make a folder if it does not exist. Raises OSError, naming it, if it cannot be written to."""
     with replacing(folder, caller):
         pass
 
 
 @contextmanager
 def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Waits until nobody writes to a folder that exists; unless ``shared``, also until nobody reads it."""
+    """Lock an existing folder: wait for its writers and, unless `shared`, for its readers."""
     descriptor = os.open(folder, _FOLDER)
     try:
         _lock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
@@ -74,18 +77,19 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
 
 @contextmanager
 def replacing(folder: Path, caller: str, record: str | None = None) -> Iterator[Path]:
-    """An empty draft, whose files at the end replace those of the same names in ``folder``. If anything fails before
-    that, the folder is as before, or gone where it is new.
+    """Yield an empty draft, whose files replace those in `folder` at the end.
+
+    If anything fails before that, the folder is unchanged, or removed if it is new.
 
     Args:
-        folder: made with its parents where it is not there.
-        caller: what errors name.
-        record: name of the JSON file in which the draft lists all its "files", and an earlier save its own. It comes
-            last, and files of the earlier save that are not written again are removed. Without it nothing is.
+        folder: made with its parents if it does not exist.
+        caller: the function that errors name.
+        record: name of the JSON file in which a save lists its "files". It is moved last, and files of an earlier save
+            that the draft does not have are removed. None: no file is removed.
 
     Raises:
-        FileExistsError: ``folder`` is a file or, with ``record``, holds anything but an earlier save.
-        OSError: of the kind that occurred, naming the folder.
+        FileExistsError: `folder` is a file or, with `record`, holds anything but an earlier save.
+        OSError: of the type that occurred, naming the folder.
     """
     with naming(folder, caller):
         folder = folder.resolve()  # a link stays a link
@@ -99,7 +103,7 @@ def replacing(folder: Path, caller: str, record: str | None = None) -> Iterator[
                 _sweep(folder)
                 draft.mkdir()
                 in_use = os.open(draft, _FOLDER)
-                _lock(in_use, fcntl.LOCK_EX)  # until the draft is gone: see `_sweep`
+                _lock(in_use, fcntl.LOCK_EX)  # until the draft is removed: see `_sweep`
             yield draft
             with locked(folder):
                 if record is not None:
@@ -110,7 +114,7 @@ def replacing(folder: Path, caller: str, record: str | None = None) -> Iterator[
             with suppress(OSError), locked(folder):
                 shutil.rmtree(draft, ignore_errors=True)
                 for place in missing:
-                    place.rmdir()  # fails where somebody else writes there
+                    place.rmdir()  # fails if another process writes there
             raise
         finally:
             if in_use is not None:
@@ -119,7 +123,7 @@ def replacing(folder: Path, caller: str, record: str | None = None) -> Iterator[
 
 @contextmanager
 def _made(folder: Path, caller: str) -> Iterator[None]:
-    """Makes a folder where it is not there, and holds it as `locked` does."""
+    """Make a folder if it does not exist, and lock it."""
     descriptor = _make(folder, caller)
     try:
         yield
@@ -128,10 +132,10 @@ def _made(folder: Path, caller: str) -> Iterator[None]:
 
 
 def _make(folder: Path, caller: str) -> int:
-    """Makes a folder where it is not there. Returns an open descriptor of it with the lock."""
+    """Make a folder if it does not exist. Returns an open, locked descriptor of it."""
     for _ in range(_TRIES):
         _check_is_folder(folder, caller)
-        with suppress(FileNotFoundError):  # a writer that failed removes the folders that it made
+        with suppress(FileNotFoundError):  # a writer that fails removes the folders that it made
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder, _FOLDER)
             _lock(descriptor, fcntl.LOCK_EX)
@@ -143,11 +147,11 @@ def _make(folder: Path, caller: str) -> int:
 
 @contextmanager
 def naming(folder: Path, caller: str) -> Iterator[None]:
-    """Errors of the system as errors of the caller, of the same type and number, that name the folder."""
+    """Raise system errors as errors of the same type and number that name the caller and the folder."""
     try:
         yield
     except OSError as error:
-        if not error.strerror or _is_elsewhere(error, folder):  # it names what it is about
+        if not error.strerror or _is_elsewhere(error, folder):  # it names its file already
             raise
         named = type(error)(f"{caller}: folder must be writable, got '{folder}': {error.strerror}")
         named.errno = error.errno
@@ -155,7 +159,7 @@ def naming(folder: Path, caller: str) -> Iterator[None]:
 
 
 def _is_elsewhere(error: OSError, folder: Path) -> bool:
-    """Whether an error is about a file that has nothing to do with a folder."""
+    """Whether an error is about a file outside of a folder."""
     if not isinstance(error.filename, str):
         return False
     place, folder = Path(error.filename).resolve(), folder.resolve()
@@ -176,8 +180,11 @@ def _lock(descriptor: int, operation: int) -> None:
 
 
 def _publish(draft: Path, folder: Path, record: str | None) -> None:
-    """Moves the files of a draft to their places. Meanwhile the record says only which files may be there, so that
-    a reader cannot take a mixture for a save, and the next save knows what a killed one left."""
+    """Move the files of a draft to their places.
+
+    Meanwhile the record only lists the files that may exist. So no reader takes a mixture for a save, and the next
+    save knows the files that a killed one left.
+    """
     files, former = set(files_of(draft)), set()
     if record is not None:
         former = _entries(folder) & _known_files(folder, record)
@@ -196,13 +203,13 @@ def _publish(draft: Path, folder: Path, record: str | None) -> None:
 
 
 def files_of(folder: Path) -> list[str]:
-    """Relative paths of all files in a folder and in its folders, in order."""
+    """Sorted relative paths of all files in a folder and its subfolders."""
     return sorted(name for name in _entries(folder) if not name.endswith("/"))
 
 
 def _entries(folder: Path) -> set[str]:
-    """Relative paths of the files and links in a folder and in its folders, and, with a "/" behind it, of each folder
-    that is empty. Drafts are left out, and links are not followed."""
+    """Relative paths of the files and links in a folder, and of its empty folders, which end in "/". Drafts are left
+    out, and links are not followed."""
     names: set[str] = set()
     for place, folders, files in os.walk(folder, onerror=_raise):
         here = Path(place).relative_to(folder)
@@ -219,8 +226,7 @@ def _raise(error: OSError) -> None:
 
 
 def _known_files(folder: Path, record: str) -> set[str]:
-    """What an earlier save may have left in a folder: its files, by its own record, and the folders of these. None
-    where there is no sound record."""
+    """The files of an earlier save by its record, and their folders; empty if there is no valid record."""
     try:
         facts = json.loads((folder / record).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -232,10 +238,10 @@ def _known_files(folder: Path, record: str) -> set[str]:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes the drafts of killed processes."""
+    """Remove the drafts of killed processes."""
     for draft in folder.iterdir():
         if _DRAFT.fullmatch(draft.name) and draft.is_dir() and not draft.is_symlink():
-            with suppress(OSError):  # in use, or somebody else's
+            with suppress(OSError):  # in use, or of another user
                 descriptor = os.open(draft, _FOLDER)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""`load_image`: whatever holds a picture, as uint8 RGB."""
+"""`load_image`: any image source as uint8 RGB."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ImageSource = str | os.PathLike[str] | Image.Image | NDArray | Tensor
 
 
 class ImageError(ValueError):
-    """What was given is a picture by its type, but holds none that can be used."""
+    """The image source has a supported type, but its content is not a usable image."""
 
 
 def _error(need: str, got: object) -> ImageError:
@@ -42,22 +42,32 @@ def _error(need: str, got: object) -> ImageError:
 
 
 def load_image(source: ImageSource) -> NDArray[np.uint8]:
-    """A picture as a new, contiguous uint8 [H, W, 3] array in RGB.
+    """An image as a new, contiguous uint8 `[H, W, 3]` array in RGB.
 
-    Transparency is laid over white, an EXIF rotation is applied, of an animation the first frame is taken. Metadata
-    that are broken are ignored. The size is checked before a file is decoded.
+    Transparency is composited over white. EXIF rotation is applied. An animation gives its first frame. Damaged
+    metadata is ignored. The size is checked before a file is decoded.
 
     Args:
         source: one of
-            - path of a file in any format and mode that Pillow reads, PostScript excepted;
-            - PIL image;
-            - array [H, W] or [H, W, 1, 3 or 4]: uint8, uint16, or floating point from 0 to 1;
-            - tensor, the same or channels first, [1, 3 or 4, H, W], which is how one that could be either is read.
+
+            * the path of a file in any format and mode that Pillow reads, except PostScript;
+            * a PIL image;
+            * an array `[H, W]` or `[H, W, 1, 3 or 4]` of uint8, uint16, or floating point in 0..1;
+            * a tensor of the same shapes, or channels first, `[1, 3 or 4, H, W]`. An ambiguous shape is read as
+              channels first.
 
     Raises:
-        TypeError: it is none of these, or its dtype is another.
-        FileNotFoundError: there is no such file.
-        ImageError: (a ValueError) not a picture, damaged, empty, of another shape, over `MAX_PIXELS`, or not finite.
+        TypeError: for another type or dtype.
+        FileNotFoundError: if the file does not exist.
+        PermissionError: if the file may not be read.
+        ImageError: (a ValueError) if the image is damaged, empty, of another shape, larger than `MAX_PIXELS`, or not
+            finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from dcam_fast import load_image
+        >>> load_image(np.zeros((4, 6), np.float32)).shape
+        (4, 6, 3)
     """
     if isinstance(source, str | os.PathLike):
         return _from_file(Path(source))
@@ -70,13 +80,28 @@ def load_image(source: ImageSource) -> NDArray[np.uint8]:
     raise TypeError(f"load_image: image must be a path, PIL image, array or tensor, got {type(source).__name__}")
 
 
-def cell_colors(image: NDArray[np.uint8], boxes: Tensor) -> Tensor:
-    """Mean color of each cell of a grid, float32 [3, h, w] in 0..1, on the CPU.
+def grid_boxes(grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Pixel boxes of a regular grid over an image, float32 [h, w, 4] of (x0, y0, x1, y1).
+
+    >>> grid_boxes((1, 2), (10, 30)).tolist()
+    [[[0.0, 0.0, 15.0, 10.0], [15.0, 0.0, 30.0, 10.0]]]
 
     Args:
-        image: uint8 [H, W, 3].
-        boxes: [h, w, 4], the pixels (x0, y0, x1, y1) of each cell: x from its column, y from its row. Rounded to whole
-            pixels; a cell that has none, or that lies outside the image, takes the nearest.
+        grid: (h, w) in cells.
+        size: (H, W) of the image in pixels.
+    """
+    y, x = (torch.linspace(0, side, cells + 1) for cells, side in zip(grid, size, strict=True))
+    edges = (x[:-1], y[:-1, None], x[1:], y[1:, None])
+    return torch.stack([edge.expand(grid) for edge in edges], -1)
+
+
+def cell_colors(image: NDArray[np.uint8], boxes: Tensor) -> Tensor:
+    """Mean color of each cell of a grid, float32 `[3, h, w]` in 0..1, on the CPU.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        boxes: `[h, w, 4]`, the pixels (x0, y0, x1, y1) of each cell, x by column and y by row. They are rounded to
+            whole pixels. A cell without pixels, or outside the image, takes the nearest pixel.
     """
     corners = boxes.detach().cpu().numpy()
     total, height = _sum_between(image, corners[:, 0, 1], corners[:, 0, 3], 0)
@@ -88,7 +113,7 @@ def cell_colors(image: NDArray[np.uint8], boxes: Tensor) -> Tensor:
 def _sum_between(
     values: NDArray[np.integer], starts: NDArray[np.float32], ends: NDArray[np.float32], axis: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Sums of ``values`` over each stretch of an axis, and how long the stretches are."""
+    """Sums of `values` over each interval of an axis, and the lengths of the intervals."""
     size = values.shape[axis]
     first = np.rint(starts).astype(np.int64).clip(0, size - 1)
     last = np.rint(ends).astype(np.int64).clip(first + 1, size)
@@ -104,13 +129,20 @@ def _check_size(height: int, width: int) -> None:
 
 
 def exif_orientation(path: Path) -> int:
-    """How the EXIF data of a picture's file says that it is to be turned: 1 (not at all, also where there is none that
-    can be read) to 8. Raises as `load_image` does."""
+    """The EXIF orientation of an image file, 1 to 8. 1 (upright) if it has no readable EXIF data.
+
+    Raises:
+        FileNotFoundError, PermissionError, ImageError: as `load_image`.
+    """
     return _use(path, _orientation)
 
 
 def open_image(path: Path) -> Image.Image:
-    """A file as a decoded PIL image of its own mode, upright. Raises as `load_image` does."""
+    """A file as a decoded, upright PIL image of its own mode.
+
+    Raises:
+        FileNotFoundError, PermissionError, ImageError: as `load_image`.
+    """
     return _use(path, lambda image: _decoded(image, f"'{path}'", owned=True))
 
 
@@ -119,11 +151,11 @@ def _from_file(path: Path) -> NDArray[np.uint8]:
 
 
 def _use(path: Path, use: Callable[[Image.Image], Result]) -> Result:
-    """What a function makes of the image in a file."""
+    """The result of a function on the opened image of a file."""
     if not path.exists():
         raise FileNotFoundError(f"load_image: image must be a file that exists, got '{path}'")
     if not path.is_file():
-        raise _error("a file", f"'{path}', which is none")
+        raise _error("a file", f"'{path}', which is not a file")
     if path.stat().st_size == 0:
         raise _error("a picture", f"'{path}', which is empty")
     try:
@@ -139,7 +171,7 @@ def _use(path: Path, use: Callable[[Image.Image], Result]) -> Result:
 
 def _open(source: Path | io.BytesIO, path: Path) -> Image.Image:
     Image.init()
-    # PostScript is a program: to open one is to run it.
+    # PostScript is a program: opening a file would run it
     formats = [name for name in Image.OPEN if name != "EPS"]
     try:
         return Image.open(source, formats=formats)
@@ -147,13 +179,13 @@ def _open(source: Path | io.BytesIO, path: Path) -> Image.Image:
         raise _error(f"at most {MAX_PIXELS:,} pixels", f"'{path}': {error}") from error
     except PermissionError as error:
         raise PermissionError(f"load_image: image must be a file that may be read, got '{path}'") from error
-    except Exception as error:  # damaged headers make Pillow's readers raise nearly anything
+    except Exception as error:  # Pillow raises almost any exception for damaged headers
         raise _error("a picture in a format that Pillow reads", f"'{path}'") from error
 
 
 def _without_metadata(path: Path) -> io.BytesIO | None:
-    """A PNG file with those chunks alone that its pixels need, and its EXIF data where they are whole: Pillow refuses
-    all of it where another chunk is broken. None for other files."""
+    """A PNG file reduced to the chunks that its pixels need, and its EXIF data if that is intact. Pillow rejects the
+    whole file if any other chunk is damaged. None for other formats."""
     kept = io.BytesIO()
     with path.open("rb") as file:
         signature = file.read(8)
@@ -173,7 +205,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         values = image.tag_v2 if isinstance(image, TiffImageFile) else image.getexif()
         found = values.get(ORIENTATION)
-    except Exception:  # damaged metadata make Pillow's readers raise nearly anything: the pixels do without
+    except Exception:  # Pillow raises almost any exception for damaged metadata, which the pixels do not need
         return 1
     return found if found in _TURNS else 1
 
@@ -183,18 +215,18 @@ def _decoded(image: Image.Image, name: str, *, owned: bool) -> Image.Image:
 
     Args:
         image: as opened, or the caller's.
-        name: what errors call it.
-        owned: nobody else uses it.
+        name: for messages.
+        owned: whether the caller of `load_image` has no reference to it, so that it may be changed.
     """
     _check_size(image.height, image.width)
     orientation = None
     if owned and isinstance(image, TiffImageFile):
-        # Pillow turns these itself, after reading all other metadata, and fails where those are broken
+        # Pillow rotates TIFF itself after reading all metadata, and fails if any is damaged
         orientation = _orientation(image)
         image.getexif = Image.Exif  # type: ignore[method-assign]
     try:
         image.load()
-    except Exception as error:  # damaged data makes Pillow's decoders raise nearly anything
+    except Exception as error:  # Pillow raises almost any exception for damaged data
         reason = " ".join(str(error).split()) or type(error).__name__
         raise _error("whole", f"{name}, which does not decode: {reason}") from error
     if orientation is None:
@@ -207,7 +239,7 @@ def _from_pil(image: Image.Image, name: str, *, owned: bool = False) -> NDArray[
     image = _decoded(image, name, owned=owned)
     if image.mode == "F":
         return _from_array(np.asarray(image))
-    if image.mode.startswith("I"):  # 16 bits, also where Pillow keeps them in 32
+    if image.mode.startswith("I"):  # 16 bits, which Pillow may store in 32
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise _error("of integers from 0 to 65535", f"{name} with {values.min()} to {values.max()}")
@@ -222,15 +254,17 @@ def _from_pil(image: Image.Image, name: str, *, owned: bool = False) -> NDArray[
 
 
 def _rawmode(image: Image.Image) -> str:
-    """How the pixels are stored in the file, which Pillow knows until it decodes them; empty where it does not."""
+    """The pixel format of the file, which Pillow knows until it decodes the pixels. Empty if unknown."""
     tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else ""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def _over_key(pixels: NDArray[np.uint8], image: Image.Image, rawmode: str) -> NDArray[np.uint8]:
-    """Pixels with white where the image has its key color, which is transparent. Pillow gives it with the file's
-    bits, and the pixels with 8 (gray of 16 bits excepted)."""
+    """Pixels with white in place of the transparent key color of the image.
+
+    Pillow gives the key with the bit depth of the file, and the pixels with 8 bits (except 16-bit gray).
+    """
     key = image.info.get("transparency")
     channels = len(image.getbands())
     colors = key if isinstance(key, tuple) else (key,)
@@ -248,7 +282,7 @@ def _over_key(pixels: NDArray[np.uint8], image: Image.Image, rawmode: str) -> ND
 
 
 def _from_array(values: NDArray, shape: list[int] | None = None) -> NDArray[np.uint8]:
-    """``shape`` is what an error names, where it is not that of ``values``."""
+    """An array as uint8 RGB. `shape` is the shape that messages give, if it differs from that of `values`."""
     shape = shape or list(values.shape)
     floating = values.dtype.kind == "f"
     if values.dtype not in (np.uint8, np.uint16) and not floating:
@@ -262,7 +296,7 @@ def _from_array(values: NDArray, shape: list[int] | None = None) -> NDArray[np.u
         low, high = float(values.min()), float(values.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             raise _error("finite", "NaN or Inf in it")
-        # what rounds to 0..255 is let pass: resampling and arithmetic leave a little more than 0..1
+        # values that round to 0..255 are accepted: resampling leaves the range 0..1 slightly
         if not (low > -0.5 / 255 and high < 255.5 / 255):
             raise _error("from 0 to 1 where it is floating point", f"{low:g} to {high:g}")
         values = np.rint(values * np.float32(255)).clip(0, 255)

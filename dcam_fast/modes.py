@@ -1,8 +1,8 @@
-"""torch's modes while this package computes: its own, whatever the caller has set.
+"""torch's modes while this package computes, independent of those of the caller.
 
-torch keeps modes that change what an operation computes. Inference mode, autograd, autocast and the default device
-belong to a thread, the default dtype and deterministic algorithms to the whole process. Models and passes are written
-for the modes of a fresh process: `own_modes` sets those, and restores the caller's.
+torch has modes that change the result of an operation. Inference mode, autograd, autocast and the default device are
+set for a thread, the default dtype and deterministic algorithms for the process. The code of this package assumes the
+modes of a new process: `own_modes` sets them and restores the caller's.
 """
 
 from __future__ import annotations
@@ -18,9 +18,14 @@ V = TypeVar("V")
 
 
 class ProcessWide(Generic[V]):
-    """A setting that torch keeps once for the whole process, changed while any thread needs it.
+    """A setting of the whole process, changed while any thread needs it.
 
-    The first thread to come changes it and the last to go restores it, so threads that overlap do not undo each other.
+    The first thread that enters changes it, and the last that leaves restores it. Threads that overlap do not undo each
+    other's change.
+
+    Args:
+        get: returns the value of the setting.
+        set: sets it.
     """
 
     def __init__(self, get: Callable[[], V], set: Callable[[V], None]) -> None:
@@ -50,12 +55,15 @@ _default_dtype = ProcessWide(torch.get_default_dtype, torch.set_default_dtype)
 
 @contextlib.contextmanager
 def own_modes() -> Iterator[None]:
-    """The modes of a fresh process: autograd, float32 by default, on the CPU by default, neither inference mode nor
-    autocast.
+    """Set the modes of a new process: autograd, float32 and CPU as defaults, no inference mode, no autocast.
 
-    May be nested. Also a decorator, but not of generators: between their steps the modes must be the caller's. Modes
-    that only watch (profilers, counters of operations) and choices of speed (threads, matmul precision, deterministic
-    algorithms) stay the caller's.
+    It may be nested, and serves as a decorator, but not of generators: between their steps the modes must be the
+    caller's. Modes that only observe (profilers, counters of operations) or concern speed (threads, matmul precision,
+    deterministic algorithms) are not changed.
+
+    >>> with torch.inference_mode(), own_modes():
+    ...     torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    (True, False)
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_default_dtype(torch.float32))

@@ -1,4 +1,4 @@
-"""`Session`: what was asked about an image and how to answer; what becomes of raw maps, streamed or not."""
+"""`Session`: an encoded image and prompt with the settings of its explanation, streamed or not."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from torch import Tensor
 
 from dcam_fast._version import __version__
 from dcam_fast.attribution import AttributionMethod, Resources, scores
+from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
-from dcam_fast.attribution.engine import CHUNK, ablated_log_probabilities, log_probabilities
-from dcam_fast.attribution.engine import Targets as AnswerTargets
+from dcam_fast.attribution.engine import CHUNK, log_probabilities_with_and_without
 from dcam_fast.attribution.methods.gradient_cam import build_targets
 from dcam_fast.attribution.methods.shared import describe
 from dcam_fast.attribution.refinement import refined
+from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.config import RefineConfig
 from dcam_fast.explained import Target, Token
 from dcam_fast.explanation import Explanation
@@ -31,20 +32,22 @@ from dcam_fast.words import BROKEN, find_run, is_content, is_sign, positions_in,
 
 log = logging.getLogger(__name__)
 
-Targets = str | Iterable[str | SupportsIndex] | Tensor
+TargetsLike = str | Iterable[str | SupportsIndex] | Tensor
 CheckedTargets = str | tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class Session:
-    """An encoded image and prompt, and how its answer is explained.
+    """An encoded image and prompt, and how the answer is explained.
 
     Attributes:
         adapter: of the model that answers.
-        inputs: what it is asked.
-        method: how raw maps are made, and its ``method_name``.
-        config: how they are refined, and its ``profile_name``.
-        resources: what passes may use.
+        inputs: image and prompt, encoded.
+        method: how raw maps are made.
+        method_name: its name in the provenance.
+        config: how maps are refined.
+        profile_name: its name in the provenance.
+        resources: what passes may use of the machine.
         graphs: CUDA graphs of the explainer's refinements.
     """
 
@@ -58,19 +61,24 @@ class Session:
     graphs: GraphCache
 
     def raw_maps(self, trajectory: Trajectory, words: list[Word]) -> Tensor:
-        """Raw maps float32 ``[len(words), h, w]`` over the first view of the image."""
-        return self.method.raw_maps(self.adapter, self.inputs, trajectory, words, self.inputs.views[0])
+        """Raw maps float32 `[len(words), h, w]` over the first view of the image."""
+        return self.method.raw_maps(Answer(self.adapter, self.inputs, trajectory), words)
+
+    @property
+    def _layers(self) -> tuple[int, ...]:
+        return self.method.target_layers or self.adapter.default_layers
 
     def refined(self, raw: Tensor, known: Tensor) -> Tensor:
-        """Raw maps refined, ``[T, h, w]``, where ``known`` tokens int64 ``[n]`` make up the answer."""
+        """Refined maps float32 `[T, h, w]`. `known` are the tokens of the answer so far, int64 `[n]`."""
         return refined(raw, self.config, self.inputs, known, self.graphs)
 
     def token(self, trajectory: Trajectory, position: int) -> Token:
+        """The token at an answer position."""
         token = trajectory.tokens[position : position + 1]
         return Token(self.adapter.decode(token), int(token), position, int(trajectory.steps[position]))
 
     def _tokens(self, trajectory: Trajectory) -> tuple[Token, ...]:
-        """The tokens of the answer. Of those that spell a character together, the last has it."""
+        """The tokens of the answer. Of tokens that spell a character together, the last has it as text."""
         tokens = [self.token(trajectory, position) for position in range(trajectory.length)]
         if any(BROKEN in token.text for token in tokens):
             pieces = pieces_of(*spell(self._decode, trajectory.tokens[: trajectory.length].tolist()))
@@ -86,11 +94,18 @@ class Session:
     def explanation(
         self, trajectory: Trajectory, chosen: list[Word], raw: Tensor, seconds: dict[str, float], started: float
     ) -> Explanation:
-        """The explanation of a finished answer from the raw maps ``[T, h, w]`` of the chosen words. To ``seconds`` is
-        added what explaining took since ``started``."""
+        """The explanation of a finished answer.
+
+        Args:
+            trajectory: of the answer.
+            chosen: `T` words or phrases.
+            raw: float32 `[T, h, w]`, their raw maps.
+            seconds: what each stage took so far.
+            started: `time.perf_counter()` when explaining began. The time since then is added to `seconds`.
+        """
         adapter, answer = self.adapter, trajectory.tokens[: trajectory.length]
         maps = self.refined(raw, answer)
-        measures = self._measures(trajectory, chosen, maps)
+        word_scores = self._scores(trajectory, chosen, maps)
         explaining = seconds.get("explain", 0.0) + time.perf_counter() - started
         log.info(
             "%s: method %s, %d tokens, %d maps of %s; generation %.3f s, explanation %.3f s",
@@ -102,7 +117,7 @@ class Session:
             prompt=self.inputs.prompt,
             answer=adapter.decode(answer),
             tokens=self._tokens(trajectory),
-            targets=tuple(Target(w.text, w.positions, *values) for w, values in zip(chosen, measures, strict=True)),
+            targets=tuple(Target(word.text, word.positions, *s) for word, s in zip(chosen, word_scores, strict=True)),
             maps=maps,
             raw_maps=raw,
             boxes=self.inputs.views[0].boxes,
@@ -112,41 +127,44 @@ class Session:
                 "model": adapter.name,
                 "method": self.method_name,
                 **describe(self.method),
-                "layers": list(self.method.target_layers or adapter.default_layers),
+                "layers": list(self._layers),
                 "profile": self.profile_name,
                 "seconds": {**seconds, "explain": explaining},
             },
         )
 
-    def _measures(self, trajectory: Trajectory, chosen: list[Word], maps: Tensor) -> list[tuple[float, float, float]]:
-        """(peak, spread, groundedness) of every chosen word."""
+    def _scores(self, trajectory: Trajectory, chosen: list[Word], maps: Tensor) -> list[tuple[float, float, float]]:
+        """(peak, spread, groundedness) of each chosen word."""
         if not chosen:
             return []
-        adapter = self.adapter
-        positions, owners = positions_of(chosen).to(adapter.device), word_index(chosen).to(adapter.device)
-        masked = build_targets(trajectory, positions, "remask", adapter.mask_token)
-        seen = mean_by_word(log_probabilities(adapter, self.inputs, masked), chosen)
-        ablated = mean_by_word(self._without(masked, scores.hot_cells(maps).flatten(1)[owners]), chosen)
-        measures = (scores.peak(maps), scores.spread(maps), scores.groundedness(maps, seen, ablated))
-        return [(float(p), float(s), float(g)) for p, s, g in torch.stack(measures, 1).tolist()]
+        adapter, index = self.adapter, word_index(chosen).to(self.adapter.device)
+        masked = build_targets(trajectory, positions_of(chosen).to(adapter.device), "remask", adapter.mask_token)
+        hot = scores.hot_cells(maps).flatten(1)[index]
+        visible, ablated = (mean_by_word(values, chosen) for values in self._with_and_without(masked, hot))
+        columns = (scores.peak(maps), scores.spread(maps), scores.groundedness(maps, visible, ablated))
+        return [(float(p), float(s), float(g)) for p, s, g in torch.stack(columns, 1).tolist()]
 
-    def _without(self, targets: AnswerTargets, hot: Tensor) -> Tensor:
-        """Log-probability ``[T]`` of each token without what its hot cells, bool ``[T, N]``, hold at the explained
+    def _with_and_without(self, targets: TargetBatch, hot: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability `[T]` of each token, and with its hot cells, bool `[T, N]`, ablated at the first target
         layer."""
-        layer = (self.method.target_layers or self.adapter.default_layers)[0]
+        layer = self._layers[0]
         cells = self.inputs.views[0].cells.flatten()
-        parts = zip(targets.chunks(CHUNK), hot.split(CHUNK), strict=True)
-        return torch.cat(
-            [ablated_log_probabilities(self.adapter, self.inputs, some, layer, cells, of) for some, of in parts]
-        )
+        chunks = zip(targets.chunks(CHUNK), hot.split(CHUNK), strict=True)
+        pairs = [
+            log_probabilities_with_and_without(self.adapter, self.inputs, chunk, layer, cells, mask)
+            for chunk, mask in chunks
+        ]
+        visible, ablated = zip(*pairs, strict=True)
+        return torch.cat(visible), torch.cat(ablated)
 
 
-def checked_targets(targets: Targets, caller: str) -> CheckedTargets:
-    """Targets as words and positions, each in its turn.
+def checked_targets(targets: TargetsLike, caller: str) -> CheckedTargets:
+    """Targets as words and positions, in their order.
 
-    Raises ValueError, naming the caller, for what no answer could hold.
+    Raises:
+        ValueError: naming the caller, for something that is not a target of any answer.
     """
-    need = "'content', 'all' or words and positions in some order, such as a list or a 1-D array"
+    need = "'content', 'all' or words and positions in an ordered iterable, such as a list or a 1-D array"
     if isinstance(targets, str):
         if targets not in ("content", "all"):
             raise ValueError(f"{caller}: targets must be {need}, got {targets!r}")
@@ -179,9 +197,13 @@ def _checked_target(target: object, caller: str) -> str | int:
 def choose(
     targets: CheckedTargets, adapter: Adapter[Any], trajectory: Trajectory, caller: str = "explain"
 ) -> list[Word]:
-    """The words to explain. Raises ValueError, naming what there is, for one that the answer does not hold."""
+    """The words to explain.
+
+    Raises:
+        ValueError: for a target that the answer does not contain; the message lists its words.
+    """
     words = adapter.words(trajectory)
-    if targets == "all":  # a sign in a token of a word has the word's map
+    if targets == "all":  # a sign that shares its token with a word has the word's map
         held = {position for word in words if not is_sign(word.text) for position in word.positions}
         return [word for word in words if not is_sign(word.text) or not held.issuperset(word.positions)]
     if targets == "content":
@@ -203,7 +225,7 @@ def choose(
 
 
 def _text_of(run: Sequence[Word], adapter: Adapter[Any], trajectory: Trajectory) -> str:
-    """Some words that follow each other as they read in the answer, with what is between them."""
+    """Consecutive words as they read in the answer, with the text between them."""
     if len(run) == 1:
         return run[0].text
     tokens = trajectory.tokens[min(run[0].positions) : max(run[-1].positions) + 1]
@@ -213,7 +235,7 @@ def _text_of(run: Sequence[Word], adapter: Adapter[Any], trajectory: Trajectory)
 
 
 def _text_at(position: int, words: Sequence[Word], adapter: Adapter[Any], trajectory: Trajectory) -> str:
-    """What the token at a position spells, without signs beside it; all of a character that it is a part of."""
+    """The text of the token at a position, without signs next to it. Part of a character gives the whole character."""
     holders = [word for word in words if position in word.positions]
     spoken = [word for word in holders if not is_sign(word.text)] or holders
     if len(spoken) == 1 and spoken[0].positions == (position,):

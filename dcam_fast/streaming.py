@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from dcam_fast.attribution.by_word import mean_by_word, positions_of
-from dcam_fast.attribution.resources import using
-from dcam_fast.attribution.threads import threads_of
+from dcam_fast.attribution.resources import computing
 from dcam_fast.explained import Token
 from dcam_fast.explanation import Explanation
 from dcam_fast.models.adapter import OPEN, Trajectory, Word
-from dcam_fast.session import Session, Targets, checked_targets, choose
+from dcam_fast.session import Session, TargetsLike, checked_targets, choose
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +25,17 @@ BLANK = "_"
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What one denoising step wrote, and where the model looked to write it.
+    """The tokens that one denoising step wrote, and their maps.
 
     Attributes:
         index: of the step, from 0.
-        text: the answer so far, with a "_" for every position that is still open.
-        tokens: those that this step committed, n of them; an end token or padding is none. Where a model takes tokens
-            back, a position can come again, with what is written there now.
-        maps: float32 ``[n, h, w]`` in 0..1, refined by what is known so far, on the model's device.
-        raw_maps: float32 ``[n, h, w]``, before refinement.
-        boxes: float32 ``[h, w, 4]``, the pixels (x0, y0, x1, y1) of the image that each cell covers.
-        seconds: what the step took (``"generate"``), and what its maps took on top (``"explain"``).
+        text: the answer so far, with `"_"` for each position that is still masked.
+        tokens: the `n` tokens that this step committed, without end tokens and padding. A model that takes tokens back
+            can commit a position again, with another token.
+        maps: float32 `[n, h, w]` in 0..1, refined by what is known so far, on the model's device.
+        raw_maps: float32 `[n, h, w]`, before refinement.
+        boxes: float32 `[h, w, 4]`, the pixels (x0, y0, x1, y1) of the image that each cell covers.
+        seconds: what the step took (`"generate"`) and what its maps took in addition (`"explain"`).
     """
 
     index: int
@@ -47,9 +46,22 @@ class Step:
     boxes: Tensor
     seconds: dict[str, float]
 
+    def __repr__(self) -> str:
+        tokens = " ".join(token.text.strip() for token in self.tokens)
+        return f"Step(index={self.index}, text={self.text!r}, tokens={tokens!r}, maps={list(self.maps.shape)})"
+
 
 class Stream(Iterator[Step]):
-    """The steps of one answer, each computed when it is asked for. Made by `Explainer.stream`."""
+    """The denoising steps of one answer, each computed on request. Made by `Explainer.stream`.
+
+    Example:
+        >>> from dcam_fast import Explainer, sample_image
+        >>> stream = Explainer.from_pretrained("tiny").stream(sample_image(), steps=4)
+        >>> [step.index for step in stream]
+        [0, 1, 2, 3]
+        >>> len(stream.explanation("all")) > 0
+        True
+    """
 
     def __init__(self, session: Session, denoised: Iterator[Trajectory]) -> None:
         self._session = session
@@ -62,25 +74,25 @@ class Stream(Iterator[Step]):
         return next(self._steps)
 
     def close(self) -> None:
-        """Stops the generation; there are no more steps, and no explanation."""
+        """Stops the generation. There are no further steps and no explanation."""
         self._steps.close()
 
-    def explanation(self, targets: Targets = "content") -> Explanation:
-        """What `Explainer.explain` gives with the state ``"committed"``, from the maps of the steps.
+    def explanation(self, targets: TargetsLike = "content") -> Explanation:
+        """The explanation that `Explainer.explain` gives with the state `"committed"`, from the maps of the steps.
 
         Args:
-            targets: as there.
+            targets: as in `Explainer.explain`.
 
         Raises:
-            RuntimeError: before the last step, and after a stream that was closed.
-            ValueError: for a target that the answer does not hold.
+            RuntimeError: before the last step, and after `close`.
+            ValueError: for a target that the answer does not contain.
         """
         if self._finished is None:
-            raise RuntimeError("Stream.explanation: stream must be at its end, got one before it, or closed")
-        wanted = checked_targets(targets, "Stream.explanation")
+            raise RuntimeError("Stream.explanation: stream must be at its end, got a stream with steps left or closed")
+        requested = checked_targets(targets, "Stream.explanation")
         started = time.perf_counter()
-        with using(self._session.resources), threads_of(self._session.adapter):
-            chosen = choose(wanted, self._session.adapter, self._finished, "Stream.explanation")
+        with computing(self._session.adapter, self._session.resources):
+            chosen = choose(requested, self._session.adapter, self._finished, "Stream.explanation")
             view = self._session.inputs.views[0]
             tokens = [view.boxes.new_zeros(0, *view.cells.shape)]
             steps = self._finished.steps.tolist()
@@ -92,8 +104,8 @@ class Stream(Iterator[Step]):
         trajectory = None
         for index in itertools.count():
             started = time.perf_counter()
-            # never around a yield, where the thread is the caller's
-            with using(self._session.resources), threads_of(self._session.adapter):
+            # never around a yield, where modes and threads must be the caller's
+            with computing(self._session.adapter, self._session.resources):
                 following = next(denoised, None)
                 if following is None:
                     break
@@ -107,18 +119,18 @@ class Stream(Iterator[Step]):
         session = self._session
         steps = trajectory.steps[: trajectory.length].tolist()
         known = [position for position, step in enumerate(steps) if step != OPEN]
-        fresh = [position for position in known if (position, steps[position]) not in self._raw]
-        raw = session.raw_maps(trajectory, [Word("", (position,)) for position in fresh])
-        self._raw |= {(position, steps[position]): of for position, of in zip(fresh, raw, strict=True)}
+        committed = [position for position in known if (position, steps[position]) not in self._raw]
+        raw = session.raw_maps(trajectory, [Word("", (position,)) for position in committed])
+        self._raw |= {(position, steps[position]): row for position, row in zip(committed, raw, strict=True)}
         maps = session.refined(raw, trajectory.tokens[known])
         seconds = {"generate": generating, "explain": time.perf_counter() - started}
         for name, value in seconds.items():
             self._seconds[name] += value
-        log.debug("step %d: %d new tokens, %s", index, len(fresh), seconds)
+        log.debug("step %d: %d new tokens, %s", index, len(committed), seconds)
         return Step(
             index=index,
             text=self._text(trajectory, steps),
-            tokens=tuple(session.token(trajectory, position) for position in fresh),
+            tokens=tuple(session.token(trajectory, position) for position in committed),
             maps=maps,
             raw_maps=raw,
             boxes=session.inputs.views[0].boxes,
@@ -127,8 +139,8 @@ class Stream(Iterator[Step]):
 
     def _text(self, trajectory: Trajectory, steps: list[int]) -> str:
         parts = []
-        for there, run in itertools.groupby(range(len(steps)), lambda position: steps[position] != OPEN):
+        for is_known, run in itertools.groupby(range(len(steps)), lambda position: steps[position] != OPEN):
             positions = list(run)
             tokens = trajectory.tokens[positions]
-            parts += [self._session.adapter.decode(tokens).strip()] if there else [BLANK] * len(positions)
+            parts += [self._session.adapter.decode(tokens).strip()] if is_known else [BLANK] * len(positions)
         return " ".join(parts)

@@ -1,4 +1,4 @@
-"""Whether an adapter keeps its promises: for authors of one, and for their tests."""
+"""`check_adapter`: conformance checks of an adapter, for the author of a model family."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcam_fast.attribution.engine import Targets, capture
+from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets
+from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.models.adapter import NO_MASK, OPEN, Adapter, AdapterError, Hidden, Inputs, Trajectory
 from dcam_fast.modes import own_modes
 from dcam_fast.words import is_sign
 
-TOLERANCE = 1e-5  # relative, of gradients in float32: rounding, far below what a wrong graph makes
+TOLERANCE = 1e-5  # relative, of gradients in float32: above rounding, far below the effect of a wrong graph
 
 
 class ConformanceError(AssertionError):
-    """What is wrong with an adapter.
+    """An adapter breaks the interface.
 
     Attributes:
-        findings: a sentence each.
+        findings: one sentence for each fault.
     """
 
     def __init__(self, name: str, findings: list[str]) -> None:
@@ -43,33 +44,36 @@ class _Case:
 
 @own_modes()
 def check_adapter(adapter: Adapter[Any], image: NDArray[np.uint8] | None = None, prompt: str | None = None) -> None:
-    """Checks every promise of the adapter interface that can be seen from outside.
+    """Checks everything that the adapter interface promises and a caller can observe.
 
-    It asks the model a question and runs a few passes, so give it a small model: a few random weights are enough.
+    It generates one answer and runs a few passes. A small model with random weights is enough.
 
     Args:
-        adapter: what is checked.
-        image: uint8 ``[H, W, 3]``; it should not be square, lest rows and columns be mixed up unseen (None: noise,
-            240 x 320).
-        prompt: what to ask (None: the adapter's own).
+        adapter: the adapter to check.
+        image: uint8 `[H, W, 3]`, not square, so that swapped rows and columns are found (None: noise, 240 x 320).
+        prompt: the question (None: the adapter's default).
 
     Raises:
-        ConformanceError: with every finding, in plain words.
+        ConformanceError: if there is a fault; it lists all of them.
+
+    Example:
+        >>> from dcam_fast.models import load
+        >>> check_adapter(load("tiny"))
     """
     if image is None:
         image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
-    asked = adapter.default_prompt if prompt is None else prompt
+    question = adapter.default_prompt if prompt is None else prompt
     try:
-        inputs = adapter.encode(image, asked)
+        inputs = adapter.encode(image, question)
         trajectory = adapter.generate(inputs)
-    except Exception as error:  # whatever an author's code may raise, it is a finding
+    except Exception as error:  # any error of the author's code is a finding
         raise ConformanceError(adapter.name, [f"encode and generate must work, got {error!r}"]) from error
     case = _Case(adapter, image, inputs, trajectory)
     findings: list[str] = []
     for check in CHECKS:
         try:
             findings += check(case)
-        except Exception as error:  # the other checks still have something to say
+        except Exception as error:  # the other checks still run
             findings.append(f"{check.__name__.strip('_').replace('_', ' ')}: must not fail, got {error!r}")
     if findings:
         raise ConformanceError(adapter.name, findings)
@@ -109,8 +113,8 @@ def _views(case: _Case) -> Iterator[str]:
             yield f"{name}: boxes must go right along a row and down along a column, got another order"
 
 
-def _painting_a_cell(case: _Case) -> Iterator[str]:
-    """The cell whose pixels change is the one whose row of layer 0's input changes most."""
+def _painted_cells(case: _Case) -> Iterator[str]:
+    """When a cell's pixels change, that cell's row of layer 0's input must change most."""
     view = case.inputs.views[0]
     h, w = view.cells.shape
     spread = {(0, 0), (0, w - 1), (h - 1, 0), (h - 1, w - 1), (h // 2, w // 3), (h // 3, w // 2)}
@@ -151,14 +155,14 @@ def _trajectory(case: _Case) -> Iterator[str]:
         return
     if not 0 <= length <= len(tokens):
         yield f"generate: length must be 0 to {len(tokens)}, got {length}"
-    seen = case.trajectory.canvases
+    canvases = case.trajectory.canvases
     if bool((steps < 0).any() or (steps == OPEN).any()):
         yield "generate: steps must be 0 or more and none open in a finished answer, got others"
-    elif seen is not None and int(steps.max()) >= len(seen):
-        yield f"generate: steps must be below {len(seen)}, the canvases there are, got {int(steps.max())}"
-    if case.adapter.mask_token == NO_MASK and seen is None:
+    elif canvases is not None and int(steps.max()) >= len(canvases):
+        yield f"generate: steps must be below {len(canvases)}, the number of canvases, got {int(steps.max())}"
+    if case.adapter.mask_token == NO_MASK and canvases is None:
         yield "generate: the trajectory of a family without a mask token must have its canvases, got none"
-    if seen is None and case.adapter.mask_token in tokens.tolist():
+    if canvases is None and case.adapter.mask_token in tokens.tolist():
         yield "generate: tokens of a finished answer must not be the mask token, got some that are"
 
 
@@ -172,16 +176,16 @@ def _determinism(case: _Case) -> Iterator[str]:
 
 
 def _replay(case: _Case) -> Iterator[str]:
-    """Where a token is committed, the model's best guess for it is that token: generation chose it there."""
+    """At the state in which a token was unmasked, the model's best guess must be that token."""
     count = len(case.trajectory.tokens)
     logits = torch.cat([_logits(case, canvas[None]) for canvas in _canvases(case, "committed", count)])
-    own = logits[torch.arange(count), torch.arange(count)]
+    chosen = logits[torch.arange(count), torch.arange(count)]
     if case.adapter.mask_token != NO_MASK:
-        own[:, case.adapter.mask_token] = -torch.inf
-    wrong = (own.argmax(-1) != case.trajectory.tokens)[: max(case.trajectory.length, 1)]
+        chosen[:, case.adapter.mask_token] = -torch.inf
+    wrong = (chosen.argmax(-1) != case.trajectory.tokens)[: max(case.trajectory.length, 1)]
     if bool(wrong.any()):
         yield (
-            "replay: at the state that committed a token the model must prefer that token, as when it wrote it, "
+            "replay: at the state that committed a token the model must prefer that token, as it did in generation, "
             f"got others at positions {wrong.nonzero().flatten().tolist()}"
         )
 
@@ -199,7 +203,7 @@ def _stepping(case: _Case) -> Iterator[str]:
                     return
             last = so_far
     except AdapterError:
-        return  # a family may not be able to
+        return  # stepping is optional
     if last is None or not last.tokens.equal(case.trajectory.tokens) or not last.steps.equal(case.trajectory.steps):
         yield "denoise: the last trajectory must be that of generate, got another"
 
@@ -233,14 +237,14 @@ def _frozen_parameters(case: _Case) -> Iterator[str]:
             yield "the model must be in evaluation mode (eval()), got training mode"
 
 
-def _refused_blocks(case: _Case) -> Iterator[str]:
+def _target_layers(case: _Case) -> Iterator[str]:
     adapter = case.adapter
     for layers in ((adapter.num_layers - 1,), (adapter.num_layers,), (-1,), ()):
         try:
             adapter.check_layers(layers)
         except AdapterError:
             continue
-        yield f"check_layers: layers {layers} of {adapter.num_layers} must be refused, got no error"
+        yield f"check_layers: layers {layers} of {adapter.num_layers} must be rejected, got no error"
     try:
         adapter.check_layers(adapter.default_layers)
     except AdapterError as error:
@@ -254,23 +258,22 @@ def _gradients(case: _Case) -> Iterator[str]:
     cells = case.inputs.views[0].cells.flatten()
     captured = capture(adapter, case.inputs, targets, layers, "logit")
     full = _full_gradients(case, targets)
-    for layer, one in enumerate(captured):
-        got = one.gradients[0, cells]
-        if not bool(got.isfinite().all()):
+    for layer, part in enumerate(captured):
+        at_cells = part.gradients[0, cells]
+        if not bool(at_cells.isfinite().all()):
             yield f"layer {layer}: gradients at the image cells must be finite, got some that are not"
-        elif float(got.abs().max()) == 0:
+        elif float(at_cells.abs().max()) == 0:
             yield f"layer {layer}: gradients must reach the image cells, got zeros"
-        elif float((one.gradients[0] - full[layer]).abs().max()) > TOLERANCE * float(full[layer].abs().max()):
+        elif float((part.gradients[0] - full[layer]).abs().max()) > TOLERANCE * float(full[layer].abs().max()):
             yield f"layer {layer}: gradients of the split run must be those of the full graph, got others"
 
 
-def _full_gradients(case: _Case, targets: Targets) -> list[Tensor]:
-    """Through `layer` alone, with the graph from layer 0 on: what the split run is to equal."""
+def _full_gradients(case: _Case, targets: TargetBatch) -> list[Tensor]:
+    """Gradients through `layer` alone, with the graph from layer 0 on. The split run must equal them."""
     adapter, states = case.adapter, []
     with torch.enable_grad():
-        below = adapter.embed(case.inputs, targets.canvases[:1])
-        image = below.image.detach().requires_grad_()
-        hidden = Hidden(image, below.canvas)
+        embedded = adapter.embed(case.inputs, targets.canvases[:1])
+        hidden = Hidden(embedded.image.detach().requires_grad_(), embedded.canvas)
         for index in range(adapter.num_layers):
             hidden = adapter.layer(index, hidden, case.inputs)
             states.append(hidden.image)
@@ -285,7 +288,7 @@ def _two_streams(case: _Case) -> Iterator[str]:
     hidden = _embedded(case)
     if adapter.has_two_streams != (hidden.canvas is not None):
         yield (
-            "has_two_streams must be True just where embed makes the canvas a stream of its own, "
+            "has_two_streams must be True exactly where embed returns a separate canvas stream, "
             f"got {adapter.has_two_streams}"
         )
         return
@@ -303,7 +306,7 @@ def _two_streams(case: _Case) -> Iterator[str]:
 
 
 def _batches(case: _Case) -> Iterator[str]:
-    """Canvases must not see each other."""
+    """Canvases must not attend to each other."""
     canvases = torch.cat((_canvases(case, "first"), _canvases(case, "final")))
     together = _logits(case, canvases)
     alone = torch.cat([_logits(case, canvas[None]) for canvas in canvases])
@@ -316,7 +319,7 @@ def _batches(case: _Case) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------------------ helpers
 
 
-def _targets(case: _Case, state: str = "remask", count: int = 1) -> Targets:
+def _targets(case: _Case, state: str = "remask", count: int = 1) -> TargetBatch:
     positions = torch.arange(count, device=case.trajectory.tokens.device)
     return build_targets(case.trajectory, positions, state, case.adapter.mask_token)  # type: ignore[arg-type]
 
@@ -332,7 +335,7 @@ def _embedded(case: _Case) -> Hidden:
 
 @torch.no_grad()
 def _logits(case: _Case, canvases: Tensor) -> Tensor:
-    """Of all positions, ``[C, L, V]``."""
+    """Logits of all positions, `[C, L, V]`."""
     adapter = case.adapter
     hidden = adapter.embed(case.inputs, canvases)
     for index in range(adapter.num_layers):
@@ -343,14 +346,14 @@ def _logits(case: _Case, canvases: Tensor) -> Tensor:
 
 CHECKS: tuple[Callable[[_Case], Iterator[str]], ...] = (
     _views,
-    _painting_a_cell,
+    _painted_cells,
     _trajectory,
     _determinism,
     _replay,
     _stepping,
     _words,
     _frozen_parameters,
-    _refused_blocks,
+    _target_layers,
     _gradients,
     _two_streams,
     _batches,

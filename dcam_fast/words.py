@@ -1,10 +1,10 @@
-"""Words of an answer: where a text has them, which stand for something, and how a phrase is found among them.
+"""Words of an answer: how a text is split, which words are content words, and how a phrase is found.
 
-A word is a run of letters and digits with the marks on them. It keeps an apostrophe (``don't``), a decimal point
-(``3.5``) and the dots of an abbreviation (``e.g.``). Words joined by hyphens, or by ``'s``, are one word of several
-parts (``t-shirt``, ``dog's``); each part can be asked for too. In scripts without spaces (Han, kana, Thai, ...) each
-character is a part, and a word is what the tokens make of them: it ends where a token does. An emoji is a word. Any
-other run of one sign is a sign, which is no part of a word.
+A word is a run of letters and digits with their combining marks. It keeps an apostrophe (`don't`), a decimal point
+(`3.5`) and the dots of an abbreviation (`e.g.`). Words joined by hyphens, or by `'s`, are one word of several parts
+(`t-shirt`, `dog's`), and each part is a valid target too. In scripts without spaces (Han, kana, Thai, ...) each
+character is a part, and words end where tokens end. An emoji is a word. Any other run of one character is a sign, which
+is not part of a word.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ i've let's she'd she'll she's shouldn't that's there's they'd they'll they're th
 weren't what's who's won't wouldn't you'd you'll you're you've
 """
 FUNCTION_WORDS: Final = frozenset(_FUNCTION_WORDS.split())
-BROKEN: Final = "\ufffd"  # how tokenizers decode bytes that are not a whole character
+BROKEN: Final = "\ufffd"  # how tokenizers decode an incomplete character
 
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー]\p{M}*+"
 _LETTER = rf"(?:(?!{_UNSPACED})[\p{{L}}\p{{N}}][\p{{M}}\u00ad\u200c\u200d]*+)"
@@ -56,8 +56,7 @@ class Word:
     Attributes:
         text: as it reads there, without the signs around it.
         positions: of its tokens.
-        parts: its words, where it is made of several that can be asked for alone (``t-shirt``); see
-            `dcam_fast.words`.
+        parts: its parts, if it has several that are valid targets (`t-shirt`); see `dcam_fast.words`.
     """
 
     text: str
@@ -66,7 +65,7 @@ class Word:
 
 
 def fold(text: str) -> str:
-    """A text as it is compared: whatever its case, its Unicode normal form and the characters that are not seen."""
+    """A text for comparison: without case, Unicode normal form and invisible characters."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_HYPHENS)
     return "".join(c for c in folded if c not in "\ufe0e\ufe0f" and unicodedata.category(c) != "Cf")
 
@@ -77,17 +76,17 @@ def is_sign(text: str) -> bool:
 
 
 def split_parts(text: str) -> list[tuple[int, int]]:
-    """The (start, end) characters of the smallest pieces that can be asked for, in order: parts of words, and signs."""
+    """The (start, end) characters of the smallest possible targets, in order: parts of words, and signs."""
     return [match.span() for match in _PART.finditer(text)]
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text, in order, compounds whole, without its signs."""
+    """The words of a text in order, compounds whole, without signs."""
     return [match[0] for match in _COMPOUND.finditer(text) if not is_sign(match[0])]
 
 
 def is_content(text: str) -> bool:
-    """Whether a word can name a thing or a property: it is no sign and no English function word."""
+    """Whether a text is a content word: neither a sign nor an English function word."""
     return not is_sign(text) and fold(text) not in FUNCTION_WORDS
 
 
@@ -95,11 +94,11 @@ def words_in(text: str, spans: Sequence[tuple[int, int]]) -> tuple[Word, ...]:
     """The words and signs of a text.
 
     Args:
-        text: it.
-        spans: (start, end) characters of the token at each position, in order; an empty one for a token that is not
-            in the text. Tokens that spell a character together have it in the span of each.
+        text: to split.
+        spans: (start, end) characters of the token at each position, in order. A token that is not in the text has an
+            empty span. A character that several tokens spell together is in the span of each.
     """
-    # positions of the tokens of each character, and whether one of them begins there
+    # positions of the tokens of each character, and whether a token begins there
     holders: list[list[int]] = [[] for _ in text]
     begins = [False] * len(text)
     for position, (start, end) in enumerate(spans):
@@ -130,18 +129,18 @@ def words_in(text: str, spans: Sequence[tuple[int, int]]) -> tuple[Word, ...]:
 
 
 def align(text: str, pieces: Sequence[str]) -> list[tuple[int, int]]:
-    """Spans as `words_in` takes them, of tokens that spell ``pieces``, in order.
+    """The spans in `text`, for `words_in`, of tokens that decode to `pieces`, in order.
 
-    A piece that ends in the replacement character begins a character that a later piece completes. Where no piece has
-    that character, all that wait for it get what lies between their neighbors. A piece that is not in the text gets
-    an empty span.
+    A piece that ends in the replacement character begins a character that a later piece completes. If no piece has that
+    character, all pieces that wait for it get the text between their neighbors. A piece that is not in the text gets an
+    empty span.
     """
     spans = [(0, 0)] * len(pieces)
     cursor = 0
     waiting: list[int] = []
 
     def settle(end: int, completed: int) -> None:
-        """Gives the waiting pieces the text up to ``end``, or, where there is none, up to ``completed``."""
+        """Gives the waiting pieces the text up to `end`, or up to `completed` if that is empty."""
         between = text[cursor:end]
         start = cursor + len(between) - len(between.lstrip())
         stop = cursor + len(between.rstrip()) if between.strip() else completed
@@ -164,7 +163,7 @@ def align(text: str, pieces: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def parts_of(words: Sequence[Word]) -> list[Word]:
-    """Words in their smallest parts, signs too."""
+    """The smallest parts of some words, signs included."""
     parts: list[Word] = []
     for word in words:
         spans = () if word.parts else split_parts(word.text)
@@ -173,35 +172,35 @@ def parts_of(words: Sequence[Word]) -> list[Word]:
 
 
 def split_ordinal(phrase: str) -> tuple[str, int | None]:
-    """A phrase and its number: ``"ring#2"`` is ``("ring", 2)``, ``"ring"`` is ``("ring", None)``."""
+    """A phrase and its number: `"ring#2"` gives `("ring", 2)`, `"ring"` gives `("ring", None)`."""
     match = _ORDINAL.fullmatch(phrase)
     return (match["phrase"], int(match["ordinal"])) if match else (phrase, None)
 
 
 def occurrences(phrase: str, words: Sequence[Word]) -> list[tuple[Word, ...]]:
-    """The runs of parts of words that read as ``phrase``, in the order of the text.
+    """The runs of parts of words that match `phrase`, in the order of the text.
 
-    Signs are passed over, unless ``phrase`` has some itself and a run reads as it does, signs and all.
+    Signs are ignored, unless `phrase` contains signs and a run matches them too.
     """
-    wanted = [phrase[start:end] for start, end in split_parts(phrase)]
-    spoken = [part for part in wanted if not is_sign(part)]
+    phrase_parts = [phrase[start:end] for start, end in split_parts(phrase)]
+    spoken = [part for part in phrase_parts if not is_sign(part)]
     parts = parts_of(words)
-    if len(spoken) < len(wanted):
-        exact = _runs(wanted, parts)
+    if len(spoken) < len(phrase_parts):
+        exact = _runs(phrase_parts, parts)
         if exact or not spoken:
             return exact
     return _runs(spoken, [part for part in parts if not is_sign(part.text)])
 
 
-def _runs(wanted: Sequence[str], parts: Sequence[Word]) -> list[tuple[Word, ...]]:
-    size = len(wanted)
-    phrase, keys = [fold(part) for part in wanted], [fold(part.text) for part in parts]
-    starts = [start for start in range(len(keys) - size + 1) if wanted and keys[start : start + size] == phrase]
+def _runs(phrase_parts: Sequence[str], parts: Sequence[Word]) -> list[tuple[Word, ...]]:
+    size = len(phrase_parts)
+    phrase, keys = [fold(part) for part in phrase_parts], [fold(part.text) for part in parts]
+    starts = [start for start in range(len(keys) - size + 1) if phrase and keys[start : start + size] == phrase]
     return [tuple(parts[start : start + size]) for start in starts]
 
 
 def find_run(phrase: str, words: Sequence[Word]) -> tuple[Word, ...] | None:
-    """The first run of `occurrences`, or that with the number that the phrase ends in; None if there is none."""
+    """The first run of `occurrences`, or the one whose number the phrase ends in. None if there is no such run."""
     text, ordinal = split_ordinal(phrase)
     runs = occurrences(text, words)
     number = 1 if ordinal is None else ordinal
@@ -209,14 +208,14 @@ def find_run(phrase: str, words: Sequence[Word]) -> tuple[Word, ...] | None:
 
 
 def positions_in(run: Sequence[Word]) -> tuple[int, ...]:
-    """Positions of the tokens of some words, each once, in order."""
+    """Distinct positions of the tokens of some words, in order."""
     return tuple(dict.fromkeys(position for word in run for position in word.positions))
 
 
 def find_phrase(phrase: str, words: Sequence[Word]) -> tuple[int, ...] | None:
-    """Positions of the tokens of the first run of ``words`` that reads as ``phrase``; None if there is none.
+    """Positions of the tokens of the first run of `words` that matches `phrase`. None if there is no such run.
 
-    Case, Unicode normal form and the signs between words do not matter. ``"ring#2"`` asks for the second.
+    Case, Unicode normal form and the signs between words do not matter. `"ring#2"` is the second ring.
     """
     run = find_run(phrase, words)
     return None if run is None else positions_in(run)

@@ -1,4 +1,4 @@
-"""Attention rollout by hand, and on models against matrices that are computed apart from it."""
+"""Attention rollout by hand, and on a model against separately computed attention matrices."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dcam_fast import Explainer, scenes
+from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.methods.attention_rollout import AttentionRollout, roll_out, weights
 from dcam_fast.models import AdapterError
@@ -19,7 +20,7 @@ PICTURE = scenes.sample_scene(np.random.default_rng(21), 64, 80, 2).image
 
 
 def test_by_hand() -> None:
-    """Three rows, two blocks: row 2 looks at row 0 above, which looks at row 1 below."""
+    """Three rows, two layers: row 2 looks at row 0 above, which looks at row 1 below."""
     lower = torch.tensor([[0.0, 1, 0], [0, 1, 0], [0, 0, 1]])
     upper = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]])
     shares = roll_out(torch.tensor([[0.0, 0, 1]]), [lower, upper])
@@ -50,16 +51,16 @@ def test_weights_are_those_of_the_call(case: str) -> None:
 
 
 def attention_of(adapter: TinyAdapter, inputs: TinyInputs, canvas: Tensor) -> list[Tensor]:
-    """The same by the blocks' own projections: every row's queries against the keys that it sees."""
+    """Attention from the projections of the layers: the queries of each row with the keys that are visible to it."""
     hidden, matrices = adapter.embed(inputs, canvas), []
-    for index, block in enumerate(adapter.model.layers()):
+    for index, layer in enumerate(adapter.model.layers()):
         if hidden.canvas is None:
-            q, k, _ = block.project(hidden.image, inputs.rotary_joint)
+            q, k, _ = layer.project(hidden.image, inputs.rotary_joint)
             matrices.append((q @ k.transpose(-1, -2)).softmax(-1)[0].mean(0))
         else:
             prefix = hidden.image.shape[1]
-            q, k, _ = block.project(hidden.image, inputs.rotary_prefix)
-            own_q, own_k, _ = block.project(hidden.canvas, inputs.rotary_canvas)
+            q, k, _ = layer.project(hidden.image, inputs.rotary_prefix)
+            own_q, own_k, _ = layer.project(hidden.canvas, inputs.rotary_canvas)
             keys = torch.cat((k, own_k), 2)
             scores = torch.cat((q, own_q), 2) @ keys.transpose(-1, -2)
             scores[:, :, :prefix, prefix:] = -torch.inf
@@ -68,20 +69,21 @@ def attention_of(adapter: TinyAdapter, inputs: TinyInputs, canvas: Tensor) -> li
     return matrices
 
 
-@pytest.mark.parametrize("blocks", [None, (2,)])
+@pytest.mark.parametrize("layers", [None, (2,)])
 @pytest.mark.parametrize("attention", ["prefix", "joint"])
 @torch.no_grad()
-def test_on_the_embedded_model(attention: str, blocks: tuple[int, ...] | None) -> None:
+def test_on_the_embedded_model(attention: str, layers: tuple[int, ...] | None) -> None:
     adapter = TinyAdapter(attention=attention)  # type: ignore[arg-type]
     inputs = adapter.encode(PICTURE, adapter.default_prompt)
     trajectory = adapter.generate(inputs)
     words = [Word("", (1,)), Word("", (2, 3))]
-    view = inputs.views[0]
-    got = AttentionRollout(target_layers=blocks).raw_maps(adapter, inputs, trajectory, words, view)
+    answer = Answer(adapter, inputs, trajectory)
+    view = answer.view
+    got = AttentionRollout(target_layers=layers).raw_maps(answer, words)
     expected = []
     for position in (1, 2, 3):
         canvas = canvases(trajectory, torch.tensor([position]), "remask", adapter.mask_token)
-        matrices = attention_of(adapter, inputs, canvas)[0 if blocks is None else blocks[0] + 1 :]
+        matrices = attention_of(adapter, inputs, canvas)[0 if layers is None else layers[0] + 1 :]
         length = adapter.model.config.answer_length
         row = torch.zeros(1, len(matrices[0]))
         row[0, len(matrices[0]) - length + position] = 1
@@ -90,13 +92,13 @@ def test_on_the_embedded_model(attention: str, blocks: tuple[int, ...] | None) -
     torch.testing.assert_close(got[1], (expected[1] + expected[2]) / 2, rtol=1e-4, atol=1e-7)
     assert bool((got >= 0).all())
     assert bool((got.sum((1, 2)) < 1).all())
-    assert AttentionRollout().raw_maps(adapter, inputs, trajectory, [], view).shape == (0, *view.cells.shape)
+    assert AttentionRollout().raw_maps(answer, []).shape == (0, *view.cells.shape)
 
 
-def test_a_model_that_attends_in_another_way_is_refused() -> None:
+def test_other_attention_functions_are_rejected() -> None:
     class Eager(TinyAdapter):
         def layer(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
             return hidden
 
-    with pytest.raises(AdapterError, match=r"attention_rollout: model must attend by .*, got tiny, which has 0 in a"):
+    with pytest.raises(AdapterError, match=r"attention_rollout: model must call .*, got tiny, with 0 calls in a layer"):
         Explainer(Eager()).explain(PICTURE, method="attention_rollout")

@@ -1,4 +1,4 @@
-"""The attribution pass: exact gradients, the right answer states, clear refusals, nothing left behind."""
+"""The attribution passes: exact gradients, answer states, error messages, and a clean model afterwards."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from dcam_fast import models, scenes
+from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.answer_states import canvases
-from dcam_fast.attribution.engine import Targets, capture, log_probabilities
-from dcam_fast.attribution.methods.gradient_cam import GradientCAM, build_targets, raw_maps
+from dcam_fast.attribution.engine import capture, log_probabilities
+from dcam_fast.attribution.methods.gradient_cam import GradientCAM, build_targets, maps_of_targets
 from dcam_fast.attribution.methods.presets import METHODS, method_named
 from dcam_fast.attribution.objectives import Scores, evaluate
+from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.models.adapter import AdapterError, Hidden, Trajectory
 from dcam_fast.models.tiny.adapter import TinyAdapter, TinyInputs
 from dcam_fast.models.tiny.processing import MASK
@@ -26,21 +28,21 @@ def adapter(request: pytest.FixtureRequest) -> TinyAdapter:
 
 
 @pytest.fixture(scope="module")
-def asked(adapter: TinyAdapter) -> tuple[TinyInputs, Trajectory]:
+def generated(adapter: TinyAdapter) -> tuple[TinyInputs, Trajectory]:
     scene = scenes.sample_scene(np.random.default_rng(5), 96, 128, 3)
     inputs = adapter.encode(scene.image, scenes.CAPTION_PROMPT)
     return inputs, adapter.generate(inputs)
 
 
-def make_targets(trajectory: Trajectory, count: int, state: str = "committed") -> Targets:
+def make_targets(trajectory: Trajectory, count: int, state: str = "committed") -> TargetBatch:
     return build_targets(trajectory, torch.arange(count), state, MASK)  # type: ignore[arg-type]
 
 
 def full_graph_gradient(
-    adapter: TinyAdapter, inputs: TinyInputs, targets: Targets, row: int, block: int
+    adapter: TinyAdapter, inputs: TinyInputs, targets: TargetBatch, row: int, layer: int
 ) -> tuple[Tensor, Tensor]:
     """The published flow on one target: the model's own packed forward, a graph through all of it, a hook for the
-    block."""
+    layer."""
     model = adapter.model
     kept: list[Tensor] = []
 
@@ -48,7 +50,7 @@ def full_graph_gradient(
         output.retain_grad()
         kept.append(output)
 
-    handle = model.blocks[block].register_forward_hook(keep)
+    handle = model.blocks[layer].register_forward_hook(keep)
     try:
         pixels = adapter.processor(inputs.image).requires_grad_()
         logits = model(pixels, inputs.prompt_tokens, targets.canvases[None, row : row + 1], adapter.attention)[0, 0]
@@ -64,30 +66,30 @@ def full_graph_gradient(
     return kept[0][0, cells].detach(), kept[0].grad[0, cells]
 
 
-@pytest.mark.parametrize("block", [0, 2, 4])
+@pytest.mark.parametrize("layer", [0, 2, 4])
 def test_gradients_are_those_of_the_models_own_forward(
-    adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory], block: int
+    adapter: TinyAdapter, generated: tuple[TinyInputs, Trajectory], layer: int
 ) -> None:
-    inputs, trajectory = asked
+    inputs, trajectory = generated
     targets = make_targets(trajectory, 4)
     cells = inputs.views[0].cells.flatten()
-    (captured,) = capture(adapter, inputs, targets, (block,), "contrast")
+    (captured,) = capture(adapter, inputs, targets, (layer,), "contrast")
     for row in range(len(targets)):
-        activations, gradients = full_graph_gradient(adapter, inputs, targets, row, block)
+        activations, gradients = full_graph_gradient(adapter, inputs, targets, row, layer)
         scale = gradients.abs().max()
         # another implementation of the same sums: what float32 leaves of either (tests/test_engine.py has the proof)
         assert (captured.gradients[row, cells] - gradients).abs().max() <= 1e-5 * scale
         torch.testing.assert_close(captured.activations[row, cells], activations, rtol=1e-4, atol=1e-5)
 
 
-def test_several_blocks_of_one_pass_equal_one_block_each(
-    adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory]
+def test_several_layers_in_one_pass_equal_separate_passes(
+    adapter: TinyAdapter, generated: tuple[TinyInputs, Trajectory]
 ) -> None:
-    inputs, trajectory = asked
+    inputs, trajectory = generated
     targets = make_targets(trajectory, 5)
     together = capture(adapter, inputs, targets, (0, 1, 3), "logprob")
-    for block, captured in zip((0, 1, 3), together, strict=True):
-        (alone,) = capture(adapter, inputs, targets, (block,), "logprob")
+    for layer, captured in zip((0, 1, 3), together, strict=True):
+        (alone,) = capture(adapter, inputs, targets, (layer,), "logprob")
         prefix = inputs.views[0].cells.numel()
         expected = alone.activations[:, :prefix].expand(len(targets), -1, -1)
         torch.testing.assert_close(captured.activations[:, :prefix], expected)
@@ -95,27 +97,26 @@ def test_several_blocks_of_one_pass_equal_one_block_each(
         assert (captured.gradients - alone.gradients)[:, :prefix].abs().max() <= 1e-5 * scale
 
 
-def test_targets_do_not_disturb_each_other(adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory]) -> None:
-    inputs, trajectory = asked
-    many = raw_maps(adapter, inputs, make_targets(trajectory, 20), GradientCAM(), inputs.views[0])
-    one = raw_maps(
-        adapter,
-        inputs,
+def test_targets_do_not_affect_each_other(adapter: TinyAdapter, generated: tuple[TinyInputs, Trajectory]) -> None:
+    inputs, trajectory = generated
+    answer, single = (
+        Answer(adapter, inputs, trajectory),
         build_targets(trajectory, torch.tensor([17]), "committed", MASK),
-        GradientCAM(),
-        inputs.views[0],
-    )  # min-max can magnify rounding where a map is nearly flat, so the tolerance is on 0..1 maps
-    torch.testing.assert_close(many[17:18], one, rtol=0, atol=1e-3)
+    )
+    (together,) = maps_of_targets(answer, make_targets(trajectory, 20), [GradientCAM()])
+    (alone,) = maps_of_targets(answer, single, [GradientCAM()])
+    # min-max can magnify rounding where a map is nearly flat, so the tolerance is on 0..1 maps
+    torch.testing.assert_close(together[17:18], alone, rtol=0, atol=1e-3)
 
 
-def test_no_targets_give_no_maps(adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory]) -> None:
-    inputs, trajectory = asked
-    maps = raw_maps(adapter, inputs, make_targets(trajectory, 0), GradientCAM(), inputs.views[0])
+def test_no_targets_give_no_maps(adapter: TinyAdapter, generated: tuple[TinyInputs, Trajectory]) -> None:
+    inputs, trajectory = generated
+    (maps,) = maps_of_targets(Answer(adapter, inputs, trajectory), make_targets(trajectory, 0), [GradientCAM()])
     assert maps.shape == (0, 12, 16)
 
 
-def test_nothing_is_left_behind(adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory]) -> None:
-    inputs, trajectory = asked
+def test_hooks_and_gradients_are_removed(adapter: TinyAdapter, generated: tuple[TinyInputs, Trajectory]) -> None:
+    inputs, trajectory = generated
 
     def fail(_logits: Tensor) -> Tensor:
         raise RuntimeError("in the middle")
@@ -134,24 +135,24 @@ def test_nothing_is_left_behind(adapter: TinyAdapter, asked: tuple[TinyInputs, T
 
 
 @pytest.mark.parametrize(
-    ("blocks", "message"),
+    ("layers", "message"),
     [
-        ((5,), r"attribute: block must be 0 to 4 for tiny, got 5 \(no gradient reaches"),
-        ((-1,), "attribute: block must be 0 to 4 for tiny, got -1"),
-        ((), "attribute: blocks must be at least one block, got none"),
-        ((2, 1), r"attribute: blocks must be ascending and distinct, got \(2, 1\)"),
+        ((5,), r"layer must be 0 to 4 for tiny, got 5 \(no gradient reaches"),
+        ((-1,), "layer must be 0 to 4 for tiny, got -1"),
+        ((), "layers must be at least one layer, got none"),
+        ((2, 1), r"layers must be ascending and distinct, got \(2, 1\)"),
     ],
 )
-def test_blocks_without_a_map_are_refused(
-    adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory], blocks: tuple[int, ...], message: str
+def test_invalid_layers_are_rejected(
+    adapter: TinyAdapter, generated: tuple[TinyInputs, Trajectory], layers: tuple[int, ...], message: str
 ) -> None:
-    inputs, trajectory = asked
+    inputs, trajectory = generated
     with pytest.raises(AdapterError, match=message):
-        capture(adapter, inputs, make_targets(trajectory, 1), blocks, "logit")
+        capture(adapter, inputs, make_targets(trajectory, 1), layers, "logit")
 
 
-def test_the_last_block_has_no_gradient() -> None:
-    """Why it is refused: behind the last block the image rows do not reach the logits."""
+def test_the_last_layer_has_no_gradient() -> None:
+    """Why it is rejected: the logits do not depend on the image rows at the output of the last layer."""
     adapter = TinyAdapter(attention="joint")
     scene = scenes.sample_scene(np.random.default_rng(1))
     inputs = adapter.encode(scene.image, scenes.CAPTION_PROMPT)
@@ -171,9 +172,9 @@ def test_answer_states() -> None:
     assert canvases(trajectory, positions, "first", 1).tolist() == [[1, 1, 1, 1]] * 2
     assert canvases(trajectory, positions, "final", 1).tolist() == [[10, 11, 12, 13]] * 2
     assert canvases(trajectory, positions, 1, 1).tolist() == [[1, 11, 1, 13]] * 2
-    with pytest.raises(AdapterError, match="attribute: step must be 0 to 2, the steps that generation ran, got 3"):
+    with pytest.raises(AdapterError, match="explain: state must be a step from 0 to 2, which generation ran, got 3"):
         canvases(trajectory, positions, 3, 1)
-    with pytest.raises(ValueError, match=r"attribute: state must be a step or one of committed, .*, got 'last'"):
+    with pytest.raises(ValueError, match=r"explain: state must be a step or one of committed, .*, got 'last'"):
         canvases(trajectory, positions, "last", 1)  # type: ignore[arg-type]
 
 
@@ -185,17 +186,17 @@ def test_objectives() -> None:
     assert evaluate("contrast_sum", scores).tolist() == [3.5]
     torch.testing.assert_close(evaluate("logprob", scores), target.log_softmax(-1)[:, 2])
     assert evaluate(lambda logits: logits[1] * 2, scores).tolist() == [4.0]
-    with pytest.raises(ValueError, match=r"attribute: objective must return a scalar, got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"GradientCAM: objective must return a scalar, got shape \(3,\)"):
         evaluate(lambda logits: logits, scores)
-    with pytest.raises(ValueError, match=r"attribute: objective must be one of logprob, .* got 'margin'"):
+    with pytest.raises(ValueError, match=r"GradientCAM: objective must be one of logprob, .* got 'margin'"):
         evaluate("margin", scores)  # type: ignore[arg-type]
 
 
 def test_committed_state_is_the_state_of_the_generation(
-    adapter: TinyAdapter, asked: tuple[TinyInputs, Trajectory]
+    adapter: TinyAdapter, generated: tuple[TinyInputs, Trajectory]
 ) -> None:
     """Replayed at the canvas it was committed from, every token is again the most probable one."""
-    inputs, trajectory = asked
+    inputs, trajectory = generated
     targets = make_targets(trajectory, len(trajectory.tokens))
     hidden = adapter.embed(inputs, targets.canvases)
     for index in range(adapter.num_layers):
@@ -212,7 +213,7 @@ def test_committed_state_is_the_state_of_the_generation(
 def test_methods_by_name() -> None:
     assert method_named("published") is METHODS["published"]
     with pytest.raises(
-        ValueError, match=r"explain: method must be one of default, published, .* or a GradientCAM, got 'best'"
+        ValueError, match=r"explain: method must be one of default, published, .* or an AttributionMethod, got 'best'"
     ):
         method_named("best")
 

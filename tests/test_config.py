@@ -1,4 +1,4 @@
-"""RefineConfig: what it takes, what it refuses, and that whatever it takes gives maps in 0..1."""
+"""RefineConfig: valid and invalid fields, and that every valid config gives maps in 0..1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dcam_fast import ops
 from dcam_fast.benchmarks.edge_maps import KINDS, edge_map
 from dcam_fast.benchmarks.stability import tolerance
 from dcam_fast.config import KERNEL_SIZES, PROFILES, RELEASED, RefineConfig
-from dcam_fast.ops import reference
+from dcam_fast.ops import _backends, reference
 
 
 def through_json(config: RefineConfig) -> RefineConfig:
@@ -66,6 +66,21 @@ WRONG = [
 def test_refused(name, value):
     with pytest.raises(ValueError, match=f"^RefineConfig: {name} must be .*, got "):
         RefineConfig(**{name: value})
+
+
+def test_numbers_are_in_the_order_of_the_extension():
+    if _backends.native is None:
+        pytest.skip("the extension is not built")
+    assert _backends.native.refine_settings == tuple(RELEASED.numbers())
+
+
+@pytest.mark.parametrize("config", PROFILES.values(), ids=PROFILES)
+def test_numbers_name_the_fields(config):
+    numbers = config.numbers()
+    assert tuple(numbers.values()) == config.packed
+    assert numbers["percentile_else"] == config.gating_percentiles[3]
+    assert numbers["weight_max"] == config.attenuation_weights[3]
+    assert numbers["keep_range"] == config.keep_range
 
 
 @pytest.mark.parametrize("packed", [[], [0.0] * 25, [NAN] * 25, [9.0, *RELEASED.packed[1:]]])

@@ -1,4 +1,4 @@
-"""The family that docs/adding-a-model.md builds works as it stands there."""
+"""The family that docs/adding-a-model.md builds works without changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_page_makes_a_sound_adapter(tmp_path: Path, monkeypatch: pytest.Monk
     family = ModuleType("patchy")
     monkeypatch.setitem(sys.modules, "patchy", family)
     monkeypatch.setitem(models.FAMILIES, "patchy", "patchy")
-    source = "\n\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
+    source = "\n\n".join(re.findall(r"``python\n(.*?)``", PAGE.read_text(), re.DOTALL))
     exec(compile(source, str(PAGE), "exec"), family.__dict__)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -48,7 +48,7 @@ def test_the_page_makes_a_sound_adapter(tmp_path: Path, monkeypatch: pytest.Monk
         explainer.explain(image, "what is cat")
 
 
-def test_the_page_names_what_is_there() -> None:
+def test_the_page_names_existing_files() -> None:
     root = PAGE.parents[1]
     for path in re.findall(r"`(dcam_fast/[\w/.]+\.py)`", PAGE.read_text()):
         assert (root / path).is_file(), path

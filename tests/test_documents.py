@@ -23,7 +23,10 @@ from dcam_fast.evaluation.registry import METRICS
 
 ROOT = Path(__file__).parents[1]
 REASONS = {"needs a checkpoint", "needs a GPU", "needs another package", "takes hours", "installs packages"}
-ELSEWHERE = {"adding-a-model.md": "test_docs_model.py"}  # documents that another test runs
+ELSEWHERE = {  # documents that another test runs
+    "adding-a-model.md": "test_docs_model.py",
+    "adding-an-op.md": "test_docs_op.py",
+}
 DOCUMENTS = sorted(path for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")) if path.name not in ELSEWHERE)
 FENCE = re.compile(
     r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?(?P<indent> *)```(?P<language>\w*)\n(?P<code>.*?)^(?P=indent)```$", re.M | re.S

@@ -50,7 +50,7 @@ def test_tokens_carry_their_steps(explanation: Explanation) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
-def test_bfloat16_points_where_float32_does(scene: scenes.Scene, dtype: str | torch.dtype) -> None:
+def test_bfloat16_points_at_the_same_cells_as_float32(scene: scenes.Scene, dtype: str | torch.dtype) -> None:
     """Eight bits of mantissa blur gradients through three blocks, and hardly move a map."""
     whole = Explainer.from_pretrained("tiny").explain(scene.image)
     half = Explainer.from_pretrained("tiny", dtype=dtype)
@@ -89,7 +89,10 @@ def test_targets_by_word_phrase_and_position(explainer: Explainer, scene: scenes
         ({"targets": ["zebra"]}, r"explain: target must be words of the answer \(a .*\), got 'zebra'"),
         ({"targets": [99]}, "explain: target must be a position from 0 to .*, got 99"),
         ({"targets": "nouns"}, "explain: targets must be 'content', 'all' or words and .*, got 'nouns'"),
-        ({"method": "best"}, f"explain: method must be one of {', '.join(METHODS)} or a GradientCAM, got 'best'"),
+        (
+            {"method": "best"},
+            f"explain: method must be one of {', '.join(METHODS)} or an AttributionMethod, got 'best'",
+        ),
         ({"profile": "best"}, "profile: name must be one of released, paper, default, unguided, got 'best'"),
         ({"prompt": "what is the zebra ?"}, "tiny: prompt must be made of the words"),
         ({"steps": 0}, "explain: steps must be a positive whole number or None, got 0"),
@@ -185,7 +188,7 @@ def test_maps_sit_on_what_their_words_name(explainer: Explainer) -> None:
     assert table["obj_iou"] > 0.35
 
 
-def test_groundedness_tells_words_that_point_from_words_that_do_not(explainer: Explainer) -> None:
+def test_groundedness_separates_pointing_words_from_others(explainer: Explainer) -> None:
     """Over held-out scenes, words that name an object score far above function words and words for nothing in the
     image."""
     rng = np.random.default_rng(SEED)
@@ -214,6 +217,6 @@ def test_scores_by_hand() -> None:
     assert scores.peak(maps).tolist() == pytest.approx([1, 1 / 8, 0])
     assert scores.hot_cells(maps).flatten(1).sum(1).tolist() == [6, 8, 0]
     assert scores.spread(maps).tolist() == pytest.approx([1 / 8, 1, 1])
-    seen, ablated = torch.log(torch.tensor([0.9, 0.9, 0.9])), torch.log(torch.tensor([0.09, 0.09, 0.09]))
-    assert scores.groundedness(maps, seen, ablated).tolist() == pytest.approx([0.9 * 7 / 8, 0, 0], abs=1e-6)
-    assert scores.groundedness(maps, ablated, seen).tolist() == [0, 0, 0], "more likely without the place"
+    visible, ablated = torch.log(torch.tensor([0.9, 0.9, 0.9])), torch.log(torch.tensor([0.09, 0.09, 0.09]))
+    assert scores.groundedness(maps, visible, ablated).tolist() == pytest.approx([0.9 * 7 / 8, 0, 0], abs=1e-6)
+    assert scores.groundedness(maps, ablated, visible).tolist() == [0, 0, 0], "more likely without the place"

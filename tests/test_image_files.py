@@ -80,7 +80,7 @@ def test_broken_exif_leaves_the_pixels(tmp_path: Path, kind: str, exif: bytes) -
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_orientations_that_are_none(tmp_path: Path, orientation: int) -> None:
+def test_invalid_orientations_are_ignored(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     assert np.array_equal(loaded(tmp_path, encoded(Image.fromarray(PIXELS), "png", exif=exif)), PIXELS)
@@ -89,7 +89,7 @@ def test_orientations_that_are_none(tmp_path: Path, orientation: int) -> None:
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("place", [5, 10**9])
 def test_broken_metadata_of_tiff(tmp_path: Path, orientation: int, place: int) -> None:
-    """An EXIF directory that is none, where Pillow would raise after decoding."""
+    """An invalid EXIF directory, for which Pillow raises after decoding."""
     tags = {0x0112: orientation, 0x8769: place, 0x8825: place}
     content = encoded(Image.fromarray(PIXELS), "tiff", tiffinfo=tags)
     assert np.array_equal(loaded(tmp_path, content), TURNS[orientation](PIXELS))
@@ -131,7 +131,7 @@ def test_broken_chunks_of_png(tmp_path: Path, broken: bytes) -> None:
         ((2, 1, 16, 2), b"\0\0\0\0\0\0" + b"\x12\x34\0\x99\x20\0", (0x1234, 0x99, 0x2000)),
     ],
 )
-def test_key_colour_of_every_depth(tmp_path: Path, header: tuple[int, ...], row: bytes, key: tuple[int, ...]) -> None:
+def test_key_color_of_every_depth(tmp_path: Path, header: tuple[int, ...], row: bytes, key: tuple[int, ...]) -> None:
     """The second of two pixels has the color that is transparent, and so is white; the first is black."""
     color = struct.pack(f">{len(key)}H", *key)
     content = png(struct.pack(">IIBB", *header), b"\0" + row, chunk(b"tRNS", color))
@@ -197,7 +197,7 @@ def test_first_of_several(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "tiff", "gif", "bmp"])
-def test_cut_files_are_errors(tmp_path: Path, kind: str) -> None:
+def test_truncated_files_are_rejected(tmp_path: Path, kind: str) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     content = encoded(noise, kind)
     for share in (0.2, 0.5, 0.9):

@@ -41,7 +41,7 @@ def test_lossless_files(tmp_path: Path, picture: np.ndarray, suffix: str) -> Non
     check(load_image(str(path)), picture)
 
 
-def test_pil_image_is_left_as_it_is(picture: np.ndarray) -> None:
+def test_pil_image_is_not_modified(picture: np.ndarray) -> None:
     image = Image.fromarray(picture)
     result = load_image(image)
     result[:] = 0
@@ -76,7 +76,7 @@ def test_every_mode(mode: str) -> None:
         check(load_image(image), np.full((4, 6, 3), level), within=1)
 
 
-def test_transparency_lies_over_white(tmp_path: Path) -> None:
+def test_transparency_is_composited_over_white(tmp_path: Path) -> None:
     rgba = Image.new("RGBA", (2, 1), (*RED, 255))
     rgba.putpixel((1, 0), (*RED, 0))
     half = Image.new("RGBA", (1, 1), (*BLUE, 128))
@@ -179,7 +179,7 @@ def test_tensors(picture: np.ndarray, dtype: torch.dtype) -> None:
         ("/", ImageError, "must be a file"),
     ],
 )
-def test_what_is_no_image(source: object, error: type[Exception], message: str) -> None:
+def test_invalid_images_are_rejected(source: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message) as caught:
         load_image(source)  # type: ignore[arg-type]
     assert str(caught.value).startswith("load_image: image must be ")
@@ -217,7 +217,7 @@ def test_damaged_files(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_too_large_is_known_from_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_is_checked_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path / "large.png", Image.new("RGB", (40, 30)))
     path.write_bytes(path.read_bytes()[:60])  # its pixels are missing: to decode it would be another error
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)

@@ -1,4 +1,4 @@
-"""What is logged: sizes and seconds, never what was asked or seen."""
+"""What is logged: sizes and seconds, never prompts, answers or images."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Every method on a model small enough to be worked out on paper.
 
 Its image has four cells (2 x 2) with two channels, which are the pixels' red and green from 0 to 1, doubled, less 1.
-Block 0 leaves everything as it is. Block 1 adds to answer position p the sum of the cells, each times ATTENTION[p]. The
+Layer 0 is the identity. Layer 1 adds to answer position p the sum of the cells, each times ATTENTION[p]. The
 head turns two channels into the logits of three tokens. So the gradient of token v's logit at position p with respect
-to cell n is ``ATTENTION[p, n] * HEAD[:, v]``.
+to cell n is `ATTENTION[p, n] * HEAD[:, v]`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast import ops, scenes
-from dcam_fast.attribution import METHODS, AttributionMethod, GradientCAM
+from dcam_fast.attribution import METHODS, Answer, AttributionMethod, GradientCAM
 from dcam_fast.attribution.by_word import mean_by_word
 from dcam_fast.attribution.methods.activation import Activation
 from dcam_fast.attribution.methods.llava_cam import LlavaCam
@@ -94,7 +94,7 @@ def adapter() -> PaperAdapter:
 
 def maps_by(method: AttributionMethod, adapter: PaperAdapter, words: tuple[Word, ...] = WORDS) -> Tensor:
     inputs = adapter.encode(PIXELS, "?")
-    maps = method.raw_maps(adapter, inputs, TRAJECTORY, words, inputs.views[0])
+    maps = method.raw_maps(Answer(adapter, inputs, TRAJECTORY), words)
     assert maps.shape == (len(words), 2, 2)
     assert maps.dtype is torch.float32
     return maps.flatten(1)
@@ -112,7 +112,7 @@ def test_grad_cam(adapter: PaperAdapter) -> None:
     assert_maps(maps, [[0, 1, 1 / 3, 0], [0, 0, 1, 0], [1, 1 / 3, 0, 0]])
 
 
-def test_grad_cam_of_the_paper(adapter: PaperAdapter) -> None:
+def test_grad_cam_paper(adapter: PaperAdapter) -> None:
     # channel by channel before the sum: word a, w = (1, 2): (1, 1 + 2, 2, 0)
     # word c, w = (2, -1): (2 + 1, 2, 0, 1)
     method = replace(METHODS["grad_cam_paper"], objective="logit")  # type: ignore[type-var]
@@ -123,14 +123,14 @@ def test_grad_cam_of_the_paper(adapter: PaperAdapter) -> None:
     assert_maps(maps_by(METHODS["grad_cam_paper"], adapter)[:1], [[1 / 2, 1, 1 / 2, 0]])
 
 
-def test_layercam(adapter: PaperAdapter) -> None:
+def test_layer_cam(adapter: PaperAdapter) -> None:
     # word a: max(A, 0) max(G, 0) with G = attention * (1, 2): (1, 2 + 4, 0, 0)
     # word b: G = attention * (-1, 1): (0, 1, 1, 0)
     # word c: G = attention * (2, -1): (6, 0, 0, 0)
     assert_maps(maps_by(METHODS["layer_cam"], adapter), [[1 / 6, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 0]])
 
 
-def test_hirescam(adapter: PaperAdapter) -> None:
+def test_hires_cam(adapter: PaperAdapter) -> None:
     # word a: attention * A (1, 2) = (-1, 6, 0, -3); word b: (0, 0, 2, 0); word c: (9, 0, 0, -1)
     assert_maps(maps_by(METHODS["hires_cam"], adapter), [[0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]])
 
@@ -138,7 +138,7 @@ def test_hirescam(adapter: PaperAdapter) -> None:
 def test_activation_is_the_same_for_all_words_and_takes_one_forward_pass(adapter: PaperAdapter) -> None:
     assert_maps(maps_by(Activation(), adapter), [[1 / 2, 1, 1 / 2, 0]] * 3)
     assert adapter.forwards == 1
-    with pytest.raises(AdapterError, match="block must be 0 to 0 for paper, got 1"):
+    with pytest.raises(AdapterError, match="layer must be 0 to 0 for paper, got 1"):
         maps_by(Activation(target_layers=(1,)), adapter)
 
 
@@ -184,8 +184,8 @@ def test_smoothed_llava_cam_is_the_mean_over_seeded_noise(adapter: PaperAdapter)
     assert not torch.equal(noisy, maps_by(LlavaCam(runs=3, threshold=0, seed=1), adapter))
     rng, expected = np.random.default_rng(0), torch.zeros(4)
     for _ in range(3):
-        seen = (PIXELS + rng.normal(0, 25.5, PIXELS.shape)).round().clip(0, 255)[..., :2].reshape(4, 2)
-        expected += (torch.from_numpy(seen).float() / 255 * 2 - 1).matmul(torch.tensor([1.0, 2.0])).clamp(min=0)
+        noisy_pixels = (PIXELS + rng.normal(0, 25.5, PIXELS.shape)).round().clip(0, 255)[..., :2].reshape(4, 2)
+        expected += (torch.from_numpy(noisy_pixels).float() / 255 * 2 - 1).matmul(torch.tensor([1.0, 2.0])).clamp(min=0)
     torch.testing.assert_close(noisy[0], expected / expected.max())
 
 
@@ -236,7 +236,7 @@ def test_tam_reads_the_logits_at_the_cells(adapter: PaperAdapter) -> None:
     torch.testing.assert_close(maps_by(Tam(), adapter)[:1], ops.rank_filter(first, 3).flatten(1))
 
 
-def test_random_is_seeded_and_a_words_own(adapter: PaperAdapter) -> None:
+def test_random_is_seeded_and_independent_of_other_words(adapter: PaperAdapter) -> None:
     maps = maps_by(Random(), adapter)
     assert torch.equal(maps, maps_by(Random(), adapter))
     assert not torch.equal(maps, maps_by(Random(seed=1), adapter))
@@ -244,7 +244,7 @@ def test_random_is_seeded_and_a_words_own(adapter: PaperAdapter) -> None:
     assert len({tuple(row) for row in maps.tolist()}) == 3
 
 
-def test_a_phrase_has_the_mean_of_its_tokens_maps() -> None:
+def test_phrase_map_is_the_mean_of_its_tokens() -> None:
     values = torch.tensor([[1.0, 3.0], [3.0, 5.0], [7.0, 7.0]])
     words = (Word("a b", (0, 4)), Word("c", (2,)))
     assert mean_by_word(values, words).tolist() == [[2, 4], [7, 7]]
@@ -258,28 +258,36 @@ def test_no_words_give_no_maps(adapter: PaperAdapter, name: str) -> None:
         maps_by(METHODS[name], adapter, ())
 
 
-def test_methods_of_the_same_passes_share_them(adapter: PaperAdapter) -> None:
+def test_methods_share_equal_passes(adapter: PaperAdapter) -> None:
     inputs = adapter.encode(PIXELS, "?")
     names = ("grad_cam", "layer_cam", "hires_cam", "tam")
     alone = {name: maps_by(METHODS[name], adapter) for name in names}
     adapter.forwards = 0
-    together = all_raw_maps(
-        {name: METHODS[name] for name in names}, adapter, inputs, TRAJECTORY, WORDS, inputs.views[0]
-    )
+    together = all_raw_maps({name: METHODS[name] for name in names}, Answer(adapter, inputs, TRAJECTORY), WORDS)
     assert adapter.forwards == 2  # one for the three CAMs, one for TAM
     assert tuple(together) == names
     for name in names:
         torch.testing.assert_close(together[name].flatten(1), alone[name])
 
 
+def test_answer_has_what_methods_need(adapter: PaperAdapter) -> None:
+    answer = Answer(adapter, adapter.encode(PIXELS, "?"), TRAJECTORY)
+    assert answer.view is answer.inputs.views[0]
+    assert answer.tokens.tolist() == [0, 1, 2]
+    assert answer.positions(WORDS[1:]).tolist() == [1, 2]
+    assert (answer.layers(None), answer.layers((1,))) == ((0,), (1,))
+    assert answer.zeros(3).shape == (3, 2, 2)
+    assert repr(answer) == "Answer('a b c', model='paper', cells=[2, 2])"
+
+
 def test_describe() -> None:
-    assert describe(Random(seed=3)) == {"kind": "Random", "seed": 3, "blocks": None}
+    assert describe(Random(seed=3)) == {"kind": "Random", "seed": 3, "target_layers": None}
     assert describe(GradientCAM(objective=max))["objective"] == repr(max)
     assert method_named("tam") == Tam()
     assert method_named(Tam(kernel_size=5)) == Tam(kernel_size=5)
 
 
-def test_a_model_without_image_logits_is_refused(adapter: PaperAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_image_logits_is_rejected(adapter: PaperAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(PaperAdapter, "image_logits")
     with pytest.raises(AdapterError, match="image_logits: model must read logits at the image's positions, got paper"):
         maps_by(Tam(), adapter)
@@ -293,13 +301,13 @@ def test_every_method_explains_the_embedded_model(attention: str) -> None:
     trajectory = tiny.generate(inputs, 8)
     words = tiny.words(trajectory)[1:4]
     methods = METHODS | {"llava_cam_smooth": LlavaCam(runs=2)}
-    for name, maps in all_raw_maps(methods, tiny, inputs, trajectory, words, inputs.views[0]).items():
+    for name, maps in all_raw_maps(methods, Answer(tiny, inputs, trajectory), words).items():
         assert maps.shape == (3, 13, 16), name
         assert maps.isfinite().all(), name
         assert maps.max() > 0, name
 
 
-def test_explainer_takes_any_of_them() -> None:
+def test_explainer_accepts_any_method() -> None:
     scene = scenes.sample_scene(np.random.default_rng(3), 64, 64, 1)
     explanation = Explainer.from_pretrained().explain(scene.image, targets=[1], method="tam", steps=8)
     assert explanation.provenance["method"] == "tam"

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcam_fast import Explainer, Explanation, scenes
-from dcam_fast.attribution import METHODS, GradientCAM
+from dcam_fast.attribution import METHODS, Answer, GradientCAM
 from dcam_fast.evaluation.cases import prepare
 from dcam_fast.evaluation.datasets.synthetic import Scenes
 from dcam_fast.evaluation.runner import EvaluationConfig, evaluate_sample
@@ -119,11 +119,11 @@ def explain(explainer: Explainer, **options: Any) -> Explanation:
     return explainer.explain(PICTURE, targets=[1, 2], steps=4, **options)
 
 
-def check_same(got: Explanation, wanted: Explanation) -> None:
-    assert got.answer == wanted.answer
-    assert torch.equal(got.maps, wanted.maps)
-    assert torch.equal(got.raw_maps, wanted.raw_maps)
-    assert got.targets == wanted.targets
+def check_same(got: Explanation, expected: Explanation) -> None:
+    assert got.answer == expected.answer
+    assert torch.equal(got.maps, expected.maps)
+    assert torch.equal(got.raw_maps, expected.raw_maps)
+    assert got.targets == expected.targets
     for tensor in (got.maps, got.raw_maps, got.boxes):
         assert not tensor.is_inference()
         assert not tensor.requires_grad
@@ -135,12 +135,14 @@ def explainer() -> Explainer:
 
 
 @pytest.fixture(scope="module")
-def wanted(explainer: Explainer) -> Explanation:
+def expected(explainer: Explainer) -> Explanation:
     return explain(explainer)
 
 
 @every_mode
-def test_an_explanation_is_the_same(explainer: Explainer, wanted: Explanation, mode: Any, tmp_path: Any) -> None:
+def test_explanations_do_not_depend_on_modes(
+    explainer: Explainer, expected: Explanation, mode: Any, tmp_path: Any
+) -> None:
     with mode():
         before = modes_now()
         got = explain(explainer)
@@ -149,22 +151,22 @@ def test_an_explanation_is_the_same(explainer: Explainer, wanted: Explanation, m
         page = got.to_html()
         loaded = Explanation.load(got.save(tmp_path / "saved"))
         assert modes_now() == before
-    check_same(got, wanted)
-    check_same(loaded, wanted)
-    assert picture.tobytes() == wanted.overlay(0).tobytes()
-    assert sheet.tobytes() == wanted.contact_sheet().tobytes()
-    assert page.count("<img") == wanted.to_html().count("<img")
+    check_same(got, expected)
+    check_same(loaded, expected)
+    assert picture.tobytes() == expected.overlay(0).tobytes()
+    assert sheet.tobytes() == expected.contact_sheet().tobytes()
+    assert page.count("<img") == expected.to_html().count("<img")
 
 
 @every_mode
-def test_a_model_loaded_inside_serves_outside(wanted: Explanation, mode: Any) -> None:
+def test_models_loaded_under_modes_work_outside(expected: Explanation, mode: Any) -> None:
     with mode():
         before = modes_now()
         inside = Explainer.from_pretrained("tiny")
         built = Explainer(TinyAdapter())
         assert modes_now() == before
-    check_same(explain(inside), wanted)
-    check_same(explain(built), wanted)
+    check_same(explain(inside), expected)
+    check_same(explain(built), expected)
 
 
 @some_modes
@@ -227,13 +229,13 @@ def test_evaluating_and_checking(explainer: Explainer) -> None:
 
 
 def test_what_an_adapter_encodes_can_be_differentiated(explainer: Explainer) -> None:
-    """Tensors made in inference mode cannot; an adapter makes none, whoever calls it."""
+    """Tensors made in inference mode cannot be differentiated. An adapter makes none in any mode of the caller."""
     adapter = explainer.adapter
     with torch.inference_mode():
         inputs = adapter.encode(PICTURE, adapter.default_prompt)
         trajectory = adapter.generate(inputs, 4)
     words = adapter.words(trajectory)[1:2]
-    maps = METHODS["default"].raw_maps(adapter, inputs, trajectory, words, inputs.views[0])
+    maps = METHODS["default"].raw_maps(Answer(adapter, inputs, trajectory), words)
     assert bool(maps.isfinite().all())
 
 
@@ -245,9 +247,9 @@ def test_threads_that_overlap_restore_the_default_dtype() -> None:
         with own_modes():
             entered.set()
             left.wait()
-            seen.append(torch.get_default_dtype())
+            recorded.append(torch.get_default_dtype())
 
-    seen: list[torch.dtype] = []
+    recorded: list[torch.dtype] = []
     thread = threading.Thread(target=other)
     with default_dtype(torch.float64):
         with own_modes():
@@ -257,4 +259,4 @@ def test_threads_that_overlap_restore_the_default_dtype() -> None:
         left.set()
         thread.join()
         assert torch.get_default_dtype() is torch.float64
-    assert seen == [torch.float32]
+    assert recorded == [torch.float32]

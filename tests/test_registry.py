@@ -211,9 +211,9 @@ def explainer() -> Explainer:
     [
         ({"prompt": 3}, TypeError, "prompt must be a str or None, got 3"),
         ({"prompt": b"what"}, TypeError, "prompt must be a str or None, got b'what'"),
-        ({"method": None}, TypeError, "explain: method must be one of .* or a GradientCAM, got None"),
-        ({"method": 3}, TypeError, "explain: method must be one of .* or a GradientCAM, got 3"),
-        ({"method": dict}, TypeError, "explain: method must be one of .* or a GradientCAM, got <class 'dict'>"),
+        ({"method": None}, TypeError, "explain: method must be one of .* or an AttributionMethod, got None"),
+        ({"method": 3}, TypeError, "explain: method must be one of .* or an AttributionMethod, got 3"),
+        ({"method": dict}, TypeError, "explain: method must be one of .* or an AttributionMethod, got <class 'dict'>"),
         ({"profile": 3}, TypeError, "profile must be a name, a RefineConfig or None, got 3"),
         ({"profile": {"q": 1}}, TypeError, "profile must be a name, a RefineConfig or None, got {'q': 1}"),
         ({"steps": "3"}, TypeError, "steps must be a positive whole number or None, got '3'"),

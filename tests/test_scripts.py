@@ -18,7 +18,7 @@ from dcam_fast.output import pictures as rendering
 def explanation_of(
     answer: str, texts: list[str], targets: dict[tuple[int, ...], str], steps: tuple[int, ...] = ()
 ) -> Explanation:
-    """An explanation of a gray picture; ``targets`` are texts by their positions."""
+    """An explanation of a gray picture; `targets` are texts by their positions."""
     maps = torch.zeros(len(targets), 3, 5)
     return Explanation(
         image=np.full((30, 50, 3), 128, np.uint8),
@@ -67,7 +67,7 @@ def test_fonts_are_chosen_by_character(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     monkeypatch.setattr(fonts, "_found", {})
     monkeypatch.setattr(fonts, "_system_fonts", lambda: tuple(have)[2:])
-    monkeypatch.setattr(fonts, "_glyphs_in", lambda path, wanted: have[path] & set(wanted))
+    monkeypatch.setattr(fonts, "_glyphs_in", lambda path, characters: have[path] & set(characters))
     monkeypatch.setattr(fonts, "_load", lambda path, size: path)
     assert fonts.missing("a环 红क\u093fक\u200d") == ["क", "\u093f"]
     runs = fonts.Font(12)._runs("a 环 红b क\u093f")
@@ -75,7 +75,7 @@ def test_fonts_are_chosen_by_character(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fonts.Font(12, bold=True)._runs("ab\u03b1") == [("ab", bold), ("\u03b1", base)], "the bold font has no alpha"
 
 
-def test_a_picture_says_what_it_cannot_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_list_missing_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = words_of("a red ring", 1)
     assert rendering.glyph_note([plain]) == ""
     monkeypatch.setattr(fonts, "_found", {})

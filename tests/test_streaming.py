@@ -1,4 +1,4 @@
-"""Streaming: the same answer, the same maps, and nothing left behind; loops and threads as well."""
+"""Streaming: the same answer and maps as `explain`, without leaks; also in loops and threads."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def explainer(request: pytest.FixtureRequest) -> Explainer:
 
 
 @pytest.mark.parametrize(("steps", "block_length"), [(6, None), (12, 6), (36, 12)])
-def test_the_answer_and_its_maps_are_those_of_explain(
+def test_stream_gives_the_answer_and_maps_of_explain(
     explainer: Explainer, steps: int, block_length: int | None
 ) -> None:
     stream = explainer.stream(PICTURE, steps=steps, block_length=block_length)
-    seen = list(stream)
+    received = list(stream)
     streamed = stream.explanation("all")
     plain = explainer.explain(PICTURE, None, "all", method=COMMITTED, steps=steps, block_length=block_length)
-    assert [step.index for step in seen] == list(range(steps))
+    assert [step.index for step in received] == list(range(steps))
     assert streamed.answer == plain.answer
     assert streamed.tokens == plain.tokens
     torch.testing.assert_close(streamed.raw_maps, plain.raw_maps, rtol=0, atol=1e-5)
@@ -51,7 +51,13 @@ def test_the_answer_and_its_maps_are_those_of_explain(
     }
 
 
-def test_steps_say_what_they_wrote(explainer: Explainer) -> None:
+def test_repr_of_a_step_shows_shapes(explainer: Explainer) -> None:
+    step = next(iter(explainer.stream(PICTURE, steps=6)))
+    assert repr(step).startswith("Step(index=0, text='")
+    assert repr(step).endswith(f"maps={list(step.maps.shape)})")
+
+
+def test_steps_hold_the_committed_tokens(explainer: Explainer) -> None:
     stream = explainer.stream(PICTURE, steps=6)
     steps = list(stream)
     explanation = stream.explanation("all")
@@ -68,7 +74,7 @@ def test_steps_say_what_they_wrote(explainer: Explainer) -> None:
     assert len(content.targets) < len(explanation.targets)
 
 
-def test_the_trajectory_so_far(explainer: Explainer) -> None:
+def test_partial_trajectories(explainer: Explainer) -> None:
     adapter = explainer.adapter
     inputs = adapter.encode(PICTURE, adapter.default_prompt)
     finished = adapter.generate(inputs, 6)
@@ -80,7 +86,7 @@ def test_the_trajectory_so_far(explainer: Explainer) -> None:
     assert so_far.length == finished.length
 
 
-def test_a_stream_can_be_left(explainer: Explainer) -> None:
+def test_stream_can_be_closed_early(explainer: Explainer) -> None:
     generating: list[bool] = []
 
     class Watched(TinyAdapter):
@@ -96,7 +102,9 @@ def test_a_stream_can_be_left(explainer: Explainer) -> None:
         if step.index == 2:
             break
     assert generating
-    with pytest.raises(RuntimeError, match=r"Stream.explanation: stream must be at its end, got one before it"):
+    with pytest.raises(
+        RuntimeError, match=r"Stream.explanation: stream must be at its end, got a stream with steps left"
+    ):
         stream.explanation()
     stream.close()
     assert not generating
@@ -111,7 +119,7 @@ def test_a_stream_can_be_left(explainer: Explainer) -> None:
     assert not generating
 
 
-def test_grad_mode_is_the_callers_between_steps(explainer: Explainer) -> None:
+def test_grad_mode_between_steps_is_the_callers(explainer: Explainer) -> None:
     stream = explainer.stream(PICTURE, steps=3)
     for step in stream:
         assert torch.is_grad_enabled()
@@ -123,17 +131,19 @@ def test_grad_mode_is_the_callers_between_steps(explainer: Explainer) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "tam"}, "stream: method must be of Diffusion-CAM's kind, a GradientCAM, got 'tam'"),
+        ({"method": "tam"}, "stream: method must be a GradientCAM or the name of one, got 'tam'"),
         ({"method": "best"}, "explain: method must be one of"),
         ({"prompt": "what is the zebra ?"}, "tiny: prompt must be made of the words"),
     ],
 )
-def test_errors_come_before_the_first_step(explainer: Explainer, arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_raise_before_the_first_step(
+    explainer: Explainer, arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         explainer.stream(PICTURE, **arguments)
 
 
-def test_a_model_that_cannot_be_stepped() -> None:
+def test_models_without_stepping_are_rejected() -> None:
     class Whole(TinyAdapter):
         denoise = TinyAdapter.__mro__[1].denoise  # type: ignore[assignment, misc]
 
@@ -141,7 +151,7 @@ def test_a_model_that_cannot_be_stepped() -> None:
         Explainer(Whole()).stream(PICTURE)
 
 
-def test_nothing_is_left_after_an_error_in_the_middle(explainer: Explainer) -> None:
+def test_an_error_in_a_step_leaves_no_memory(explainer: Explainer) -> None:
     calls = 0
 
     def objective(logits: Tensor) -> Tensor:
@@ -173,7 +183,7 @@ def live_bytes() -> int:
     return sum(storages.values())
 
 
-def test_many_explanations_leave_nothing_behind(explainer: Explainer) -> None:
+def test_many_explanations_do_not_leak_memory(explainer: Explainer) -> None:
     counts = []
     for index in range(30):
         explainer.explain(PICTURE, targets=[1], steps=4)
@@ -185,7 +195,7 @@ def test_many_explanations_leave_nothing_behind(explainer: Explainer) -> None:
     assert counts[1][2] - counts[0][2] < 200
 
 
-def test_threads_do_not_disturb_each_other() -> None:
+def test_concurrent_threads_get_the_same_results() -> None:
     """Two explainers in two threads, one of them short of memory and both differentiating, give what each gives
     alone."""
     explainers = [
@@ -212,7 +222,7 @@ def test_threads_do_not_disturb_each_other() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_every_method_of_the_kind_streams(explainer: Explainer) -> None:
+def test_every_gradient_cam_streams(explainer: Explainer) -> None:
     for method in METHODS.values():
         if isinstance(method, GradientCAM):
             first: Step = next(explainer.stream(PICTURE, method=replace(method, target_layers=(1,)), steps=4))

@@ -1,4 +1,4 @@
-"""`check_adapter` passes sound adapters, and finds and names what is broken in others."""
+"""`check_adapter` passes sound adapters, and finds and names the faults of others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def findings(adapter: TinyAdapter, image: NDArray[np.uint8] | None = IMAGE) -> s
 
 
 class BrokenView(TinyAdapter):
-    """Its view is what ``change`` makes of the right one."""
+    """Its view is the right one after `change`."""
 
     def __init__(self, change: Any) -> None:
         super().__init__()
@@ -72,9 +72,9 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize("said", VIEWS)
-def test_broken_views(said: str) -> None:
-    assert said in findings(BrokenView(VIEWS[said]))
+@pytest.mark.parametrize("message", VIEWS)
+def test_broken_views(message: str) -> None:
+    assert message in findings(BrokenView(VIEWS[message]))
 
 
 class NoViews(TinyAdapter):
@@ -155,8 +155,8 @@ class Thawed(TinyAdapter):
 
 
 class AllowsTheLast(TinyAdapter):
-    def check_layers(self, blocks: tuple[int, ...]) -> None:
-        """Whatever they are."""
+    def check_layers(self, layers: tuple[int, ...]) -> None:
+        """Accepts any layers."""
 
 
 class NoGradient(TinyAdapter):
@@ -172,10 +172,10 @@ class NotANumber(TinyAdapter):
 
 
 class HalfTheGradient(TinyAdapter):
-    """Its two streams run otherwise than its block."""
+    """Its two streams differ from its `layer`."""
 
     def layer(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
-        after = super().block(index, hidden, inputs)
+        after = super().layer(index, hidden, inputs)
         return Hidden(after.image * 1.01, after.canvas)
 
 
@@ -220,12 +220,12 @@ BROKEN: list[tuple[type[TinyAdapter], str]] = [
     (LosesWords, "words: positions must be"),
     (Thawed, "parameters must be frozen"),
     (Thawed, "the model must be in evaluation mode"),
-    (AllowsTheLast, "must be refused with an AdapterError"),
+    (AllowsTheLast, "must be rejected, got no error"),
     (NoGradient, "gradients must reach the image cells, got zeros"),
     (NotANumber, "gradients at the image cells must be finite"),
     (HalfTheGradient, "must be those of the full graph"),
-    (HalfTheGradient, "must do together what block does"),
-    (HidesItsStreams, "has_two_streams must be True just where"),
+    (HalfTheGradient, "must do together what layer does"),
+    (HidesItsStreams, "has_two_streams must be True exactly where"),
     (SeesItsNeighbours, "the logits that each has alone"),
     (Double, "logits must be float32"),
     (Fails, "words: must not fail, got KeyError('no such word')"),
@@ -233,12 +233,12 @@ BROKEN: list[tuple[type[TinyAdapter], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("broken", "said"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
-def test_what_is_broken_is_found_and_named(broken: type[TinyAdapter], said: str) -> None:
-    assert said in findings(broken())
+@pytest.mark.parametrize(("broken", "message"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
+def test_faults_are_found_and_named(broken: type[TinyAdapter], message: str) -> None:
+    assert message in findings(broken())
 
 
-def test_every_finding_is_listed() -> None:
+def test_all_findings_are_listed() -> None:
     class Both(LosesWords, Thawed):
         pass
 
@@ -249,7 +249,7 @@ def test_every_finding_is_listed() -> None:
     assert "tiny: 3 promises" in str(caught.value)
 
 
-def test_inputs_are_left_alone() -> None:
+def test_inputs_are_not_modified() -> None:
     adapter = models.load("tiny")
     before: Inputs = adapter.encode(IMAGE, adapter.default_prompt)
     check_adapter(adapter, IMAGE)

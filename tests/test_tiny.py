@@ -240,7 +240,7 @@ def test_prompts_are_checked() -> None:
         with pytest.raises(AdapterError, match="tiny: prompt must be made of the words it was trained on"):
             adapter.encode(image, prompt)
     with pytest.raises(
-        AdapterError, match="tiny: prompt must not have the model's own token <mask>, got 'what is <mask>'"
+        AdapterError, match="tiny: prompt must not have the model's reserved token <mask>, got 'what is <mask>'"
     ):
         adapter.encode(image, "what is <mask>")
     with pytest.raises(AdapterError, match="tiny: prompt must be at most 8 tokens, got 9"):

@@ -14,15 +14,16 @@ import typer
 
 from dcam_fast import scenes
 from dcam_fast.attribution import engine
-from dcam_fast.attribution.engine import Targets, differentiate
+from dcam_fast.attribution.engine import differentiate
 from dcam_fast.attribution.methods.gradient_cam import build_targets
+from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.models.adapter import Hidden, Inputs
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
 WORDS = 11
 
 
-def ours(adapter: Any, inputs: Inputs, targets: Targets, block: int, rows: int) -> None:
+def ours(adapter: Any, inputs: Inputs, targets: TargetBatch, block: int, rows: int) -> None:
     """The engine, with so many rows at once."""
     before, engine.ROWS = engine.ROWS, rows
     try:
@@ -31,7 +32,7 @@ def ours(adapter: Any, inputs: Inputs, targets: Targets, block: int, rows: int) 
         engine.ROWS = before
 
 
-def alternative(adapter: Any, inputs: Inputs, targets: Targets, block: int, batched: bool) -> None:
+def alternative(adapter: Any, inputs: Inputs, targets: TargetBatch, block: int, batched: bool) -> None:
     """A copy of the tail for every target; or one tail for every canvas and a batched vector-Jacobian product."""
     canvases, owners = torch.unique(targets.canvases, dim=0, return_inverse=True)
     with torch.no_grad():

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from dcam_fast import ops
-from dcam_fast.attribution.engine import Targets
 from dcam_fast.attribution.objectives import Objective, Scores, evaluate
+from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.models.adapter import Adapter, Inputs
 
 
 def passes(
-    adapter: Adapter[Any], inputs: Inputs, targets: Targets, block: int, objective: Objective
+    adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch, block: int, objective: Objective
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Activations and gradients ``[1, S, D]`` behind ``block``, one target after the other. ``adapter`` has ``model``,
     with ``logits`` for any hidden states."""
@@ -58,7 +58,7 @@ def _seen_anew(model: Any, inputs: Inputs) -> Inputs:
     return replace(inputs, embedded=model.embed_image(inputs.pixels))  # type: ignore[call-arg, attr-defined]
 
 
-def raw_maps(adapter: Adapter[Any], inputs: Inputs, targets: Targets, block: int, objective: Objective) -> Tensor:
+def raw_maps(adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch, block: int, objective: Objective) -> Tensor:
     """Raw maps ``[T, N]`` in the published form."""
     cells = inputs.views[0].cells.flatten()
     each = passes(adapter, inputs, targets, block, objective)

@@ -25,8 +25,9 @@ import typer
 
 from dcam_fast import scenes
 from dcam_fast.attribution import GradientCAM
+from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.engine import capture
-from dcam_fast.attribution.methods.gradient_cam import build_targets, raw_maps
+from dcam_fast.attribution.methods.gradient_cam import build_targets, maps_of_targets
 from dcam_fast.benchmarks.attribution import published
 from dcam_fast.benchmarks.attribution.memory import PeakMemory
 from dcam_fast.benchmarks.attribution.shaped import Shape, ShapedAdapter
@@ -100,7 +101,6 @@ def compare(
         raise SystemExit(f"attribution: gradients must agree to {AGREE[dtype]}, got {gate} on {name}: nothing measured")
     positions = torch.linspace(0, trajectory.length - 1, WORDS, device=ours.device).round().long()
     final = build_targets(trajectory, positions, "final", ours.mask_token)
-    view = inputs.views[0]
     rows: dict[str, dict[str, Any]] = {}
 
     runs: dict[str, Callable[[], object]] = {
@@ -112,7 +112,7 @@ def compare(
         method = GradientCAM(state=state)
         targets = build_targets(trajectory, positions, state, ours.mask_token)
         label = f"dcam_fast, {adapter.attention}, {state}"  # type: ignore[attr-defined]
-        runs[label] = functools.partial(raw_maps, adapter, inputs, targets, method, view)
+        runs[label] = functools.partial(maps_of_targets, Answer(adapter, inputs, trajectory), targets, [method])
     for label, run in runs.items():
         rows[label] = measure(run, ours.device, repeats)
         typer.echo(f"{name}: {label}: {rows[label]['seconds']:.3f} s, {rows[label]['peak_bytes'] / 2**20:.1f} MiB")

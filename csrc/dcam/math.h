@@ -1,6 +1,6 @@
-// The arithmetic of the ops, free of any machine: one source for the CPU kernels (a vector of cells at a time) and for
-// device code (a cell at a time). `L` names the lanes: L::V is a value, or a vector of values, and L has min, max,
-// fma, select_positive, exp_negative and all_below for it, and the largest network to write out.
+// The arithmetic of the ops, independent of the machine: one source for the CPU kernels (a vector of cells at a time)
+// and for device code (a cell at a time). `L` names the lanes: L::V is a value, or a vector of values, and L has min,
+// max, fma, select_positive, exp_negative and all_below for it, and the largest network to write out.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 #ifdef __CUDACC__
 #define DCAM_HD __host__ __device__ __forceinline__
-#define DCAM_UNROLL _Pragma("unroll")  // what indexes an array by a loop would else lie in memory
+#define DCAM_UNROLL _Pragma("unroll")  // keeps arrays that a loop indexes in registers
 #else
 #define DCAM_HD __attribute__((always_inline)) inline
 #define DCAM_UNROLL
@@ -23,7 +23,8 @@ struct Comparator {
     uint8_t low, high;
 };
 
-// Batcher's odd-even merge sort for any n: its comparators in order; returns how many there are.
+// Odd-even merge sort for any n (Batcher 1968, "Sorting networks and their applications"): its comparators in order.
+// Returns their number.
 template <class Emit>
 constexpr int batcher(int n, Emit emit) {
     int count = 0;
@@ -87,7 +88,7 @@ DCAM_HD void sort(typename L::V* v) {
 template <class L, int K>
 DCAM_HD typename L::V rank_mean(typename L::V* v) {
     using V = typename L::V;
-    // sorted first: windows of the same values then give the same bits, wherever they lie
+    // sorted first: windows with the same values then give bitwise identical results, in any order
     sort<L, K>(v);
     constexpr int middle = K / 2;
     V sum = v[middle];

@@ -9,13 +9,13 @@
 
 namespace dcam {
 
-constexpr float kNanProbe = 1e-6f;  // stands for a level where nothing is positive
+constexpr float kMinLevel = 1e-6f;  // the level of a map without positive cells
 
 // ------------------------------------------------------------------------------------------------- AKD
 
 DCAM_HD int window_side(const RefineSettings& s, double std, int64_t height, float image_side) {
     if (s.kernel_size != 0) return s.kernel_size;
-    return kernel_side(s.step_ratio, std, s.size_of_image ? image_side : static_cast<double>(height));
+    return kernel_side(s.step_ratio, std, s.size == SizeRule::image ? image_side : static_cast<double>(height));
 }
 
 constexpr int kMaxRadius = 15;  // 3 sigma at the largest sigma of RefineConfig
@@ -38,10 +38,10 @@ struct Taps {
 // ------------------------------------------------------------------------------------------------- DACG
 
 DCAM_HD double gating_percent(const RefineSettings& s, float mean, float std) {
-    return std > s.gating_spread    ? s.percent_spread
-           : mean > s.gating_bright ? s.percent_bright
-           : mean < s.gating_dim    ? s.percent_dim
-                                    : s.percent_else;
+    return std > s.gating_spread    ? s.percentile_spread
+           : mean > s.gating_bright ? s.percentile_bright
+           : mean < s.gating_dim    ? s.percentile_dim
+                                    : s.percentile_else;
 }
 
 // ------------------------------------------------------------------------------------------------- CBA
@@ -54,8 +54,8 @@ DCAM_HD Position median_of_positive(int64_t n, int64_t positive) {
 }
 
 // delta
-DCAM_HD float background_level(const RefineSettings& s, float median, float p60, float mean, float greatest) {
-    return s.of_median * median + s.of_p60 * p60 + s.of_mean * mean + s.of_max * greatest;
+DCAM_HD float background_level(const RefineSettings& s, float median, float p60, float mean, float highest) {
+    return s.weight_median * median + s.weight_p60 * p60 + s.weight_mean * mean + s.weight_max * highest;
 }
 
 DCAM_HD float attenuated(float value, float delta, float floor) {
@@ -71,18 +71,18 @@ DCAM_HD float clipped(float value, float ceiling) {
 }
 
 // What min-max normalization divides by.
-DCAM_HD float span_of(float least, float greatest) { return greatest - least + 1e-8f; }
+DCAM_HD float span_of(float lowest, float highest) { return highest - lowest + 1e-8f; }
 
 // ------------------------------------------------------------------------------------------------- SICD
 
 // I, the part that every answer of the model shares: one level in the map's highest cells, another in the rest.
 struct Instance {
-    float high, of_all, of_high;
+    float high, level_all, level_high;
 
     DCAM_HD Instance(const RefineSettings& s, float mean, float std, float repetition)
-        : high(mean + 2 * std), of_all(s.c_rep * repetition), of_high(of_all + s.c_high) {}
+        : high(mean + 2 * std), level_all(s.c_rep * repetition), level_high(level_all + s.c_high) {}
 
-    DCAM_HD float at(float value) const { return value > high ? of_high : of_all; }
+    DCAM_HD float at(float value) const { return value > high ? level_high : level_all; }
 
     DCAM_HD float removed(float value, float alpha) const {
         const float left = value - alpha * at(value);

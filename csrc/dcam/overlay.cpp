@@ -36,8 +36,8 @@ void fill_axis(const float* boxes, int64_t height, int64_t width, bool columns, 
         first = std::min(first, edges.begin(i));
         last = std::max(last, edges.end(i));
     }
-    axis.seen[0] = seen_from(first, axis.pixels);
-    axis.seen[1] = seen_to(last, axis.pixels);
+    axis.covered[0] = covered_from(first, axis.pixels);
+    axis.covered[1] = covered_to(last, axis.pixels);
 }
 
 }  // namespace dcam

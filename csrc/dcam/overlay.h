@@ -7,9 +7,9 @@ namespace dcam {
 
 // How the pixels of one axis read the cells: value = cell[left] + share * (cell[left + 1] - cell[left]).
 struct AxisParams {
-    int32_t* left;  // [pixels]
-    float* share;   // [pixels]
-    int32_t* seen;  // [2], where the pixels begin and end that any box of the axis, or a gap between two, covers
+    int32_t* left;     // [pixels]
+    float* share;      // [pixels]
+    int32_t* covered;  // [2], begin and end of the pixels from the first to the last edge of the boxes
     int64_t pixels, cells;
 };
 
@@ -24,9 +24,9 @@ struct OverlayParams {
     AxisParams rows, columns;
 };
 
-// Boxes float [h, w, 4]: null if they are separable and ordered, else what they must be.
+// Null if the boxes, float [h, w, 4], are separable and ordered; else the requirement that they fail.
 const char* check_boxes(const float* boxes, int64_t height, int64_t width);
-// Fills `left`, `share` and `seen` of an axis. From boxes that are wrong come pixels that are, but no index that is.
+// Fills `left`, `share` and `covered` of an axis. Wrong boxes give wrong pixels, but indices in range.
 void fill_axis(const float* boxes, int64_t height, int64_t width, bool columns, AxisParams& axis);
 
 // Both work on rows begin..end of count * rows.pixels.

@@ -14,11 +14,11 @@ constexpr bool uses_weights(Aggregation a) {
     return a == Aggregation::pooled || a == Aggregation::grad_cam || a == Aggregation::grad_cam_paper;
 }
 
-// Channels of one step that threads divide among them; and what a target's weights occupy, whole vectors of any width.
+// Channels of one item of work; and the floats that a target's weights occupy, rounded up to whole vectors.
 constexpr int64_t kWeightChunk = 1024;
 constexpr int64_t weight_stride(int64_t channels) { return (channels + 31) / 32 * 32; }
 
-// One block. Strides in elements; channels lie next to each other.
+// One layer. Strides in elements; channels lie next to each other.
 struct PoolParams {
     const void* activations;
     const void* gradients;
@@ -33,13 +33,13 @@ struct PoolParams {
     Aggregation aggregation;
 };
 
-// Parts that the CUDA kernels divide the cells into to average gradients, enough to fill a GPU: by the shapes alone, so
-// that the bits are the same on all.
+// Parts that the CUDA kernels divide the cells into to average gradients, enough to fill a GPU. Depends on the shapes
+// alone, so that results are bitwise identical on all GPUs.
 constexpr int64_t weight_parts(int64_t targets, int64_t count, int64_t channels) {
-    constexpr int64_t wanted = 1024, least_cells = 16;
+    constexpr int64_t target_parts = 1024, min_cells = 16;
     const int64_t columns = targets * ((channels + kWeightChunk - 1) / kWeightChunk);
-    const int64_t most = (count + least_cells - 1) / least_cells, parts = columns > 0 ? wanted / columns : 1;
-    return parts < 1 ? 1 : parts < most ? parts : most;
+    const int64_t max_parts = (count + min_cells - 1) / min_cells, parts = columns > 0 ? target_parts / columns : 1;
+    return parts < 1 ? 1 : parts < max_parts ? parts : max_parts;
 }
 
 // Three steps, each divisible among threads; NaN or Inf in an input makes the raw values it reaches NaN.
@@ -48,7 +48,7 @@ void pool_cells(const PoolParams& params, int64_t begin, int64_t end);    // ove
 // Min-max of maps begin..end in place; a map that is not finite becomes zeros and sets its flag.
 void normalize(float* maps, int32_t* flags, int64_t count, int64_t begin, int64_t end);
 
-// Whether all gathered rows are finite: only to name the culprit, so not fast.
+// Whether all gathered rows are finite. For error messages only, so not fast.
 bool finite_rows(const PoolParams& params, bool of_gradients);
 
 }  // namespace dcam

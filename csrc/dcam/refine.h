@@ -7,24 +7,48 @@ namespace dcam {
 
 enum class Denoise : int { none, rank, gaussian };
 
-// RefineConfig.packed, number by number.
-struct RefineSettings {
-    static constexpr int size = 25;
+enum class SizeRule : int { grid, image };
 
-    Denoise denoise;
-    int kernel_size;  // 0: adaptive
-    double step_ratio;
-    bool size_of_image;
-    double smoothing_sigma;
-    bool gating;
-    float gating_spread, gating_bright, gating_dim;
-    double percent_spread, percent_bright, percent_dim, percent_else;
-    double gating_sigma;
-    bool attenuation;
-    float of_median, of_p60, of_mean, of_max;
-    float attenuation_floor;
-    bool debiasing;
-    float c_rep, c_high, alpha_max, keep_range;
+// The settings in the order of RefineConfig.packed. This list is the only place in C++ that has their types and order.
+// clang-format off
+#define DCAM_REFINE_SETTINGS(X)  \
+    X(Denoise, denoise)          \
+    X(int, kernel_size)          \
+    X(double, step_ratio)        \
+    X(SizeRule, size)            \
+    X(double, smoothing_sigma)   \
+    X(bool, gating)              \
+    X(float, gating_spread)      \
+    X(float, gating_bright)      \
+    X(float, gating_dim)         \
+    X(double, percentile_spread) \
+    X(double, percentile_bright) \
+    X(double, percentile_dim)    \
+    X(double, percentile_else)   \
+    X(double, gating_sigma)      \
+    X(bool, attenuation)         \
+    X(float, weight_median)      \
+    X(float, weight_p60)         \
+    X(float, weight_mean)        \
+    X(float, weight_max)         \
+    X(float, attenuation_floor)  \
+    X(bool, debiasing)           \
+    X(float, c_rep)              \
+    X(float, c_high)             \
+    X(float, alpha_max)          \
+    X(float, keep_range)
+// clang-format on
+
+// A kernel_size of 0 is adaptive.
+struct RefineSettings {
+#define DCAM_FIELD(type, name) type name;
+    DCAM_REFINE_SETTINGS(DCAM_FIELD)
+#undef DCAM_FIELD
+
+#define DCAM_ONE(type, name) +1
+    static constexpr int kCount = 0 DCAM_REFINE_SETTINGS(DCAM_ONE);
+#undef DCAM_ONE
+    static const char* const names[kCount];
 
     static RefineSettings unpack(const double* packed);
     // Whether every number that sizes a buffer or chooses a kernel is one that RefineConfig allows.

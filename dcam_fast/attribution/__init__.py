@@ -1,6 +1,7 @@
-"""From a model's hidden states to raw maps: objectives, answer states, the pass itself, and the methods by name."""
+"""From hidden states to raw maps: objectives, answer states, passes and methods."""
 
+from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.methods import METHODS, AttributionMethod, GradientCAM
 from dcam_fast.attribution.resources import Resources
 
-__all__ = ["METHODS", "AttributionMethod", "GradientCAM", "Resources"]
+__all__ = ["METHODS", "Answer", "AttributionMethod", "GradientCAM", "Resources"]

@@ -1,4 +1,4 @@
-"""The answer state at which a target is explained: which tokens of the canvas are still masked."""
+"""The answer state at which a target is explained: which tokens of the canvas are masked."""
 
 from __future__ import annotations
 
@@ -14,15 +14,25 @@ State = StateName | int
 
 
 def canvases(trajectory: Trajectory, positions: Tensor, state: State, mask_token: int) -> Tensor:
-    """One canvas per target, ``int64[T, L]``, for target ``positions``, ``int64[T]``.
+    """One canvas for each target.
 
-    ``"committed"``: as the model saw it just before it wrote the target. ``"remask"``: the finished answer with only
-    the target masked. ``"first"``: all masked. ``"final"``: the finished answer. An integer: as the model saw it at
-    that step. Where the trajectory has its canvases they are what the model saw, and a position that was never masked
-    is made to be by the noise that generation began from; what it knew from a step before counts for that step alone.
+    A family without a mask token records its canvases. Masking a position then means putting back the noise that
+    generation began from.
+
+    Args:
+        trajectory: the answer and the denoising step that wrote each token.
+        positions: int64 `[T]`, the targets.
+        state: `"committed"`: the canvas as the model saw it just before it wrote the target. `"remask"`: the finished
+            answer with only the target masked. `"first"`: all positions masked. `"final"`: the finished answer. An
+            integer: the canvas as the model saw it at that denoising step.
+        mask_token: the model's, or `NO_MASK`.
+
+    Returns:
+        int64 `[T, L]`.
 
     Raises:
-        AdapterError: for a step that generation never ran.
+        AdapterError: for a step that generation did not run.
+        ValueError: for an unknown state.
     """
     if trajectory.canvases is not None:
         return _recorded(trajectory, trajectory.canvases, positions, state)
@@ -45,29 +55,29 @@ def canvases(trajectory: Trajectory, positions: Tensor, state: State, mask_token
     return torch.where(masked, mask_token, answer)
 
 
-def _recorded(trajectory: Trajectory, seen: Tensor, positions: Tensor, state: State) -> Tensor:
+def _recorded(trajectory: Trajectory, recorded: Tensor, positions: Tensor, state: State) -> Tensor:
     length = len(trajectory.tokens)
     match state:
         case "committed":
-            return seen[trajectory.steps[positions]]
+            return recorded[trajectory.steps[positions]]
         case "first":
-            return seen[:1].expand(len(positions), -1)
+            return recorded[:1].expand(len(positions), -1)
         case "remask" | "final":
-            rows = seen.new_zeros(len(positions), seen.shape[1])
+            rows = recorded.new_zeros(len(positions), recorded.shape[1])
             rows[:, :length] = trajectory.tokens
             if state == "remask":
-                rows.scatter_(1, positions[:, None], seen[0, positions][:, None])
+                rows.scatter_(1, positions[:, None], recorded[0, positions][:, None])
             return rows
         case int():
-            _check_step(state, len(seen) - 1)
-            return seen[state].expand(len(positions), -1)
+            _check_step(state, len(recorded) - 1)
+            return recorded[state].expand(len(positions), -1)
     raise _unknown(state)
 
 
 def _check_step(step: int, last: int) -> None:
     if not 0 <= step <= last:
-        raise AdapterError(f"attribute: step must be 0 to {last}, the steps that generation ran, got {step}")
+        raise AdapterError(f"explain: state must be a step from 0 to {last}, which generation ran, got {step}")
 
 
 def _unknown(state: object) -> ValueError:
-    return ValueError(f"attribute: state must be a step or one of {', '.join(get_args(StateName))}, got {state!r}")
+    return ValueError(f"explain: state must be a step or one of {', '.join(get_args(StateName))}, got {state!r}")

@@ -1,9 +1,9 @@
 """Activations and gradients at the image cells, for many targets in few passes.
 
-Everything up to the lowest target layer runs without a graph; only the layers above it are differentiated, and only
-with respect to the hidden states there. What targets share is computed once: a canvas runs forward once, and where the
-image is a separate stream it runs forward once for all canvases. Each target then costs one backward pass. That is
-exact, and it saves most of the time and memory of the published method.
+Layers up to the lowest target layer run without a graph. Only the layers above it are differentiated, with respect to
+the hidden states at its output. What targets share is computed once: a canvas runs forward once, and an image that is a
+separate stream runs forward once for all canvases. Each target then costs one backward pass. The gradients are exact,
+and most of the time and memory of the published method is saved.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,60 +19,37 @@ import torch
 from torch import Tensor
 
 from dcam_fast.attribution.objectives import Objective, Scores, evaluate
-from dcam_fast.attribution.resources import AllowanceError, Meter, allowance, compiled
+from dcam_fast.attribution.resources import AllowanceError, Meter, allowance, compiled, current
+from dcam_fast.attribution.target_batch import TargetBatch
+from dcam_fast.attribution.threads import run_all, workers
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, Inputs
 
 log = logging.getLogger(__name__)
 
-# Hidden states that run at once: more is no faster (benchmarks/attribution/passes.py) and takes more memory.
+# Rows of hidden states in one batch. More is no faster (benchmarks/attribution/passes.py) and takes more memory.
 ROWS = 4096
 CHUNK = 16  # canvases that are embedded at once
+SMALL_CHUNK = 3  # targets of a small model that are scored at once: a few tasks for each thread
 
-# What becomes of the gradients behind one of the layers as they appear: index into the layers, maps int64 [n],
-# activations [n, S, D] or, where all canvases have the same, [S, D], and gradients [n, S, D].
+# Receives the gradients at the output of one target layer: index into the target layers, map indices int64 [n],
+# activations [n, S, D] (or [S, D] where all canvases share them) and gradients [n, S, D].
 Consume = Callable[[int, Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
-class Targets:
-    """``T`` answer positions to explain, each at a canvas.
-
-    Attributes:
-        canvases: int64 ``[T, L]``, the answer state each target is explained at.
-        positions: int64 ``[T]``, the targets.
-        distractors: int64 ``[T]``, the positions that contrastive objectives subtract.
-        tokens: int64 ``[T]``, the tokens produced at the targets' positions.
-        maps: int64 ``[T]``, which map each target is explained by, from 0 (None: one each). Targets of one map have
-            one canvas, and what is differentiated is the sum of their objectives.
-    """
-
-    canvases: Tensor
-    positions: Tensor
-    distractors: Tensor
-    tokens: Tensor
-    maps: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def chunks(self, size: int) -> Iterator[Targets]:
-        """The targets, ``size`` at a time, with a map each."""
-        for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            yield Targets(self.canvases[part], self.positions[part], self.distractors[part], self.tokens[part])
-
-
-@dataclass(frozen=True)
 class Capture:
-    """One layer's view of ``T`` maps: ``activations`` and ``gradients``, ``[T, S, D]``, over the image stream."""
+    """Activations and gradients `[T, S, D]` of `T` maps over the image stream, at the output of one layer."""
 
     activations: Tensor
     gradients: Tensor
 
+    def __repr__(self) -> str:
+        return f"Capture(activations={list(self.activations.shape)}, gradients={list(self.gradients.shape)})"
+
 
 @dataclass(frozen=True)
 class _Canvas:
-    """A canvas ``[L]`` and the targets that are explained at it: for each map, its number and its targets' rows."""
+    """A canvas `[L]` and the maps that are explained at it: the index of each and the rows of its targets."""
 
     tokens: Tensor
     maps: tuple[tuple[int, list[int]], ...]
@@ -83,10 +60,10 @@ class _Pass:
     """Canvases that have run forward.
 
     Attributes:
-        canvases: C of them.
-        top: their hidden states behind the last layer.
-        kept: the image stream behind each target layer, ``[C, S, D]`` or ``[1, S, D]``; the first is the leaf.
-        last: whether no pass after this one needs the graph below ``top``.
+        canvases: `C` of them.
+        top: their hidden states at the output of the last layer.
+        kept: the image stream at the output of each target layer, `[C, S, D]` or `[1, S, D]`. The first is the leaf.
+        last: whether no later pass needs the graph below `top`.
     """
 
     canvases: Sequence[_Canvas]
@@ -98,73 +75,88 @@ class _Pass:
 def differentiate(
     adapter: Adapter[Any],
     inputs: Inputs,
-    targets: Targets,
+    targets: TargetBatch,
     layers: tuple[int, ...],
     objective: Objective,
     consume: Consume,
     depth: int | None = None,
 ) -> None:
-    """Hands the activations behind each of ``layers`` (ascending), and the gradients of the objective there, to
-    ``consume``, a few maps at a time.
+    """Computes activations and gradients at the output of each target layer and passes them to `consume`, a few maps at
+    a time. A small model calls it from several threads, for different maps.
 
-    Parameters take no gradients, and the caller's autograd mode does not matter. The gradients behind a layer are gone
-    before the next layer's are there, unless ``consume`` keeps them.
+    Parameters take no gradients, and the caller's autograd mode does not matter. The gradients of a layer are freed
+    before those of the next layer are computed, unless `consume` keeps them.
 
     Args:
-        depth: how many layers above the highest explained one are differentiated; those further up count as the
-            identity, which is an approximation. None: all of them.
+        adapter: of the model.
+        inputs: image and prompt, encoded.
+        targets: the answer positions to explain.
+        layers: the target layers, ascending.
+        objective: the scalar that is differentiated; see `dcam_fast.attribution.objectives`.
+        consume: called with layer index, map indices, activations and gradients; see `Consume`.
+        depth: how many layers above the highest target layer are differentiated. Later layers count as the identity,
+            which is an approximation. None: all layers, which is exact.
 
     Raises:
-        AdapterError: for a layer that cannot be explained, or where the memory is not enough for a single canvas.
+        AdapterError: for a layer that cannot be explained, or if the memory is too small for a single canvas.
+        ValueError: if `depth` is not positive, or for an unknown objective.
     """
     adapter.check_layers(layers)
     if depth is not None and depth < 1:
-        raise ValueError(f"attribute: depth must be at least one layer, got {depth}")
+        raise ValueError(f"GradientCAM: depth must be at least one layer, got {depth}")
     if not len(targets):
         return
     end = adapter.num_layers if depth is None else min(layers[-1] + 1 + depth, adapter.num_layers)
 
-    def back(one: _Pass) -> None:
-        rounds = max(len(canvas.maps) for canvas in one.canvases)
+    def backward(state: _Pass) -> None:
+        rounds = max(len(canvas.maps) for canvas in state.canvases)
         for index in range(rounds):
-            # one map of every canvas that has another: canvases do not see each other, so a sum tells them apart
-            slots = [slot for slot, canvas in enumerate(one.canvases) if index < len(canvas.maps)]
-            chosen = [one.canvases[slot].maps[index] for slot in slots]
+            # One map of each canvas that has another. Canvases do not see each other, so their scores can be summed.
+            slots = [slot for slot, canvas in enumerate(state.canvases) if index < len(canvas.maps)]
+            chosen = [state.canvases[slot].maps[index] for slot in slots]
             with torch.enable_grad():
                 scores = [
-                    _score(adapter, inputs, one.top, slot, rows, targets, objective)
+                    _score(adapter, inputs, state.top, slot, rows, targets, objective)
                     for slot, (_, rows) in zip(slots, chosen, strict=True)
                 ]
                 score = torch.stack(scores).sum()
-            hand = functools.partial(_hand, consume, one.kept, slots, torch.tensor([number for number, _ in chosen]))
-            _pull(score, one.kept, hand, again=index + 1 < rounds or not one.last)
+            maps = torch.tensor([number for number, _ in chosen])
+            receive = functools.partial(_receive, consume, state.kept, slots, maps)
+            _backward_pass(score, state.kept, receive, retain_graph=index + 1 < rounds or not state.last)
 
-    forward = _with_shared_image if adapter.has_two_streams else _whole
-    forward(adapter, inputs, _grouped(targets), layers, end, back)
+    if not adapter.has_two_streams:
+        _with_own_images(adapter, inputs, _group_by_canvas(targets), layers, end, backward)
+        return
+    # Several canvases at once keep more, would call each other's hooks on the layers above the lowest, and call the
+    # objective and the compiler from several threads.
+    plain = current().max_memory is None and not current().compile and not callable(objective)
+    concurrent = workers() > 1 and len(layers) == 1 and plain
+    _with_shared_image(adapter, inputs, _group_by_canvas(targets), layers, end, backward, concurrent)
 
 
 def capture(
-    adapter: Adapter[Any], inputs: Inputs, targets: Targets, layers: tuple[int, ...], objective: Objective
+    adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch, layers: tuple[int, ...], objective: Objective
 ) -> tuple[Capture, ...]:
-    """All of what `differentiate` hands out, one entry a layer: for those who need several layers of a map at once."""
+    """All activations and gradients of `differentiate`, one entry for each layer, for methods that need several layers
+    at once."""
     parts: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in layers]
 
     def keep(layer: int, maps: Tensor, activations: Tensor, gradients: Tensor) -> None:
         parts[layer] |= zip(maps.tolist(), zip(activations.expand_as(gradients), gradients, strict=True), strict=True)
 
     differentiate(adapter, inputs, targets, layers, objective, keep)
-    pairs = [[of[number] for number in sorted(of)] for of in parts]
-    return tuple(Capture(torch.stack([a for a, _ in of]), torch.stack([g for _, g in of])) for of in pairs)
+    pairs = [[by_map[number] for number in sorted(by_map)] for by_map in parts]
+    return tuple(Capture(torch.stack([a for a, _ in rows]), torch.stack([g for _, g in rows])) for rows in pairs)
 
 
-def _grouped(targets: Targets) -> list[_Canvas]:
-    """The different canvases, those with as many maps side by side."""
-    different, owners = torch.unique(targets.canvases, dim=0, return_inverse=True)
-    members: list[dict[int, list[int]]] = [{} for _ in different]
+def _group_by_canvas(targets: TargetBatch) -> list[_Canvas]:
+    """The distinct canvases with their maps, sorted by the number of maps."""
+    distinct, indices = torch.unique(targets.canvases, dim=0, return_inverse=True)
+    members: list[dict[int, list[int]]] = [{} for _ in distinct]
     numbers = range(len(targets)) if targets.maps is None else targets.maps.tolist()
-    for row, (owner, number) in enumerate(zip(owners.tolist(), numbers, strict=True)):
-        members[owner].setdefault(number, []).append(row)
-    canvases = [_Canvas(tokens, tuple(maps.items())) for tokens, maps in zip(different, members, strict=True)]
+    for row, (index, number) in enumerate(zip(indices.tolist(), numbers, strict=True)):
+        members[index].setdefault(number, []).append(row)
+    canvases = [_Canvas(tokens, tuple(maps.items())) for tokens, maps in zip(distinct, members, strict=True)]
     return sorted(canvases, key=lambda canvas: len(canvas.maps))
 
 
@@ -174,36 +166,40 @@ def _score(
     top: Hidden,
     slot: int,
     rows: list[int],
-    targets: Targets,
+    targets: TargetBatch,
     objective: Objective,
 ) -> Tensor:
-    """Sum of the objectives of the targets in ``rows`` at canvas ``slot``. The LM head sees only their rows, and those
-    of one canvas at a time, so that a target's rounding does not depend on its company."""
-    asked = torch.cat((targets.positions[rows], targets.distractors[rows]))[None]
-    logits = adapter.logits(_rows(top, slice(slot, slot + 1)), asked, inputs)[0]
+    """Sum of the objectives of the targets in `rows` at canvas `slot`.
+
+    The LM head sees only their rows, one canvas at a time, so that rounding does not depend on the other targets.
+    """
+    positions = torch.cat((targets.positions[rows], targets.distractors[rows]))[None]
+    logits = adapter.logits(_select(top, slice(slot, slot + 1)), positions, inputs)[0]
     return evaluate(objective, Scores(logits[: len(rows)], logits[len(rows) :], targets.tokens[rows])).sum()
 
 
-def _pull(score: Tensor, kept: list[Tensor], hand: Callable[[int, Tensor], None], again: bool) -> None:
-    """One backward pass: the gradient behind each layer as it comes by, the lowest at the end."""
-    hooks = [state.register_hook(functools.partial(hand, index)) for index, state in enumerate(kept) if index]
+def _backward_pass(
+    score: Tensor, kept: list[Tensor], receive: Callable[[int, Tensor], None], retain_graph: bool
+) -> None:
+    """One backward pass. `receive` gets the gradient of each target layer when it is computed, the lowest last."""
+    hooks = [state.register_hook(functools.partial(receive, index)) for index, state in enumerate(kept) if index]
     try:
-        (lowest,) = torch.autograd.grad(score, kept[0], retain_graph=again)
+        (lowest,) = torch.autograd.grad(score, kept[0], retain_graph=retain_graph)
     finally:
         for hook in hooks:
             hook.remove()
-    hand(0, lowest)
+    receive(0, lowest)
 
 
-def _hand(
-    consume: Consume, kept: list[Tensor], slots: list[int], numbers: Tensor, layer: int, gradients: Tensor
+def _receive(
+    consume: Consume, kept: list[Tensor], slots: list[int], maps: Tensor, layer: int, gradients: Tensor
 ) -> None:
     activations = kept[layer].detach()
     if len(activations) == 1:
         activations = activations[0]
     elif len(slots) < len(gradients):
         activations, gradients = activations[slots], gradients[slots]
-    consume(layer, numbers.to(gradients.device), activations, gradients)
+    consume(layer, maps.to(gradients.device), activations, gradients)
 
 
 # ------------------------------------------------------------------------------------------------------------- forward
@@ -232,68 +228,68 @@ def _run_canvas(
 
 
 def _segments(layers: tuple[int, ...], end: int) -> list[range]:
-    """The differentiated layers, cut behind every explained one: what a compiler is to leave alone."""
+    """The differentiated layers, split after each target layer: a compiler must keep the states there."""
     return [range(lower + 1, upper + 1) for lower, upper in itertools.pairwise((*layers, end - 1))]
 
 
 def _straight_through(below: Tensor, above: Tensor) -> Tensor:
-    """The values of ``above`` with the gradient of ``below``."""
+    """The values of `above` with the gradient of `below`."""
     return below + (above - below).detach()
 
 
 def _too_small(limit: int) -> AdapterError:
     return AdapterError(
-        f"attribute: max_memory must be enough for the hidden states of one canvas, got {limit} bytes; "
+        f"Resources: max_memory must be enough for the hidden states of one canvas, got {limit} bytes; "
         "a higher layer or a lower precision needs less"
     )
 
 
-def _whole(
+def _with_own_images(
     adapter: Adapter[Any],
     inputs: Inputs,
     canvases: list[_Canvas],
     layers: tuple[int, ...],
     end: int,
-    back: Callable[[_Pass], None],
+    backward: Callable[[_Pass], None],
 ) -> None:
-    """Every canvas with an image stream of its own: batches as large as ``ROWS`` and the memory allow."""
+    """Runs each canvas with a separate image stream, in batches as large as `ROWS` and the memory allow."""
     limit = allowance(adapter.device)
     for first in range(0, len(canvases), CHUNK):
         group = canvases[first : first + CHUNK]
         with torch.no_grad():
             embedded = adapter.embed(inputs, torch.stack([canvas.tokens for canvas in group]))
-        size, start = min(_fitting(embedded), len(group)), 0
+        size, start = min(_batch_size(embedded), len(group)), 0
         while start < len(group):
             part = slice(start, start + size)
             try:
-                top, kept = _climb(adapter, inputs, _rows(embedded, part), layers, end, limit)
+                top, kept = _forward(adapter, inputs, _select(embedded, part), layers, end, limit)
             except AllowanceError:
                 if size == 1:
                     raise _too_small(limit) from None
                 size //= 2
-                log.info("a pass would keep more than %d bytes: going on with %d canvases at once", limit, size)
+                log.info("a pass would keep more than %d bytes: continuing with %d canvases at once", limit, size)
                 continue
-            back(_Pass(group[part], top, kept, last=True))
-            del top, kept  # before the next batch needs the room
+            backward(_Pass(group[part], top, kept, last=True))
+            del top, kept  # free them before the next batch
             start += size
 
 
-def _rows(hidden: Hidden, part: slice) -> Hidden:
-    """Some of the canvases."""
+def _select(hidden: Hidden, part: slice) -> Hidden:
+    """The hidden states of some canvases."""
     if hidden.canvas is None:
         return Hidden(hidden.image[part])
     return Hidden(hidden.image if len(hidden.image) == 1 else hidden.image[part], hidden.canvas[part])
 
 
-def _fitting(hidden: Hidden) -> int:
-    """How many canvases make up `ROWS`."""
+def _batch_size(hidden: Hidden) -> int:
+    """How many canvases have `ROWS` rows together, at least 1."""
     return max(1, ROWS // (hidden.image.shape[1] + (0 if hidden.canvas is None else hidden.canvas.shape[1])))
 
 
-def _climb(
+def _forward(
     adapter: Adapter[Any], inputs: Inputs, embedded: Hidden, layers: tuple[int, ...], end: int, limit: int
 ) -> tuple[Hidden, list[Tensor]]:
-    """The states behind the last layer, and the image stream behind each explained one."""
+    """The hidden states at the output of the last layer, and the image stream at the output of each target layer."""
     with torch.no_grad():
         hidden = _run(adapter, embedded, inputs, range(layers[0] + 1)).split()
     kept = [hidden.image]
@@ -317,13 +313,14 @@ def _with_shared_image(
     canvases: list[_Canvas],
     layers: tuple[int, ...],
     end: int,
-    back: Callable[[_Pass], None],
+    backward: Callable[[_Pass], None],
+    concurrent: bool,
 ) -> None:
-    """The image stream once for all canvases, which follow one by one."""
+    """Runs the image stream once for all canvases, then the canvases one by one or, if `concurrent`, by `run_all`."""
     limit = allowance(adapter.device)
     with torch.no_grad():
         hidden = adapter.embed(inputs, torch.stack([canvas.tokens for canvas in canvases]))
-        image, states = hidden.image, _require(hidden.canvas).split(1)
+        image, states = hidden.image, _check_canvas(hidden.canvas).split(1)
         for index in range(layers[0] + 1):
             image, context = adapter.prefix_layer(index, image, inputs)
             states = tuple(adapter.canvas_layer(index, state, context, inputs) for state in states)
@@ -333,30 +330,35 @@ def _with_shared_image(
     try:
         with torch.enable_grad(), meter:
             for segment in _segments(layers, end):
-                image, some = compiled(_run_prefix)(adapter, image, inputs, segment)
-                contexts += some
+                image, added = compiled(_run_prefix)(adapter, image, inputs, segment)
+                contexts += added
                 kept.append(image)
         with torch.no_grad():
             upper = _run_prefix(adapter, image, inputs, range(end, adapter.num_layers))[1]
-        for index, state in enumerate(states):
+
+        def finish(index: int, state: Tensor) -> None:
             with torch.enable_grad(), Meter(limit - meter.bytes):
                 canvas = compiled(_run_canvas)(adapter, state, contexts, inputs, range(layers[0] + 1, end))
             if end < adapter.num_layers:
                 with torch.no_grad():
                     top = _run_canvas(adapter, canvas, upper, inputs, range(end, adapter.num_layers))
                 canvas = _straight_through(canvas, top)
-            last = index + 1 == len(canvases)
-            back(_Pass(canvases[index : index + 1], Hidden(image, canvas), kept[: len(layers)], last))
-            del canvas  # before the next one needs the room
+            last = not concurrent and index + 1 == len(canvases)
+            backward(_Pass(canvases[index : index + 1], Hidden(image, canvas), kept[: len(layers)], last))
+
+        tasks = [functools.partial(finish, index, state) for index, state in enumerate(states)]
+        if concurrent:
+            run_all(tasks)
+        else:
+            for task in tasks:
+                task()
     except AllowanceError:
         raise _too_small(limit) from None
 
 
-def _require(canvas: Tensor | None) -> Tensor:
+def _check_canvas(canvas: Tensor | None) -> Tensor:
     if canvas is None:
-        raise AdapterError(
-            "attribute: an adapter with two streams must embed the canvas as a stream of its own, got one"
-        )
+        raise AdapterError("embed: canvas must be a separate stream where has_two_streams is True, got one stream")
     return canvas
 
 
@@ -364,33 +366,51 @@ def _require(canvas: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def log_probabilities(adapter: Adapter[Any], inputs: Inputs, targets: Targets) -> Tensor:
-    """Log-probability ``[T]`` of every target's token at its canvas."""
+def log_probabilities(adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch) -> Tensor:
+    """Log-probability `[T]` of each target's token at its canvas."""
     hidden = _run(adapter, adapter.embed(inputs, targets.canvases), inputs, range(adapter.num_layers))
-    return _read(adapter, hidden, inputs, targets)
+    return _token_log_probabilities(adapter, hidden, inputs, targets)
 
 
 @torch.no_grad()
-def ablated_log_probabilities(
-    adapter: Adapter[Any], inputs: Inputs, targets: Targets, layer: int, cells: Tensor, ablated: Tensor
-) -> Tensor:
-    """The same, ``[T]``, with what some cells hold behind ``layer`` replaced by the mean of the other cells.
+def log_probabilities_with_and_without(
+    adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch, layer: int, cells: Tensor, ablated: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log-probability `[T]` of each target's token, and the same with the activations of some cells replaced by the
+    mean of the other cells.
 
     Args:
-        adapter, inputs, targets: as in `capture`.
-        layer: where to intervene; only the layers above it run once per target.
-        cells: int64 ``[N]``, rows of the image stream.
-        ablated: bool ``[T, N]``, the cells that each target has to do without.
+        adapter: of the model.
+        inputs: image and prompt, encoded.
+        targets: the tokens and their canvases.
+        layer: the layer whose output is changed. Only the layers above it run once for each target.
+        cells: int64 `[N]`, rows of the image stream.
+        ablated: bool `[T, N]`, the cells to replace for each target.
     """
-    below = _run(adapter, adapter.embed(inputs, targets.canvases), inputs, range(layer + 1)).split()
-    states = below.image[:, cells]
-    kept = (~ablated).to(states.dtype)[..., None]
-    mean = (states * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
-    image = below.image.index_copy(1, cells, torch.where(ablated[..., None], mean, states))
-    hidden = _run(adapter, Hidden(image, below.canvas), inputs, range(layer + 1, adapter.num_layers))
-    return _read(adapter, hidden, inputs, targets)
+    below = _run(adapter, adapter.embed(inputs, targets.canvases), inputs, range(layer + 1))
+    above = range(layer + 1, adapter.num_layers)
+
+    @torch.no_grad()
+    def visible() -> Tensor:
+        return _token_log_probabilities(adapter, _run(adapter, below, inputs, above), inputs, targets)
+
+    @torch.no_grad()
+    def without(part: slice) -> Tensor:
+        rows = _select(below, part).split()
+        states = rows.image[:, cells]
+        kept = (~ablated[part]).to(states.dtype)[..., None]
+        mean = (states * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
+        image = rows.image.index_copy(1, cells, torch.where(ablated[part][..., None], mean, states))
+        hidden = _run(adapter, Hidden(image, rows.canvas), inputs, above)
+        return _token_log_probabilities(adapter, hidden, inputs, targets.part(part))
+
+    size = SMALL_CHUNK if adapter.small else len(targets)
+    tasks: list[Callable[[], Tensor]] = [visible]
+    tasks += [functools.partial(without, slice(start, start + size)) for start in range(0, len(targets), size)]
+    first, *others = run_all(tasks)
+    return first, torch.cat(others)
 
 
-def _read(adapter: Adapter[Any], hidden: Hidden, inputs: Inputs, targets: Targets) -> Tensor:
+def _token_log_probabilities(adapter: Adapter[Any], hidden: Hidden, inputs: Inputs, targets: TargetBatch) -> Tensor:
     logits = adapter.logits(hidden, targets.positions[:, None], inputs)[:, 0]
     return logits.log_softmax(-1).gather(1, targets.tokens[:, None])[:, 0]

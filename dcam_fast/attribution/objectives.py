@@ -1,7 +1,4 @@
-"""The scalar that is differentiated (the paper's section 3.2; docs/method.md, section 0).
-
-Every objective maps the logits of the target rows to one scalar per target, so that T targets are one backward pass.
-"""
+"""The scalar that is differentiated (arXiv 2604.11005, section 3.2; docs/method.md, section 0)."""
 
 from __future__ import annotations
 
@@ -18,12 +15,12 @@ Objective = ObjectiveName | Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Scores:
-    """What an objective may look at.
+    """What an objective is computed from.
 
     Attributes:
-        target: float32 ``[T, V]``, logits at the targets' positions.
-        distractor: float32 ``[T, V]``, logits at the distractors' positions.
-        tokens: int64 ``[T]``, the tokens that were produced at the targets' positions.
+        target: float32 `[T, V]`, logits at the targets' positions.
+        distractor: float32 `[T, V]`, logits at the distractors' positions.
+        tokens: int64 `[T]`, the tokens that were produced at the targets' positions.
     """
 
     target: Tensor
@@ -36,21 +33,26 @@ def _produced(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def evaluate(objective: Objective, scores: Scores) -> Tensor:
-    """One scalar per target, ``[T]``.
+    """One scalar for each target, `[T]`.
 
-    ``"logprob"``: log-probability of the produced token. ``"logit"``: its logit. ``"contrast"``: its logit minus the
-    same token's logit at the distractor. ``"contrast_sum"``: the sum over the vocabulary at the target minus the same
-    at the distractor (the published form). A callable gets the logits ``[V]`` of one target and returns a scalar.
+    * `"logprob"`: log-probability of the produced token.
+    * `"logit"`: its logit.
+    * `"contrast"`: its logit minus the same token's logit at the distractor.
+    * `"contrast_sum"`: the sum of all logits at the target minus the sum at the distractor (the published method).
+    * A callable gets the logits `[V]` of one target and returns a scalar.
+
+    Raises:
+        ValueError: for an unknown name, or if a callable does not return a scalar.
     """
     if callable(objective):
         values = [objective(row) for row in scores.target]
         for value in values:
             if value.ndim:
-                raise ValueError(f"attribute: objective must return a scalar, got shape {tuple(value.shape)}")
+                raise ValueError(f"GradientCAM: objective must return a scalar, got shape {tuple(value.shape)}")
         return torch.stack(values)
     match objective:
         case "logprob":
-            # the gradient of a token that is nearly certain is 1 - p, which float32 would lose
+            # the gradient is 1 - p, which float32 rounds to 0 where p is close to 1
             return _produced(scores.target.double().log_softmax(-1), scores.tokens).float()
         case "logit":
             return _produced(scores.target, scores.tokens)
@@ -59,5 +61,5 @@ def evaluate(objective: Objective, scores: Scores) -> Tensor:
         case "contrast_sum":
             return (scores.target - scores.distractor).sum(-1)
     raise ValueError(
-        f"attribute: objective must be one of {', '.join(get_args(ObjectiveName))} or a callable, got {objective!r}"
+        f"GradientCAM: objective must be one of {', '.join(get_args(ObjectiveName))} or a callable, got {objective!r}"
     )

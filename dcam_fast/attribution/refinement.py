@@ -1,4 +1,4 @@
-"""Raw maps of one image, refined."""
+"""Refinement of the raw maps of one image."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from dcam_fast.ops.cuda_graphs import GraphCache
 def refined(
     raw: Tensor, config: RefineConfig, inputs: Inputs, answer: Tensor, graphs: GraphCache | None = None
 ) -> Tensor:
-    """Raw maps float32 ``[T, h, w]`` over the first view, refined as ``config`` says.
+    """Refined maps float32 `[T, h, w]` in 0..1.
 
     Args:
-        inputs: the image whose maps they are.
-        answer: int64 ``[n]``, its tokens as far as they are known.
-        graphs: of earlier calls, where there will be more of the kind.
+        raw: float32 `[T, h, w]`, raw maps over the first view of the image.
+        config: how to refine them.
+        inputs: the encoded image.
+        answer: int64 `[n]`, the tokens of the answer as far as they are known.
+        graphs: CUDA graphs to reuse for further calls of the same shape. None: no graphs.
     """
     refine = ops.refine if graphs is None or not graphs.serves(raw) else graphs.refine
     return refine(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from dcam_fast import scenes
 from dcam_fast.explanation import Explanation
 from dcam_fast.folders import files_of, replacing, write_json, write_text
 from dcam_fast.output.files import IMAGE, PAGE, SHEET
-from dcam_fast.output.html import css_color, fill
+from dcam_fast.output.html import css_color, render
 from dcam_fast.output.pictures import contact_sheet, groundedness_color
 
 if TYPE_CHECKING:
@@ -104,32 +103,25 @@ def run(explainer: Explainer, rounds: list[Round], out: Path, report: Callable[[
         write_json(draft / RECORD, record)
 
 
-def _words(explanation: Explanation) -> str:
-    """The answer as HTML, its targets underlined in the color of their groundedness."""
-    marked = (
-        escape(piece.text)
-        if piece.target is None
-        else f'<b style="--c:{css_color(groundedness_color(explanation.targets[piece.target].groundedness))}">'
-        f"{escape(piece.text)}</b>"
+def _pieces(explanation: Explanation) -> list[tuple[str, str]]:
+    """The answer in parts, each with the color of its target's groundedness, or "" between targets."""
+    scores = [target.groundedness for target in explanation.targets]
+    return [
+        (piece.text, "" if piece.target is None else css_color(groundedness_color(scores[piece.target])))
         for piece in explanation.pieces()
-    )
-    return "".join(marked)
+    ]
 
 
-def _index(done: list[tuple[Round, Explanation]]) -> str:
-    def card(entries: list[tuple[Round, Explanation]]) -> Iterator[str]:
-        yield f'<article><img src="{entries[0][0].folder}/{IMAGE}" alt="" width="160" height="160"><div>'
-        for one, explanation in entries:
-            wrong = f'<small class="wrong">correct: {escape(one.expected)}</small>'
-            mark = "" if one.is_right(explanation.answer) else wrong
-            yield (
-                f'<a href="{one.folder}/{PAGE}"><small>{escape(one.prompt)}</small>'
-                f"<span>{_words(explanation)}</span>{mark}</a>"
-            )
-        yield "</div></article>"
-
-    folders: dict[str, list[tuple[Round, Explanation]]] = {}
-    for entry in done:
-        folders.setdefault(entry[0].folder.partition("/")[0], []).append(entry)
-    cards = "\n".join("".join(card(entries)) for entries in folders.values())
-    return fill("demo.html", {"cards": cards, "sheet": SHEET})
+def _index(finished: list[tuple[Round, Explanation]]) -> str:
+    cards: dict[str, dict[str, Any]] = {}
+    for item, explanation in finished:
+        card = cards.setdefault(item.folder.partition("/")[0], {"image": f"{item.folder}/{IMAGE}", "rounds": []})
+        card["rounds"].append(
+            {
+                "page": f"{item.folder}/{PAGE}",
+                "prompt": item.prompt,
+                "pieces": _pieces(explanation),
+                "correction": "" if item.is_right(explanation.answer) else item.expected,
+            }
+        )
+    return render("demo.html", cards=cards.values(), sheet=SHEET)

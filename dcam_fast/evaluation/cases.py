@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast import ops
+from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.by_word import positions_of
 from dcam_fast.attribution.methods.protocol import AttributionMethod
 from dcam_fast.attribution.methods.shared import all_raw_maps
@@ -110,7 +111,7 @@ def case_maps(
         words: the words to explain instead of those of the case.
     """
     target_words = case.words if words is None else words
-    raw = all_raw_maps(methods, adapter, case.inputs, case.trajectory, target_words, case.inputs.views[0])
+    raw = all_raw_maps(methods, Answer(adapter, case.inputs, case.trajectory), target_words)
     return {name: refined(maps, methods[name].profile, case.inputs, case.answer) for name, maps in raw.items()}
 
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
-from dcam_fast.attribution.engine import Targets, log_probabilities
+from dcam_fast.attribution.engine import log_probabilities
 from dcam_fast.attribution.methods.gradient_cam import build_targets
+from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
 from dcam_fast.modes import own_modes
 
@@ -172,6 +173,6 @@ class Perturbation:
                 scores[batch[span]] = log_probabilities(self.adapter, joined, self._rows(tokens[batch[span]]))
         return scores
 
-    def _rows(self, rows: Tensor) -> Targets:
-        targets = self.targets
-        return Targets(targets.canvases[rows], targets.positions[rows], targets.distractors[rows], targets.tokens[rows])
+    def _rows(self, rows: Tensor) -> TargetBatch:
+        batch = self.targets
+        return TargetBatch(batch.canvases[rows], batch.positions[rows], batch.distractors[rows], batch.tokens[rows])

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.methods.protocol import AttributionMethod
 from dcam_fast.attribution.methods.shared import all_raw_maps
 from dcam_fast.attribution.refinement import refined
@@ -71,7 +72,7 @@ def randomization_test(
     answer = trajectory.tokens[: trajectory.length]
 
     def maps_of(model: Adapter[Any]) -> dict[str, torch.Tensor]:
-        raw = all_raw_maps(methods, model, inputs, trajectory, words, inputs.views[0])
+        raw = all_raw_maps(methods, Answer(model, inputs, trajectory), words)
         return {name: refined(maps, methods[name].profile, inputs, answer) for name, maps in raw.items()}
 
     before = maps_of(adapter)

@@ -24,7 +24,7 @@ from dcam_fast.evaluation.registry import METRICS, Metric, Table
 from dcam_fast.evaluation.runner import TRUE_MASK, EvaluationConfig, Summary, all_maps
 from dcam_fast.folders import replacing, write_text
 from dcam_fast.models.adapter import Adapter
-from dcam_fast.output.html import data_url, fill
+from dcam_fast.output.html import data_url, render
 from dcam_fast.output.pictures import fit, resized
 from dcam_fast.output.tables import markdown_table
 
@@ -147,49 +147,23 @@ def to_html(
     """The report as one self-contained HTML page."""
     tables = []
     for title, columns in columns_of(summary).items():
-        head = "".join(f"<th>{escape(metric.heading)}" for metric in columns)
         best = {metric.name: best_methods(summary, metric) for metric in columns}
-        rows = []
-        for name, row in summary.table.items():
-            cells = []
-            for metric in columns:
-                value, interval = _cell(row.get(metric.name))
-                marked = ' class="best"' if name in best[metric.name] else ""
-                cells.append(f"<td{marked}>{value}<small>{interval}</small>")
-            rows.append(f"<tr><th>{escape(name)}{''.join(cells)}")
-        tables.append(f"<h2>{escape(title)}</h2><div><table><tr><th>method{head}{''.join(rows)}</table></div>")
-    randomized = ""
-    if summary.randomization:
-        depth = len(next(iter(summary.randomization.values())))
-        counts = "".join(f"<th>{count}" for count in range(1, depth + 1))
-        lines = (
-            f"<tr><th>{escape(name)}" + "".join(f"<td>{value:.2f}" for value in curve)
-            for name, curve in summary.randomization.items()
-        )
-        randomized = (
-            f"<h2>Model randomization</h2><p>{_RANDOMIZATION}</p><div><table><tr><th>layers{counts}"
-            f"{''.join(lines)}</table></div>"
-        )
-    cases = []
-    for case in shown:
-        figures = (
-            f'<figure><img src="{data_url(picture)}" alt=""><figcaption>{escape(heading)}</figcaption></figure>'
-            for heading, picture in zip(case.headings, case.pictures, strict=True)
-        )
-        cases.append(f"<article><h3>{escape(case.title)}</h3><div>{''.join(figures)}</div></article>")
-    return fill(
+        rows = {
+            name: [(*_cell(row.get(metric.name)), name in best[metric.name]) for metric in columns]
+            for name, row in summary.table.items()
+        }
+        headings = [metric.heading for metric in columns]
+        tables.append({"title": title, "headings": headings, "rows": rows.items()})
+    return render(
         "evaluation.html",
-        {
-            "title": escape(f"{config.model} on {config.data}"),
-            "sentence": escape(_sentence(summary, config)),
-            "note": escape(_NOTE),
-            "tables": "".join(tables),
-            "curves": ""
-            if curves is None
-            else f'<div><img src="{data_url(curves)}" alt="Deletion and insertion curves"></div>',
-            "randomization": randomized,
-            "cases": f"<h2>Best and worst cases</h2>{''.join(cases)}" if cases else "",
-        },
+        title=f"{config.model} on {config.data}",
+        sentence=_sentence(summary, config),
+        note=_NOTE,
+        tables=tables,
+        curves=None if curves is None else data_url(curves),
+        randomization=summary.randomization,
+        randomization_note=_RANDOMIZATION,
+        cases=[(case.title, list(zip(case.headings, map(data_url, case.pictures), strict=True))) for case in shown],
     )
 
 

@@ -1,4 +1,7 @@
-"""Model families, one adapter each. Nothing outside this package knows a model's name."""
+"""Model families, with one adapter each. No other package knows a model's name.
+
+`load` returns the adapter of a checkpoint; `Adapter` is the interface that a new family implements.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ from dcam_fast.modes import own_modes
 
 __all__ = ["DTYPES", "FAMILIES", "Adapter", "AdapterError", "check_device", "load"]
 
-# model_type in config.json -> the module whose ``load_adapter(path, device=, attention=, trust_remote_code=, dtype=)``
-# makes the adapter. Imported when asked for, so that a family costs nothing and needs nothing until then.
+# model_type in config.json -> the module whose `load_adapter(path, device=, attention=, trust_remote_code=, dtype=)`
+# returns the adapter. It is imported on first use, so an unused family needs no packages and no time.
 FAMILIES: Final[dict[str, str]] = {
     "dcam_tiny": "dcam_fast.models.tiny.adapter",
     "diffusion_gemma": "dcam_fast.models.diffusion_gemma.adapter",
@@ -31,16 +34,20 @@ FAMILIES: Final[dict[str, str]] = {
 
 log = logging.getLogger(__name__)
 
-# No float16: the gradient of a token that is nearly certain is smaller than any of its numbers.
+# No float16: gradients of nearly certain tokens underflow there.
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def check_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """One of `DTYPES`, by itself or by name. Raises AdapterError for any other."""
-    wanted = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if wanted is None or wanted not in DTYPES.values():
+    """A dtype of `DTYPES`, given as such or by name.
+
+    Raises:
+        AdapterError: for any other.
+    """
+    resolved = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if resolved is None or resolved not in DTYPES.values():
         raise AdapterError(f"load: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    return wanted
+    return resolved
 
 
 @own_modes()
@@ -52,26 +59,33 @@ def load(
     trust_remote_code: bool = False,
     dtype: torch.dtype | str | None = None,
 ) -> Adapter[Any]:
-    """The adapter of a model: ``"tiny"``, the embedded one, or a folder with the config.json of a known family.
+    """Loads a model: `"tiny"`, the embedded one, or a folder with the config.json of a known family.
 
     Args:
         name: the model's name or folder.
-        device: a torch device that this machine has.
-        attention: attention topology of the generation, where the family has several (None: the model's own).
+        device: a torch device that is available.
+        attention: attention topology of the generation, where the family has several (None: the model's default).
         trust_remote_code: whether code that comes with the checkpoint may run.
-        dtype: of the weights and of what is computed with them, one of `DTYPES` or its name (None: the family's choice,
-            for ``"tiny"`` float32). Objectives, pooling and maps are float32 whatever it is.
+        dtype: of the weights and the model's computations, one of `DTYPES` or its name (None: the family's choice, for
+            `"tiny"` float32). Objectives, pooling and maps are always float32.
+
+    Returns:
+        The model's adapter.
 
     Raises:
-        AdapterError: for a name, folder or family that there is no adapter for, or one that cannot be loaded; for a
-            device that is not available.
-        TypeError: for an argument of the wrong kind.
+        AdapterError: for a model, dtype or device that is not available, or a checkpoint that cannot be loaded.
+        TypeError: for an argument of the wrong type.
+
+    Example:
+        >>> adapter = load("tiny", attention="joint")
+        >>> adapter.name, adapter.num_layers, adapter.default_layers
+        ('tiny', 6, (2,))
     """
     if not isinstance(name, str | os.PathLike):
         raise TypeError(f"load: model must be 'tiny' or a folder, got {name!r}")
     check_text("load", "attention", attention)
     check_switch("load", "trust_remote_code", trust_remote_code)
-    wanted = None if dtype is None else check_dtype(dtype)
+    resolved = None if dtype is None else check_dtype(dtype)
     check_device("load", device)
     path = WEIGHTS if name == "tiny" else Path(name)
     model_type = _model_type(path)
@@ -81,19 +95,23 @@ def load(
     started = time.perf_counter()
     family = importlib.import_module(FAMILIES[model_type])
     adapter: Adapter[Any] = family.load_adapter(
-        path, device=str(device), attention=attention, trust_remote_code=trust_remote_code, dtype=wanted
+        path, device=str(device), attention=attention, trust_remote_code=trust_remote_code, dtype=resolved
     )
     log.info("loaded %s (%s) on %s in %.2f s", path, model_type, device, time.perf_counter() - started)
     return adapter
 
 
 def check_device(caller: str, device: object) -> None:
-    """Raises AdapterError, with the devices that there are, for one that is not available."""
+    """Checks that a torch device is available.
+
+    Raises:
+        AdapterError: if it is not, with the devices that are.
+    """
     try:
         if not isinstance(device, str | torch.device) or torch.device(device).type == "meta":
             raise TypeError
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # as the backend has it
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # depends on the backend
         known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         raise AdapterError(
             f"{caller}: device must be one that is available ({', '.join(known)}), got {str(device)!r}"

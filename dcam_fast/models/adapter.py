@@ -1,14 +1,15 @@
-"""What the rest of the package needs to know about a diffusion multimodal LLM, and all it knows.
+"""The interface between a diffusion multimodal LLM and the rest of the package.
 
-An adapter runs its model one layer at a time. So the attribution can keep the hidden states it wants, start the graph
-where it wants, and needs no hooks that would have to be taken out again.
+An adapter runs its model one layer at a time. The attribution therefore needs no hooks: it keeps the hidden states it
+needs and starts the autograd graph where it needs one.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Final, Generic, TypeVar
 
@@ -22,22 +23,46 @@ from dcam_fast.modes import own_modes
 from dcam_fast.words import Word as Word  # part of the interface
 
 NO_MASK: Final = -1  # the mask token of a family that has none and denoises uniform noise
-OPEN: Final = torch.iinfo(torch.int64).max  # the step of a token that is not committed yet: later than any
+OPEN: Final = torch.iinfo(torch.int64).max  # the step of a position that is still masked: later than any
 
 
 class AdapterError(ValueError):
     """A request that the model's structure does not allow."""
 
 
+def _summary(value: object) -> str:
+    """The repr of a value, with dtype and shape in place of a tensor's or array's numbers."""
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_summary, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_summary(item)}' for key, item in value.items())}}}"
+    return repr(value)
+
+
+class TensorFields:
+    """Base of the dataclasses that hold tensors: their repr shows dtypes and shapes."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__repr__" not in vars(cls):  # dataclass() then leaves it as it is
+            cls.__repr__ = TensorFields.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(f'{name}={_summary(getattr(self, name))}' for name in names)})"
+
+
 @dataclass(frozen=True)
-class ImageView:
+class ImageView(TensorFields):
     """One grid of cells over the image.
 
     Attributes:
-        name: ``"image"``, or the view's name where a model sees several (``"base"``, ``"grid"``).
-        cells: int64 ``[h, w]``, the row of ``Hidden.image`` that holds each cell. Never a range: newlines, tiles and
-            interleaving are the adapter's own affair.
-        boxes: float32 ``[h, w, 4]``, the pixels (x0, y0, x1, y1) of the original image that each cell covers.
+        name: `"image"`, or the view's name where a model has several (`"base"`, `"grid"`).
+        cells: int64 `[h, w]`, the row of `Hidden.image` that holds each cell. The rows need not be contiguous: a model
+            may have newline tokens, tiles or interleaved tokens.
+        boxes: float32 `[h, w, 4]`, the pixels `(x0, y0, x1, y1)` of the original image that each cell covers.
     """
 
     name: str
@@ -46,14 +71,14 @@ class ImageView:
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """An image and a prompt as an adapter has encoded them; each adapter extends it with what its layers need.
+class Inputs(TensorFields):
+    """An encoded image and prompt. Each adapter extends it with what its layers need.
 
     Attributes:
-        image: uint8 ``[H, W, 3]``, the original.
+        image: uint8 `[H, W, 3]`, the original.
         prompt: the text.
-        views: the grids over the image, the one to explain by default first.
-        side: shorter side in pixels of the image as the model takes it in, after its own resizing.
+        views: the grids over the image, the default one first.
+        side: shorter side in pixels of the image as the model processes it, after resizing.
     """
 
     image: NDArray[np.uint8]
@@ -63,23 +88,23 @@ class Inputs:
 
     @cached_property
     def colors(self) -> Tensor:
-        """Mean color of each cell of the view to explain by default, float32 ``[3, h, w]`` in 0..1, on its device."""
+        """Mean color of each cell of the default view, float32 `[3, h, w]` in 0..1, on the view's device."""
         boxes = self.views[0].boxes
         return cell_colors(self.image, boxes).to(boxes.device)
 
 
 @dataclass(frozen=True)
-class Trajectory:
-    """How an answer came about; while it is being generated, how it has come about so far.
+class Trajectory(TensorFields):
+    """An answer and the denoising step that wrote each of its tokens. During generation it describes the steps so far.
 
     Attributes:
-        tokens: int64 ``[L]``, the answer.
-        steps: int64 ``[L]``, the denoising step, from 0, that committed each token; `OPEN` where none has yet, and then
-            the token is no part of the answer.
+        tokens: int64 `[L]`, the answer.
+        steps: int64 `[L]`, the denoising step, from 0, that unmasked each position. `OPEN` marks a position that is
+            still masked; its token is then not part of the answer.
         length: how many leading positions are text; the others are padding.
-        canvases: int64 ``[S, K]``, what the model saw at every step, where that cannot be told from tokens and steps
-            (no mask token, tokens that are written over). The first ``L`` of the ``K`` columns are token ids; in the
-            others a family may keep what `Adapter.embed` needs besides, 0 for nothing.
+        canvases: int64 `[S, K]`, the model's input at every step. Only for families where tokens and steps do not
+            determine it (no mask token, tokens that are overwritten). The first `L` of the `K` columns are token ids.
+            The others hold whatever else the family's `Adapter.embed` needs, 0 for nothing.
     """
 
     tokens: Tensor
@@ -89,136 +114,253 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
-class Hidden:
-    """Hidden states between two layers, for ``C`` canvases at once.
+class Hidden(TensorFields):
+    """Hidden states between two layers, for `C` canvases at once.
 
     Attributes:
-        image: ``[C, S, D]``, or ``[1, S, D]`` while it does not depend on the canvas: the stream that holds the image
+        image: `[C, S, D]`, or `[1, S, D]` while it does not depend on the canvas: the stream that holds the image
             cells. With joint attention this is the whole sequence; with a cached prefix it is the prefix.
-        canvas: ``[C, L, D]`` where the answer is a stream of its own, else None.
+        canvas: `[C, L, D]` where the answer is a separate stream, else None.
     """
 
     image: Tensor
     canvas: Tensor | None = None
 
     def split(self) -> Hidden:
-        """The same states with one image stream per canvas, cut from whatever made them and ready to be
-        differentiated."""
+        """The same states as a new leaf: detached, one image stream per canvas, the image requiring gradients."""
         image = self.image
         if self.canvas is not None and len(image) != len(self.canvas):
             image = image.expand(len(self.canvas), -1, -1)
         return Hidden(image.detach().requires_grad_(), None if self.canvas is None else self.canvas.detach())
 
+    def answer(self, length: int) -> Tensor:
+        """The last `length` rows, `[C, length, D]`, of the stream that holds the answer."""
+        return (self.image if self.canvas is None else self.canvas)[:, -length:]
 
-I = TypeVar("I", bound=Inputs)  # noqa: E741
+
+def rows_at(states: Tensor, rows: Tensor) -> Tensor:
+    """The rows `[C, R, D]` of `states`, `[C, N, D]`, with the indices `rows`, int64 `[C, R]`.
+
+    >>> rows_at(torch.arange(6.0).view(1, 3, 2), torch.tensor([[2, 0]])).tolist()
+    [[[4.0, 5.0], [0.0, 1.0]]]
+    """
+    return states.gather(1, rows[..., None].expand(-1, -1, states.shape[-1]))
 
 
-class Adapter(ABC, Generic[I]):
-    """One model family. Parameters are frozen; every tensor stays on ``device``."""
+def default_layer(num_layers: int) -> int:
+    """The target layer of a large model unless the caller chooses one: two thirds up, never the last.
+
+    >>> default_layer(32)
+    21
+    """
+    return min(num_layers - 2, num_layers * 2 // 3)
+
+
+def boxes_between(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Tensor:
+    """Boxes float32 `[h, w, 4]` from the left and right edges `[w]` of columns and the top and bottom edges `[h]` of
+    rows, in pixels."""
+    h, w = len(y[0]), len(x[0])
+    corners = (x[0][None], y[0][:, None], x[1][None], y[1][:, None])
+    return torch.stack([corner.expand(h, w) for corner in corners], -1).float()
+
+
+def even_boxes(size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Boxes float32 `[h, w, 4]` of the cells of a `grid` (h, w) that divides an image of `size` (height, width) evenly.
+
+    >>> even_boxes((8, 6), (2, 1)).tolist()
+    [[[0.0, 0.0, 6.0, 4.0]], [[0.0, 4.0, 6.0, 8.0]]]
+    """
+    y, x = (torch.linspace(0, side, count + 1) for side, count in zip(size, grid, strict=True))
+    return boxes_between((x[:-1], x[1:]), (y[:-1], y[1:]))
+
+
+InputsT = TypeVar("InputsT", bound=Inputs)
+
+
+class Adapter(ABC, Generic[InputsT]):
+    """One model family. Parameters are frozen; every tensor stays on `device`.
+
+    A family implements `encode`, `denoise` (or `generate`), `embed`, `layer`, `logits`, `words` and `decode`.
+
+    Attributes:
+        name: shown in results.
+        device: of the model and of every tensor.
+        num_layers: transformer layers.
+        default_layers: the target layers unless the caller chooses some.
+        mask_token: id of the mask token, or `NO_MASK`: then every trajectory has its canvases.
+        default_prompt: the prompt unless the caller gives one.
+        has_two_streams: whether `prefix_layer` and `canvas_layer` are implemented. The prefix then runs only once.
+        small: whether a layer takes microseconds on a CPU. torch then runs it on one thread.
+        causal: whether answer tokens attend to earlier ones only.
+
+    Example:
+        >>> from dcam_fast.models import load
+        >>> adapter = load("tiny")
+        >>> inputs = adapter.encode(np.zeros((96, 128, 3), np.uint8), "describe the image")
+        >>> inputs.views[0]
+        ImageView(name='image', cells=int64[12, 16], boxes=float32[12, 16, 4])
+        >>> trajectory = adapter.generate(inputs, steps=4)
+        >>> hidden = adapter.embed(inputs, trajectory.tokens[None])
+        >>> for index in range(adapter.num_layers):
+        ...     hidden = adapter.layer(index, hidden, inputs)
+        >>> adapter.logits(hidden, torch.tensor([[0, 1]]), inputs).shape
+        torch.Size([1, 2, 58])
+    """
 
     name: str
     device: torch.device
     num_layers: int
     default_layers: tuple[int, ...]
-    mask_token: int  # or `NO_MASK`: then every trajectory has its canvases
+    mask_token: int
     default_prompt: str
-    has_two_streams = False  # whether `prefix_layer` and `canvas_layer` are there, and so the prefix can run just once
-    small: bool = False  # whether layers take microseconds on a CPU: torch then runs them on one thread
-    causal: bool = False  # whether answer tokens see only earlier ones
+    has_two_streams = False
+    small: bool = False
+    causal: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """What users call themselves does not depend on their torch modes."""
+        """Runs what users call directly in torch's default modes, whatever modes the caller has set."""
         super().__init_subclass__(**kwargs)
         for name in ("__init__", "encode", "generate"):
             if name in vars(cls):
                 setattr(cls, name, own_modes()(vars(cls)[name]))
 
     @abstractmethod
-    def encode(self, image: NDArray[np.uint8], prompt: str) -> I:
-        """Image ``uint8[H, W, 3]`` and prompt, encoded. Raises AdapterError for a prompt the model cannot read."""
+    def encode(self, image: NDArray[np.uint8], prompt: str) -> InputsT:
+        """Encodes an image, uint8 `[H, W, 3]`, and a prompt.
 
-    @abstractmethod
-    def generate(self, inputs: I, steps: int | None = None, block_length: int | None = None) -> Trajectory:
-        """An answer and how it came about: ``steps`` denoising steps, blocks of ``block_length`` tokens (None: the
-        model's own default)."""
+        Raises:
+            AdapterError: for an image or a prompt that the model cannot process.
+        """
 
-    def denoise(self, inputs: I, steps: int | None = None, block_length: int | None = None) -> Iterator[Trajectory]:
-        """The same answer as it comes about: the trajectory so far after every denoising step, the finished one last.
+    @own_modes()
+    def generate(self, inputs: InputsT, steps: int | None = None, block_length: int | None = None) -> Trajectory:
+        """Generates an answer: the last trajectory of `denoise`, unless a family overrides it.
 
-        A token stays what it is, where it is, for as long as its step stays the same. A family that takes tokens back
-        (`NO_MASK`) may open a committed position again, or commit it at another step.
+        Args:
+            inputs: from `encode`.
+            steps: denoising steps (None: the model's default).
+            block_length: tokens of the answer that are denoised before the next ones (None: the model's default).
 
-        Raises AdapterError where the model's own generation cannot be stepped.
+        Raises:
+            AdapterError: for steps or a block length that the family does not support.
+        """
+        (finished,) = deque(self.denoise(inputs, steps, block_length), maxlen=1)
+        return finished
+
+    def denoise(
+        self, inputs: InputsT, steps: int | None = None, block_length: int | None = None
+    ) -> Iterator[Trajectory]:
+        """Yields the trajectory so far after every denoising step; the last one is the finished answer.
+
+        The token at a position does not change while the position's step does not. A family without a mask token
+        (`NO_MASK`) may mark a position as open again or give it a later step.
+
+        Args:
+            inputs: from `encode`.
+            steps: as in `generate`.
+            block_length: as in `generate`.
+
+        Raises:
+            AdapterError: where the model's generation cannot be stepped.
         """
         raise AdapterError(f"stream: model must be one that generates step by step, got {self.name}")
 
     @abstractmethod
-    def embed(self, inputs: I, canvases: Tensor) -> Hidden:
-        """What goes into layer 0, for canvases ``int64[C, L]``, or ``[C, K]`` where trajectories have some."""
+    def embed(self, inputs: InputsT, canvases: Tensor) -> Hidden:
+        """The input of layer 0 for canvases, int64 `[C, L]`, or `[C, K]` where trajectories have canvases."""
 
-    @abstractmethod
-    def layer(self, index: int, hidden: Hidden, inputs: I) -> Hidden:
-        """Layer ``index`` of ``num_layers``, with the attention topology of the generation. The last layer need not
-        compute the image stream where nothing reads it."""
+    def layer(self, index: int, hidden: Hidden, inputs: InputsT) -> Hidden:
+        """Runs layer `index` with the generation's attention topology; the default runs `prefix_layer` and
+        `canvas_layer`. The last layer need not compute the image stream where nothing reads it.
 
-    def prefix_layer(self, index: int, image: Tensor, inputs: I) -> tuple[Tensor, Any]:
-        """The image stream's part of `layer` where the canvas is a stream of its own: ``[C, S, D]`` to the same behind
-        the layer, and what the canvas reads of it there (keys and values). Not asked for unless `has_two_streams`."""
+        Raises:
+            AdapterError: where the canvas is not a separate stream and the family does not override this.
+        """
+        if hidden.canvas is None:
+            raise AdapterError("layer: hidden must have a canvas stream, got none")
+        image, context = self.prefix_layer(index, hidden.image, inputs)
+        return Hidden(image, self.canvas_layer(index, hidden.canvas, context, inputs))
+
+    def prefix_layer(self, index: int, image: Tensor, inputs: InputsT) -> tuple[Tensor, Any]:
+        """The image stream's part of a layer with two streams (`has_two_streams`).
+
+        Returns:
+            The stream at the layer's output, `[C, S, D]`, and what the canvas reads of it (keys and values).
+        """
         raise NotImplementedError
 
-    def canvas_layer(self, index: int, canvas: Tensor, context: Any, inputs: I) -> Tensor:
-        """The canvas's part: ``[C, L, D]`` to the same behind the layer, given the context of ``prefix_layer``, of as
-        many canvases or of one for all."""
+    def canvas_layer(self, index: int, canvas: Tensor, context: Any, inputs: InputsT) -> Tensor:
+        """The canvas stream's part of a layer with two streams, `[C, L, D]` to `[C, L, D]`.
+
+        Args:
+            index: of the layer.
+            canvas: the stream at the layer's input.
+            context: from `prefix_layer`, for each of the `C` canvases or one for all.
+            inputs: from `encode`.
+        """
         raise NotImplementedError
 
     @abstractmethod
-    def logits(self, hidden: Hidden, rows: Tensor, inputs: I) -> Tensor:
-        """Float32 logits ``[C, R, V]`` behind the last layer for answer positions ``rows``, ``int64[C, R]``."""
+    def logits(self, hidden: Hidden, rows: Tensor, inputs: InputsT) -> Tensor:
+        """Float32 logits `[C, R, V]` at the output of the last layer, for answer positions `rows`, int64 `[C, R]`."""
 
     @abstractmethod
     def words(self, trajectory: Trajectory) -> tuple[Word, ...]:
-        """The words of the answer, in order; padding left out."""
+        """The words of the answer, in order, without padding."""
 
     @abstractmethod
     def decode(self, tokens: Tensor) -> str:
-        """Token ids ``int64[n]`` as text."""
+        """Token ids, int64 `[n]`, as text."""
 
-    def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: I) -> Tensor:
-        """Float32 logits ``[C, N, K]`` of ``tokens``, int64 ``[K]``, at rows ``cells``, int64 ``[N]``, of the image
-        stream, through the LM head; ``hidden`` is in front of the last layer, which runs here with its image stream.
+    def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: InputsT) -> Tensor:
+        """Logits at image cells, through the last layer and the LM head.
 
-        Raises AdapterError for a family that has none.
+        Args:
+            hidden: the states at the input of the last layer.
+            cells: int64 `[N]`, rows of the image stream.
+            tokens: int64 `[K]`, the token ids to score.
+            inputs: from `encode`.
+
+        Returns:
+            Float32 `[C, N, K]`.
+
+        Raises:
+            AdapterError: for a family whose image stream has no logits.
         """
-        raise AdapterError(f"image_logits: model must read logits at the image's positions, got {self.name}")
+        raise AdapterError(f"image_logits: model must have logits at the image's positions, got {self.name}")
 
-    def batched(self, inputs: Sequence[I]) -> Iterator[tuple[I, slice]]:
-        """The inputs, of images of one size and one prompt, joined as far as the family runs several images at once,
-        each with the part of the sequence that it holds. A joined input of ``B`` images takes ``B`` canvases, one an
-        image. Unless a family says otherwise: each alone."""
-        for index, one in enumerate(inputs):
-            yield one, slice(index, index + 1)
+    def batched(self, inputs: Sequence[InputsT]) -> Iterator[tuple[InputsT, slice]]:
+        """Joins inputs of one image size and one prompt, as far as the family runs several images at once.
+
+        Yields each joined input with the part of the sequence that it holds. A joined input of `B` images takes `B`
+        canvases, one for each image. The default joins nothing.
+        """
+        for index, item in enumerate(inputs):
+            yield item, slice(index, index + 1)
 
     def layer_module(self, index: int) -> nn.Module:
-        """The module of layer ``index``, whose parameters the model-randomization test replaces.
+        """The module of layer `index`, whose parameters the model-randomization test replaces.
 
-        Raises AdapterError for a family that has none.
+        Raises:
+            AdapterError: for a family that has no such module.
         """
         raise AdapterError(f"layer_module: model must have a module for each layer, got {self.name}")
 
     def check_layers(self, layers: tuple[int, ...]) -> None:
-        """Raises AdapterError unless every layer can be explained.
+        """Checks that every layer can be a target layer.
 
-        The last one cannot: the logits are read from the answer's rows behind it, so its image rows have no gradient.
+        The last one cannot: the logits are read from the answer's rows at its output, so no gradient reaches its image
+        rows.
+
+        Raises:
+            AdapterError: for layers that are out of range, not ascending, or the last one.
         """
         if not layers:
-            raise AdapterError("attribute: layers must be at least one layer, got none")
+            raise AdapterError("check_layers: layers must be at least one layer, got none")
         if list(layers) != sorted(set(layers)):
-            raise AdapterError(f"attribute: layers must be ascending and distinct, got {layers}")
+            raise AdapterError(f"check_layers: layers must be ascending and distinct, got {layers}")
+        last = self.num_layers - 1
         for layer in layers:
-            if not 0 <= layer < self.num_layers - 1:
-                reason = (
-                    " (no gradient reaches the image behind the last layer)" if layer == self.num_layers - 1 else ""
-                )
-                raise AdapterError(
-                    f"attribute: layer must be 0 to {self.num_layers - 2} for {self.name}, got {layer}{reason}"
-                )
+            if not 0 <= layer < last:
+                reason = " (no gradient reaches the image at the output of the last layer)" if layer == last else ""
+                raise AdapterError(f"check_layers: layer must be 0 to {last - 1} for {self.name}, got {layer}{reason}")

@@ -1,5 +1,7 @@
-"""Checkpoints, read with care: safetensors only, nothing from the network, one tensor at a time, and whatever is wrong
-with a file is said instead of being made up for with random numbers."""
+"""Loading of checkpoints: safetensors only, nothing from the network, one tensor at a time.
+
+Missing and damaged files are errors; no weight is ever initialized at random in their place.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from dcam_fast.models.adapter import AdapterError
 from dcam_fast.models.weights import check_files
 
-# What a model's code raises on a configuration that it cannot read.
+# The errors that a model's code raises on an unusable configuration.
 CONFIG_ERRORS: Final = (
     OSError,
     RuntimeError,
@@ -34,17 +36,17 @@ CONFIG_ERRORS: Final = (
     SafetensorError,
     StrictDataclassError,
 )
-WRONG: Final = {"mismatched": "of the configuration's shape", "missing": "in the checkpoint"}
+WEIGHT_RULES: Final = {"mismatched": "of the configuration's shape", "missing": "in the checkpoint"}
 _BUILDING = threading.Lock()
 
 
 class Releases(NamedTuple):
-    """The releases of transformers that a family works with, such as ``"4.50"``.
+    """The releases of transformers that a family supports, such as `"4.50"`.
 
     Attributes:
-        oldest: the first.
-        beyond: the first newer one that it does not work with.
-        reason: why not.
+        oldest: the first supported release.
+        beyond: the first newer release that is not supported.
+        reason: why it is not.
     """
 
     oldest: str
@@ -53,7 +55,11 @@ class Releases(NamedTuple):
 
 
 def check_transformers(family: str, releases: Releases) -> None:
-    """Raises AdapterError unless the installed transformers is one of ``releases``."""
+    """Checks the installed release of transformers.
+
+    Raises:
+        AdapterError: unless it is one of `releases`.
+    """
 
     def number(version: str) -> tuple[int, ...]:
         return tuple(int(part) for part in version.split(".")[:2])
@@ -67,23 +73,27 @@ def check_transformers(family: str, releases: Releases) -> None:
 
 
 def default_dtype(device: str) -> torch.dtype:
-    """That of large models whose own is not asked for: bfloat16 where it is fast. float16 is no choice, even where the
-    authors have it: the gradient of a token that is nearly certain is smaller than any of its numbers."""
+    """The dtype of a large model's weights on `device` unless the caller chooses: bfloat16 where it is fast.
+
+    It is never float16, even where the official code uses it: gradients of nearly certain tokens underflow there.
+    """
     return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
 
 
-# -------------------------------------------------------------------------------------------- transformers' own classes
+# ------------------------------------------------------------------------------------------- classes of transformers
 
 
 def load_model(model_class: Any, path: Path, device: str, **options: Any) -> Any:
-    """A model of ``model_class``, one of transformers' own, from folder ``path`` on ``device``, frozen and in
-    evaluation mode.
+    """Loads a model of a class of transformers, frozen and in evaluation mode.
 
     Args:
-        options: handed on to its ``from_pretrained``.
+        model_class: of transformers.
+        path: a folder with config.json and safetensors files.
+        device: where the model goes.
+        options: passed to `model_class.from_pretrained`.
 
     Raises:
-        AdapterError: for a file that is missing or damaged, or weights that are not those of the configuration.
+        AdapterError: for a file that is missing or damaged, or weights that do not match the configuration.
     """
     check_files(path)
     try:
@@ -97,22 +107,22 @@ def load_model(model_class: Any, path: Path, device: str, **options: Any) -> Any
         )
     except CONFIG_ERRORS as error:
         raise AdapterError(f"load: {path} must be a checkpoint that transformers can load, got {error}") from error
-    names = {kind: [key if isinstance(key, str) else key[0] for key in report[f"{kind}_keys"]] for kind in WRONG}
+    names = {kind: [key if isinstance(key, str) else key[0] for key in report[f"{kind}_keys"]] for kind in WEIGHT_RULES}
     _check_weights(path, names)
     return _frozen(model, device)
 
 
-# -------------------------------------------------------------------------------------------------------- authors' code
+# -------------------------------------------------------------------------------------------------------- official code
 
 
 @dataclass(frozen=True)
 class Part:
-    """A pretrained model that the constructor of another one asked for, such as a vision tower.
+    """A pretrained model that another model's constructor loads, such as a vision tower.
 
     Attributes:
-        name: what it asked for: a folder or a Hub id.
-        folder: where that lies on this machine; None: nowhere.
-        model: made from its configuration, without weights.
+        name: a folder or a Hub id, as the constructor gives it.
+        folder: the folder on this machine, None if there is none.
+        model: built from its configuration, without weights.
     """
 
     name: str
@@ -122,28 +132,28 @@ class Part:
 
 @dataclass
 class _Loading:
-    """Tensors that are still to be read, by name, and those of another shape in the files."""
+    """Names of the tensors still to be read, and of those with another shape in the files."""
 
     missing: set[str]
     mismatched: list[str] = field(default_factory=list)
 
 
 def build_model(build: Callable[[Any], Any], config_class: Any, path: Path, device: str, dtype: torch.dtype) -> Any:
-    """A model of the authors' code from folder ``path`` on ``device``, in ``dtype``, frozen and in evaluation mode.
+    """Loads a model of the official code, frozen and in evaluation mode.
 
-    It is made without weights, and then gets them one tensor at a time: memory is needed for the model and its largest
-    tensor. Pretrained models that its constructor asks for are made from their configurations. Their weights are those
-    in the checkpoint and, where it has none, those in their own folder.
+    The model is built without weights and then filled one tensor at a time, so loading needs memory for the model and
+    its largest tensor. Pretrained models that its constructor loads are built from their configurations. Their weights
+    come from the checkpoint or, where it has none, from their own folder.
 
     Args:
-        build: makes the model from its configuration.
+        build: builds the model from its configuration.
         config_class: the configuration's class.
         path: a folder with config.json and safetensors files.
         device: where the model goes.
-        dtype: of all its floating-point weights, whatever the files and the authors' code say.
+        dtype: of all floating-point weights, whatever the files and the official code say.
 
     Raises:
-        AdapterError: for a file that is missing or damaged, or weights that are not those of the configuration.
+        AdapterError: for a file that is missing or damaged, or weights that do not match the configuration.
     """
     files = check_files(path)
     parts: list[Part] = []
@@ -171,17 +181,19 @@ def build_model(build: Callable[[Any], Any], config_class: Any, path: Path, devi
             _read(model, check_files(part.folder), prefix, loading, device, dtype)
     model.tie_weights()
     state = model.state_dict(keep_vars=True)
-    left = {name: state[name] for name in loading.missing & set(state)}  # some of them are tied to others by now
-    unread = [name for name, tensor in left.items() if tensor.is_meta or not isinstance(tensor, nn.Parameter)]
+    missing = {name: state[name] for name in loading.missing & set(state)}  # tied weights have been filled by now
+    unread = [name for name, tensor in missing.items() if tensor.is_meta or not isinstance(tensor, nn.Parameter)]
     _check_weights(path, {"mismatched": loading.mismatched, "missing": unread})
     return _frozen(model, device)
 
 
 @contextmanager
 def _without_weights(dtype: torch.dtype, parts: list[Part]) -> Iterator[None]:
-    """Models that this thread makes inside have parameters of ``dtype`` that take no memory, and buffers as they are.
-    Nothing is downloaded: `from_pretrained` makes a model from its configuration and adds it to ``parts``; all else it
-    takes from this machine."""
+    """A context in which this thread builds models whose parameters have `dtype` and take no memory.
+
+    Nothing is downloaded. `from_pretrained` builds a model from its configuration and adds it to `parts`;
+    configurations and image processors come from this machine. Other threads are not affected.
+    """
     thread, default = threading.get_ident(), torch.get_default_dtype()
 
     def onto_meta(_module: nn.Module, _name: str, parameter: nn.Parameter) -> nn.Parameter | None:
@@ -189,16 +201,16 @@ def _without_weights(dtype: torch.dtype, parts: list[Part]) -> Iterator[None]:
             return None
         return nn.Parameter(parameter.to("meta", dtype if parameter.is_floating_point() else None), requires_grad=False)
 
-    def make(_own: Any, cls: Any, name: Any, *_args: Any, **_options: Any) -> Any:
+    def build_part(_original: Any, cls: Any, name: Any, *_args: Any, **_options: Any) -> Any:
         folder = _folder_of(str(name))
-        # By its defaults where there is none: the weights then tell whether that is right.
+        # Without a configuration, its defaults: reading the weights then checks them.
         model = cls(cls.config_class() if folder is None else cls.config_class.from_pretrained(folder))
         parts.append(Part(str(name), folder, model))
         return model
 
-    def read(own: Any, cls: Any, name: Any, *args: Any, **options: Any) -> Any:
+    def read_locally(original: Any, cls: Any, name: Any, *args: Any, **options: Any) -> Any:
         try:
-            return own(cls, name, *args, **{**options, "local_files_only": True})
+            return original(cls, name, *args, **{**options, "local_files_only": True})
         except OSError as error:
             raise AdapterError(
                 f"load: {str(name)!r} must be a folder or in the local Hub cache (nothing is downloaded), got neither; "
@@ -206,66 +218,65 @@ def _without_weights(dtype: torch.dtype, parts: list[Part]) -> Iterator[None]:
             ) from error
 
     with _BUILDING, ExitStack() as stack:
-        for cls, method, instead in (
-            (PreTrainedModel, "from_pretrained", make),
-            (PretrainedConfig, "get_config_dict", read),
-            (ImageProcessingMixin, "get_image_processor_dict", read),
+        for cls, method, replacement in (
+            (PreTrainedModel, "from_pretrained", build_part),
+            (PretrainedConfig, "get_config_dict", read_locally),
+            (ImageProcessingMixin, "get_image_processor_dict", read_locally),
         ):
-            own = vars(cls)[method]
-            setattr(cls, method, _in_this_thread(instead, own.__func__))
-            stack.callback(setattr, cls, method, own)
+            original = vars(cls)[method]
+            setattr(cls, method, _in_this_thread(replacement, original.__func__))
+            stack.callback(setattr, cls, method, original)
         stack.callback(register_module_parameter_registration_hook(onto_meta).remove)  # type: ignore[arg-type]
         stack.callback(torch.set_default_dtype, default)
         torch.set_default_dtype(dtype)  # for buffers, as transformers does
         yield
 
 
-def _in_this_thread(instead: Callable[..., Any], own: Callable[..., Any]) -> Any:
-    """A class method that is ``instead``, given its own form first, in this thread, and ``own`` in others."""
+def _in_this_thread(replacement: Callable[..., Any], original: Callable[..., Any]) -> Any:
+    """A class method that calls `replacement`, with the original first, in this thread and `original` in others."""
     thread = threading.get_ident()
 
     def method(cls: Any, *args: Any, **options: Any) -> Any:
         if threading.get_ident() == thread:
-            return instead(own, cls, *args, **options)
-        return own(cls, *args, **options)
+            return replacement(original, cls, *args, **options)
+        return original(cls, *args, **options)
 
     return classmethod(method)
 
 
 def _folder_of(name: str) -> Path | None:
-    """Where a pretrained model lies on this machine, given as a folder or as a Hub id."""
+    """The folder on this machine of a pretrained model, given as a folder or as a Hub id."""
     folder = Path(name)
     if not folder.is_dir():
         try:
             folder = Path(snapshot_download(name, local_files_only=True))
-        except (OSError, ValueError):  # not in the cache, or no Hub id at all
+        except (OSError, ValueError):  # not in the cache, or not a Hub id
             return None
     return folder if (folder / "config.json").is_file() else None
 
 
 def _read(model: Any, files: list[Path], prefix: str, loading: _Loading, device: str, dtype: torch.dtype) -> None:
-    """Gives ``model`` those of its missing tensors that the files hold, under their names there behind ``prefix``."""
+    """Fills those missing tensors of `model` that the files hold, under their names in the files after `prefix`."""
     for file in files:
         with safe_open(file, framework="pt") as opened:
             keys = [key for key in opened.keys() if prefix + key in loading.missing]  # noqa: SIM118
         for key in keys:
-            with safe_open(file, framework="pt") as opened:  # mapped again, or else pages that were read would add up
+            with safe_open(file, framework="pt") as opened:  # opened per tensor: mapped pages would add up
                 tensor: Tensor = opened.get_tensor(key)
-                owner, _, leaf = (prefix + key).rpartition(".")
-                module = model.get_submodule(owner)
+                parent, _, leaf = (prefix + key).rpartition(".")
+                module = model.get_submodule(parent)
                 loading.missing.discard(prefix + key)
                 if tensor.shape != getattr(module, leaf).shape:
                     loading.mismatched.append(prefix + key)
                     continue
-                kind = dtype if tensor.is_floating_point() else None
-                tensor = tensor.to(device, kind, copy=True)
+                tensor = tensor.to(device, dtype if tensor.is_floating_point() else None, copy=True)
             is_parameter = leaf in dict(module.named_parameters(recurse=False))
             setattr(module, leaf, nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor)
 
 
 def _check_weights(path: Path, names: dict[str, list[str]]) -> None:
-    """Raises AdapterError if there are names of wrong weights, by what is wrong with them."""
-    for kind, need in WRONG.items():
+    """Raises AdapterError if `names`, by kind of fault, has any name."""
+    for kind, need in WEIGHT_RULES.items():
         wrong = sorted(names[kind])
         if wrong:
             shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")

@@ -1,4 +1,4 @@
-"""A computation that cannot be left half-way, made to go on only when more of it is asked for."""
+"""Turns a computation with a callback into a generator: it runs only while its next value is requested."""
 
 from __future__ import annotations
 
@@ -11,54 +11,60 @@ import torch
 T = TypeVar("T")
 
 
-class _Left(BaseException):
-    """Raised inside a computation that nobody waits for any more."""
+class _Closed(BaseException):
+    """Raised inside the computation once its generator is closed."""
 
 
 def stepwise(run: Callable[[Callable[[T], None]], T]) -> Generator[T, None, None]:
-    """What ``run`` hands to its argument, one by one, and at last what it returns.
+    """Yields each value that `run` passes to its callback, then the value that it returns.
 
-    ``run`` has a thread of its own, which works only while the next value is waited for, on the current CUDA stream of
-    whoever waits for the first. What it raises, the iterator raises. Closing the iterator raises inside ``run`` where
-    it hands over, and waits for its end.
+    `run` has a separate thread, which works only while the next value is awaited, on the caller's current CUDA stream.
+    The generator raises whatever `run` raises. Closing the generator raises inside `run` at its callback, and waits for
+    the thread to end.
+
+    >>> def count(callback):
+    ...     callback(1)
+    ...     return 2
+    >>> list(stepwise(count))
+    [1, 2]
     """
     values: list[T] = []
     errors: list[BaseException] = []
-    asked, handed = threading.Semaphore(0), threading.Semaphore(0)
-    left = threading.Event()
+    requested, ready = threading.Semaphore(0), threading.Semaphore(0)
+    closed = threading.Event()
     stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
 
-    def hand(value: T) -> None:
+    def callback(value: T) -> None:
         values.append(value)
-        handed.release()
-        asked.acquire()
-        if left.is_set():
-            raise _Left
+        ready.release()
+        requested.acquire()
+        if closed.is_set():
+            raise _Closed
 
     def work() -> None:
-        asked.acquire()
+        requested.acquire()
         try:
             with torch.cuda.stream(stream):  # type: ignore[arg-type]
-                values.append(run(hand))
-        except _Left:
+                values.append(run(callback))
+        except _Closed:
             pass
-        except BaseException as error:  # whoever waits is to get it
+        except BaseException as error:  # raised again in the caller's thread
             errors.append(error)
         finally:
             done.set()
-            handed.release()
+            ready.release()
 
     done = threading.Event()
-    thread = threading.Thread(target=work, daemon=True)  # an iterator that was forgotten must not keep a process alive
+    thread = threading.Thread(target=work, daemon=True)  # a forgotten generator must not keep the process alive
     thread.start()
     try:
         while not done.is_set():
-            asked.release()
-            handed.acquire()
+            requested.release()
+            ready.acquire()
             if errors:
                 raise errors.pop()
             yield values.pop()
     finally:
-        left.set()
-        asked.release()
+        closed.set()
+        requested.release()
         thread.join()

@@ -14,36 +14,36 @@ from dcam_fast.words import BROKEN, words_in
 
 
 def words_of(tokenizer: Any, tokens: Tensor) -> tuple[Word, ...]:
-    """The words and signs that ``tokens``, int64 ``[n]``, spell; see `dcam_fast.words`.
+    """The words and signs that `tokens`, int64 `[n]`, spell with a `tokenizer` of transformers; see `dcam_fast.words`.
 
-    White space and special tokens belong to no word. A token of several words belongs to each of them, and one of a
-    word and signs to both.
-
-    Args:
-        tokenizer: of transformers.
+    White space and special tokens belong to no word. A token that spans several words belongs to each of them, and one
+    that spans a word and signs to both.
     """
     special = frozenset(tokenizer.all_special_ids)
-    text, spans = spell(lambda some: decode(tokenizer, torch.tensor(some, dtype=torch.int64)), tokens.tolist(), special)
+    text, spans = spell(lambda ids: decode(tokenizer, torch.tensor(ids, dtype=torch.int64)), tokens.tolist(), special)
     return words_in(text, spans)
 
 
 def spell(
     decode: Callable[[list[int]], str], tokens: Sequence[int], special: Collection[int] = ()
 ) -> tuple[str, list[tuple[int, int]]]:
-    """What tokens spell, and the (start, end) characters of each.
+    """The text that tokens spell, and the (start, end) characters of each.
 
-    Tokens are decoded after those before them, because decoders write the spaces between words by what comes before.
+    Tokens are decoded together with those before them, because decoders insert spaces by context.
 
     Args:
         decode: ids to text.
         tokens: ids.
-        special: ids that spell nothing; a line break stands for each.
+        special: ids that spell nothing; each becomes a line break.
+
+    >>> spell(lambda ids: "".join("abc"[i] for i in ids), [0, 2])
+    ('ac', [(0, 1), (1, 2)])
     """
     text = ""
     spans: list[tuple[int, int]] = []
-    before: list[int] = []  # the tokens that were written last, from the last that can be seen
-    group: list[int] = []  # tokens whose bytes do not end with a whole character yet
-    written = ""  # what they spell
+    before: list[int] = []  # the last tokens in the text, from the last visible one
+    group: list[int] = []  # tokens whose bytes do not yet end with a whole character
+    written = ""  # the text of the group
     for token in tokens:
         if token in special:
             text += written + "\n"
@@ -64,7 +64,8 @@ def spell(
 
 
 def pieces_of(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
-    """What each token of `spell` completes; where it begins a character of a later one, it ends in `BROKEN`."""
+    """The text that each token of `spell` completes. It ends in `BROKEN` where a later token completes its last
+    character."""
     following = [start for start, _ in spans[1:]] + [len(text)]
     return [
         text[start:end] if end <= later else text[start : end - 1] + BROKEN
@@ -73,8 +74,8 @@ def pieces_of(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
 
 
 def decode(tokenizer: Any, tokens: Tensor) -> str:
-    """Token ids ``tokens``, int64 ``[n]``, as text. An id that the tokenizer lacks (models have more rows than their
-    tokenizers have tokens) becomes ``<id>``."""
+    """Token ids, int64 `[n]`, as text. An id that the tokenizer lacks becomes `<id>`: models can have more embedding
+    rows than their tokenizers have tokens."""
     parts: list[str] = []
     for is_known, ids in groupby(tokens.tolist(), lambda token: piece_of(tokenizer, token) is not None):
         if is_known:
@@ -88,14 +89,25 @@ def piece_of(tokenizer: Any, token: int) -> str | None:
     """How the tokenizer writes a token; None for an id that it lacks."""
     try:
         piece: str | None = tokenizer.convert_ids_to_tokens(token)
-    except (IndexError, OverflowError):  # of SentencePiece; of an id that is no index
+    except (IndexError, OverflowError):  # SentencePiece; an id that does not fit an index
         return None
     return piece
 
 
-def check_prompt(family: str, prompt: str, tokens: Sequence[int], own: Mapping[int, str]) -> None:
-    """Raises AdapterError if ``tokens``, those of the prompt, have one that stands for something else in the model's
-    sequence, such as a mask; ``own`` names these."""
+def check_prompt(family: str, prompt: str, tokens: Sequence[int], reserved: Mapping[int, str]) -> None:
+    """Checks that a prompt has no token with a meaning in the model's sequence, such as the mask.
+
+    Args:
+        family: the name that the message begins with.
+        prompt: the text.
+        tokens: ids of the prompt.
+        reserved: names of the ids that it must not have.
+
+    Raises:
+        AdapterError: for the first such token.
+    """
     for token in tokens:
-        if token in own:
-            raise AdapterError(f"{family}: prompt must not have the model's own token {own[token]}, got {prompt!r}")
+        if token in reserved:
+            raise AdapterError(
+                f"{family}: prompt must not have the model's reserved token {reserved[token]}, got {prompt!r}"
+            )

@@ -1,7 +1,7 @@
-"""How a masked-diffusion model writes its answer: in every step the masked positions it is surest of.
+"""Decoding of masked-diffusion models: every step unmasks the most confident positions.
 
-This is the decoding of LLaDA and of the families made from it, without sampling: block by block from the left, a number
-of tokens in every step that a schedule lays down, each the model's best guess.
+This is the decoding of LLaDA (arXiv 2502.09992) and of the families derived from it, without sampling. Blocks are
+denoised from left to right. Each step unmasks as many positions as the schedule says, with the model's best guesses.
 """
 
 from __future__ import annotations
@@ -16,34 +16,37 @@ from dcam_fast.models.adapter import OPEN, AdapterError, Trajectory
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which tokens are written when.
+class UnmaskingSchedule:
+    """How many tokens each step unmasks, and where generation ends.
 
     Attributes:
         length: of the answer in tokens.
-        block_length: tokens in a block; a block is begun when the one before it is finished.
-        counts: how many tokens each step of a block writes.
-        mask_token: what stands where nothing is written yet.
-        ends: tokens that end the text.
-        stops: whether generation ends once all in front of the first of ``ends`` is written.
-        lead: positions in front of the answer that the model's own code ranks with it. They are never written, but
-            where a step has more tokens to write than there are positions to write, they take some.
+        block_length: tokens in a block; a block begins when the one before it is finished.
+        num_to_unmask: how many tokens each step of a block unmasks.
+        mask_token: id of the mask token.
+        end_tokens: token ids that end the text.
+        stops_at_end: whether generation ends once all positions before the first end token are unmasked.
+        num_leading: rows before the answer that the official code ranks together with it. They are never unmasked. But
+            where a step has more tokens to unmask than the block has masked positions, some of them count.
     """
 
     length: int
     block_length: int
-    counts: tuple[int, ...]
+    num_to_unmask: tuple[int, ...]
     mask_token: int
-    ends: tuple[int, ...]
-    stops: bool = False
-    lead: int = 0
+    end_tokens: tuple[int, ...]
+    stops_at_end: bool = False
+    num_leading: int = 0
 
 
-def steps_of_blocks(length: int, steps: int, block_length: int) -> int:
-    """Steps a block gets.
+def steps_per_block(length: int, steps: int, block_length: int) -> int:
+    """Denoising steps of each block.
+
+    >>> steps_per_block(64, 32, 16)
+    8
 
     Raises:
-        AdapterError: unless the answer is whole blocks and every block gets as many steps, no more than it has tokens.
+        AdapterError: unless blocks divide the answer, steps divide evenly among them, and no step would be empty.
     """
     if not 1 <= block_length <= length or length % block_length:
         raise AdapterError(f"generate: block_length must divide the {length} tokens of an answer, got {block_length}")
@@ -55,14 +58,23 @@ def steps_of_blocks(length: int, steps: int, block_length: int) -> int:
     return steps // blocks
 
 
-def even(tokens: int, steps: int) -> tuple[int, ...]:
-    """As many tokens in every step, those that are left over in the first ones."""
+def even_schedule(tokens: int, steps: int) -> tuple[int, ...]:
+    """Equally many tokens in every step; the first steps take the remainder.
+
+    >>> even_schedule(8, 3)
+    (3, 3, 2)
+    """
     return tuple(tokens // steps + (step < tokens % steps) for step in range(steps))
 
 
-def shifted(tokens: int, steps: int, shift: float = 3.0) -> tuple[int, ...]:
-    """Few tokens in the first steps and many in the last ones: the time ``t`` of a step becomes
-    ``shift t / (1 + (shift - 1) t)``, and every step writes at least one token."""
+def shifted_schedule(tokens: int, steps: int, shift: float = 3.0) -> tuple[int, ...]:
+    """Few tokens in the first steps and many in the last ones, at least one in each (LaViDa, arXiv 2505.16839).
+
+    The time `t` of a step becomes `shift * t / (1 + (shift - 1) * t)`.
+
+    >>> shifted_schedule(8, 4)
+    (1, 1, 2, 4)
+    """
     t = torch.linspace(0, 1, steps + 1)
     written = (shift * t / (1 + (shift - 1) * t) * tokens).long()
     counts = written.diff().clamp(min=1).tolist()
@@ -76,39 +88,43 @@ def shifted(tokens: int, steps: int, shift: float = 3.0) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def unmask(logits: Callable[[Tensor], Tensor], plan: Plan, device: torch.device) -> Iterator[Trajectory]:
-    """The trajectory so far after every step.
+def unmask(
+    logits_fn: Callable[[Tensor], Tensor], schedule: UnmaskingSchedule, device: torch.device
+) -> Iterator[Trajectory]:
+    """Yields the trajectory so far after every step.
 
     Args:
-        logits: from a canvas int64 ``[L]`` to float32 ``[L, V]``.
-        plan: what is written when.
+        logits_fn: from a canvas, int64 `[L]`, to logits, float32 `[L, V]`.
+        schedule: how many tokens each step unmasks.
         device: of the tokens.
     """
-    canvas = torch.full((plan.length,), plan.mask_token, device=device)
+    mask_token, num_leading = schedule.mask_token, schedule.num_leading
+    end_tokens = torch.tensor(schedule.end_tokens, device=device)
+    canvas = torch.full((schedule.length,), mask_token, device=device)
     written = torch.full_like(canvas, OPEN)
-    step, stop = 0, plan.length
-    for start in range(0, plan.length, plan.block_length):
-        end = start + plan.block_length
+    step, stop = 0, schedule.length
+    for start in range(0, schedule.length, schedule.block_length):
+        end = start + schedule.block_length
         if start >= stop:
             break
-        for count in plan.counts:
-            masked = canvas == plan.mask_token
+        for count in schedule.num_to_unmask:
+            masked = canvas == mask_token
             if not (masked[start:end].any() and masked[:stop].any()):
                 break
-            scores = logits(canvas)
-            guess = scores.argmax(-1)
-            sure = scores.double().softmax(-1).gather(1, guess[:, None])[:, 0]
-            ranked = sure.masked_fill(~masked, -torch.inf)
-            ranked[min(end, stop) :] = -torch.inf
-            everything = torch.cat((ranked.new_full((plan.lead,), -torch.inf), ranked))
-            chosen = everything.topk(count).indices - plan.lead
+            logits = logits_fn(canvas)
+            guess = logits.argmax(-1)
+            confidence = logits.double().softmax(-1).gather(1, guess[:, None])[:, 0]
+            confidence.masked_fill_(~masked, -torch.inf)
+            confidence[min(end, stop) :] = -torch.inf
+            ranked = torch.cat((confidence.new_full((num_leading,), -torch.inf), confidence))
+            chosen = ranked.topk(count).indices - num_leading
             chosen = chosen[chosen >= 0]
-            chosen = chosen[masked[chosen] & (guess[chosen] != plan.mask_token)]
+            chosen = chosen[masked[chosen] & (guess[chosen] != mask_token)]
             canvas, written = canvas.clone(), written.clone()
             canvas[chosen], written[chosen] = guess[chosen], step
-            ends = torch.isin(canvas, torch.tensor(plan.ends, device=device)).nonzero()
-            length = int(ends[0]) if len(ends) else plan.length
-            if plan.stops:
+            ends = torch.isin(canvas, end_tokens).nonzero()
+            length = int(ends[0]) if len(ends) else schedule.length
+            if schedule.stops_at_end:
                 stop = length
             step += 1
             yield Trajectory(canvas, written, length)

@@ -1,4 +1,4 @@
-"""The weight files of a checkpoint. Imports nothing of transformers, which takes seconds."""
+"""The weight files of a checkpoint. Does not import transformers, which takes seconds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ SINGLE: Final = "model.safetensors"
 
 
 def check_files(path: Path) -> list[Path]:
-    """The files with the weights of folder ``path``. Raises AdapterError unless they are there, whole, and
-    safetensors."""
+    """The files with the weights of the checkpoint in folder `path`.
+
+    Raises:
+        AdapterError: for a file that is missing, truncated, or not safetensors.
+    """
     index = path / INDEX
     if index.is_file():
         try:
@@ -30,7 +33,7 @@ def check_files(path: Path) -> list[Path]:
         if not file.is_file():
             raise AdapterError(f"load: weights must be in {file}, a safetensors file, got none there")
         try:
-            with safe_open(file, framework="pt"):  # which compares the header with the length of the file
+            with safe_open(file, framework="pt"):  # compares the header with the file's length
                 pass
         except (SafetensorError, OSError, struct.error) as error:
             raise AdapterError(f"load: {file} must be a whole safetensors file, got {error}") from error

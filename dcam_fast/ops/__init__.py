@@ -1,6 +1,7 @@
-"""The public ops. Each runs on every available backend (`dcam_fast.env()` lists them). None carries gradients.
+"""The public ops. Each runs on every available backend, which `dcam_fast.env()` lists. Results have no gradients.
 
-The backend is chosen by the tensors' device, or asked for by `backend=` or, for the whole process, by DCAM_BACKEND.
+The device of the tensors selects the backend. The argument `backend` overrides it for a call, the environment variable
+DCAM_BACKEND for the process. Default arguments are the settings of the method `default` of `dcam_fast.METHODS`.
 """
 
 from dcam_fast.ops.diffusion_cam import diffusion_cam, diffusion_cam_out, diffusion_cam_workspace

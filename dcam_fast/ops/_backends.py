@@ -1,8 +1,7 @@
-"""The backends of an op: which implementations this machine has, and the choice between them.
+"""The backends of the ops: which of them this machine has, and the choice between them.
 
-Each op is defined here once per namespace, with one schema and one fake, so that every backend is a registered operator
-that `torch.compile` keeps whole. A new backend is a namespace (or a dispatch key of `dcam_fast`) and a line in
-BACKENDS.
+Every backend of an op is a registered operator with the same schema and fake, so that `torch.compile` does not break
+the graph. A new backend is a namespace (or a dispatch key of `dcam_fast`) and a line in `BACKENDS`.
 """
 
 from __future__ import annotations
@@ -22,16 +21,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dcam_fast.config import RELEASED
 from dcam_fast.ops._arguments import check_array, check_choice, check_tensor
 
 
 def _load_native() -> tuple[ModuleType | None, str | None]:
     try:
-        return importlib.import_module("dcam_fast._C"), None
+        module = importlib.import_module("dcam_fast._C")
     except ModuleNotFoundError:
         return None, "install dcam_fast again where a C++ compiler and Python.h are"
     except ImportError as error:
         return None, str(error)
+    if getattr(module, "refine_settings", None) != tuple(RELEASED.numbers()):
+        return None, "it was built from other sources: install dcam_fast again"
+    return module, None
 
 
 native, native_error = _load_native()
@@ -39,7 +42,13 @@ native, native_error = _load_native()
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation: its namespace, the devices it serves (None: any), and why it is unavailable, if it is."""
+    """One implementation of the ops.
+
+    Attributes:
+        namespace: of its operators in `torch.ops`.
+        devices: the device types it serves; None: any.
+        unavailable_reason: returns why it cannot run here, or None if it can.
+    """
 
     namespace: str
     devices: tuple[str, ...] | None
@@ -50,7 +59,7 @@ class Backend:
 
 
 def _native_unavailable_reason() -> str | None:
-    return f"the extension dcam_fast._C is not there ({native_error})" if native is None else None
+    return f"the extension dcam_fast._C is not available ({native_error})" if native is None else None
 
 
 @functools.cache
@@ -89,12 +98,12 @@ def _triton_unavailable_reason() -> str | None:
     return _find_triton_problem()
 
 
-# What torch.compiler.assume_constant_result does, which would import all of dynamo.
+# As torch.compiler.assume_constant_result does, without importing dynamo.
 _triton_unavailable_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _cuda_unavailable_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-# In the order of preference; a tensor's device decides which of them can serve it.
+# In the order of preference, among those that serve the device of a tensor.
 BACKENDS: Final = {
     "cpu": Backend("dcam_fast", ("cpu",), _native_unavailable_reason),
     "cuda": Backend("dcam_fast", ("cuda",), _cuda_unavailable_reason),
@@ -105,7 +114,7 @@ BACKENDS: Final = {
     "reference": Backend("dcam_fast_reference", None, lambda: None),
 }
 FORCED: Final = os.environ.get("DCAM_BACKEND") or None
-# The kernels behind the NumPy entries, which pass torch's dispatcher by; None: they take the way through the ops.
+# The kernels that the NumPy functions call without torch's dispatcher; None: they call the ops.
 array_kernels: Final = native if FORCED in (None, "cpu") else None
 _TAGS: Final = (torch.Tag.pt2_compliant_tag,)
 
@@ -113,14 +122,14 @@ _TAGS: Final = (torch.Tag.pt2_compliant_tag,)
 @functools.cache
 def _notice(device: str) -> None:
     reason = _native_unavailable_reason()
-    what = f"no kernels for device {device!r} here" if reason is None else reason
+    problem = f"no kernels for device {device!r} here" if reason is None else reason
     warnings.warn(
-        f"dcam_fast: {what}; the ops run on the slow reference, in plain PyTorch", RuntimeWarning, stacklevel=4
+        f"dcam_fast: {problem}; the ops run on the slow reference, in plain PyTorch", RuntimeWarning, stacklevel=4
     )
 
 
 def others(backend: str, device: str) -> str:
-    """The backends that can serve a device in the place of one that refuses: "cuda or reference"."""
+    """The other backends that can serve a device, for messages: "cuda or reference"."""
     return " or ".join(
         name
         for name, other in BACKENDS.items()
@@ -129,7 +138,7 @@ def others(backend: str, device: str) -> str:
 
 
 def _on_first_call(module: str, name: str) -> Callable[..., Any]:
-    """The function `name` of dcam_fast.kernels.`module`, which imports Triton, from the first call on."""
+    """The function `name` of dcam_fast.kernels.`module`, imported with Triton at the first call."""
 
     @functools.cache
     def function() -> Callable[..., Any]:
@@ -144,7 +153,7 @@ def _fragment(namespace: str) -> torch.library.Library:
 
 
 def _checked(check: Callable[..., None], function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` after `check` of its arguments, without a graph."""
+    """`function`, preceded by `check` of its arguments, without autograd."""
 
     def call(*args: Any) -> Any:
         check(*args)
@@ -154,22 +163,40 @@ def _checked(check: Callable[..., None], function: Callable[..., Any]) -> Callab
     return call
 
 
-class Op:
-    """One op: the same schema, fake and semantics on every backend. `triton` is the module of dcam_fast.kernels that
-    has it; None: that backend does not.
+def _filling(function: Callable[..., Any]) -> Callable[..., None]:
+    """An operator that copies the results of `function` into its first arguments."""
 
-    `check` takes the operator's arguments and raises ValueError or TypeError for those that reach beyond memory or
-    overlap; the extension checks its own (csrc/arguments.h). No operator has gradients, and none of its results claims
-    to.
+    def call(*args: Any) -> None:
+        for buffer, result in zip(args, function(*args), strict=False):
+            buffer.copy_(result)
+
+    return call
+
+
+class Op:
+    """One op: the same schema, fake and semantics on every backend.
+
+    Operators take positional arguments in the order of the schema. None of them has gradients.
+
+    Args:
+        name: of the operators and, with `triton`, of the function there.
+        schema: as `torch.library.define` takes it. Without a result (`-> ()`) the op writes into its first arguments.
+        reference: computes the result in plain PyTorch from the operator's arguments, or for an op without a result
+            the tuple of tensors to copy into its first arguments.
+        check: raises ValueError or TypeError for arguments that would read or write outside of memory. The extension
+            has its own checks (csrc/arguments.h).
+        fake: returns an empty tensor like the result; None for an op without one.
+        triton: module of `dcam_fast.kernels` with a function `name`; None: Triton does not have the op.
     """
 
     def __init__(
         self,
         name: str,
         schema: str,
-        fake: Callable[..., Any],
+        *,
         reference: Callable[..., Any],
         check: Callable[..., None],
+        fake: Callable[..., Tensor] | None = None,
         triton: str | None = None,
     ) -> None:
         self.name = name
@@ -177,10 +204,10 @@ class Op:
         backends = [backend for backend in BACKENDS if backend != "triton" or triton is not None]
         for namespace in dict.fromkeys(BACKENDS[backend].namespace for backend in backends):
             torch.library.define(f"{namespace}::{name}", schema, tags=_TAGS)
-            torch.library.register_fake(f"{namespace}::{name}", fake)
-            # without a kernel for it autograd would mark the results of arguments that require gradients
+            torch.library.register_fake(f"{namespace}::{name}", fake or (lambda *_: None))
+            # otherwise autograd marks results as requiring gradients if arguments do
             _fragment(namespace).impl(name, torch.library.fallthrough_kernel, "Autograd")
-        checked = {"reference": reference}
+        checked = {"reference": _filling(reference) if fake is None else reference}
         if triton is not None:
             checked["triton"] = _on_first_call(triton, name)
         for backend, function in checked.items():
@@ -191,7 +218,12 @@ class Op:
         self._cpu = None if native is None or FORCED else self._overloads["cpu"]
 
     def overload(self, like: Tensor, backend: str | None, caller: str = "") -> torch._ops.OpOverload:
-        """The backend that serves the device of `like`, or `backend` (then DCAM_BACKEND) if one is asked for."""
+        """The operator of `backend`, else of DCAM_BACKEND, else of the first backend that serves `like.device`.
+
+        Raises:
+            ValueError: there is no such backend.
+            RuntimeError: the backend cannot run here.
+        """
         if backend is None and self._cpu is not None and like.is_cpu:
             return self._cpu
         device = like.device.type
@@ -200,27 +232,30 @@ class Op:
             for name in self._overloads
             if BACKENDS[name].serves(device) and BACKENDS[name].unavailable_reason() is None
         ]
-        asked = FORCED if backend is None else backend
-        if asked is None:
+        requested = FORCED if backend is None else backend
+        if requested is None:
             if usable[0] == "reference" and not torch.compiler.is_compiling():
                 _notice(device)
             return self._overloads[usable[0]]
         caller = caller or self.name
-        check_choice(caller, "backend", asked, tuple(BACKENDS))
-        if asked not in usable:
-            reason = BACKENDS[asked].unavailable_reason()
-            if reason is None and asked not in self._overloads:
+        check_choice(caller, "backend", requested, tuple(BACKENDS))
+        if requested not in usable:
+            reason = BACKENDS[requested].unavailable_reason()
+            if reason is None and requested not in self._overloads:
                 reason = "it does not have this op"
             if reason is None:
-                reason = f"it serves {' and '.join(BACKENDS[asked].devices or ())} tensors, and these are on {device}"
+                reason = (
+                    f"it serves {' and '.join(BACKENDS[requested].devices or ())} tensors, and these are on {device}"
+                )
             raise RuntimeError(
-                f"{caller}: backend must be one that can run here, got {asked!r}: {reason}; {' or '.join(usable)} can"
+                f"{caller}: backend must be one that can run here, got {requested!r}: {reason}; "
+                f"{' or '.join(usable)} can"
             )
-        return self._overloads[asked]
+        return self._overloads[requested]
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """The tensor without its history: the ops explain a backward pass, and take no part in one."""
+    """The tensor without its autograd history: the ops have no gradients."""
     return tensor.detach() if tensor.requires_grad else tensor
 
 
@@ -232,7 +267,7 @@ def _extent(tensor: Tensor) -> tuple[int, int]:
 
 
 def check_apart(caller: str, name: str, written: Tensor, /, **others: Tensor | Sequence[Tensor] | None) -> None:
-    """Refuse a tensor to write into whose memory meets that of another argument."""
+    """Raise if the memory of an output overlaps that of another argument."""
     for other_name, other in others.items():
         for tensor in [other] if isinstance(other, Tensor) else other or ():
             if written.numel() == 0 or tensor.numel() == 0 or written.device != tensor.device:
@@ -242,8 +277,17 @@ def check_apart(caller: str, name: str, written: Tensor, /, **others: Tensor | S
                 raise ValueError(f"{caller}: {name} must not overlap {other_name}, got memory of both")
 
 
+def float_like(tensor: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+    """An empty tensor of the dtype of results: float64 like a float64 `tensor`, else float32."""
+    return tensor.new_empty(tensor.shape if shape is None else shape, dtype=result_dtype(tensor))
+
+
+def result_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype is torch.float64 else torch.float32
+
+
 def check_map(caller: str, map: NDArray[np.float32]) -> Tensor:
-    """A NumPy entry's argument as maps [1, h, w], for where there are no `array_kernels`; their checks."""
+    """The argument of a NumPy function as maps [1, h, w], for when there are no `array_kernels`."""
     check_array(caller, "map", map)
     if map.dtype != np.float32 or map.ndim != 2 or map.size == 0:
         raise ValueError(f"{caller}: map must be float32 [h, w] with h, w > 0, got {map.dtype} {map.shape}")
@@ -251,14 +295,14 @@ def check_map(caller: str, map: NDArray[np.float32]) -> Tensor:
 
 
 def check_maps(caller: str, maps: Tensor) -> None:
-    """Refuse what is not maps [T, h, w]."""
+    """Raise for anything but maps [T, h, w]."""
     check_tensor(caller, "maps", maps)
     if maps.dim() != 3 or maps.shape[1] == 0 or maps.shape[2] == 0:
         raise ValueError(f"{caller}: maps must be [T, h, w] with h, w > 0, got {list(maps.shape)}")
 
 
 def check_float(caller: str, name: str, tensor: Tensor, overload: torch._ops.OpOverload) -> None:
-    """Refuse dtypes that the chosen backend has no kernels for."""
+    """Raise for dtypes that the chosen backend does not support."""
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
     if tensor.dtype in dtypes or (tensor.dtype is torch.float64 and overload.namespace == "dcam_fast_reference"):
         return

@@ -1,5 +1,4 @@
-"""CUDA graphs of `diffusion_cam` and `refine`: one per shape, dtype, device and settings, replayed over buffers of its
-own."""
+"""CUDA graphs of `diffusion_cam` and `refine`: one for each shape, dtype, device and settings, with own buffers."""
 
 from __future__ import annotations
 
@@ -22,7 +21,14 @@ _CAPTURING = threading.Lock()  # captures of one process share a stream
 
 
 class LRU(Generic[V]):
-    """The values of the `size` keys that were asked for last."""
+    """The values of the `size` most recently used keys.
+
+    >>> cache = LRU(1)
+    >>> cache.get("key", lambda: 5)
+    5
+    >>> "key" in cache, len(cache)
+    (True, 1)
+    """
 
     def __init__(self, size: int) -> None:
         if size < 1:
@@ -31,7 +37,7 @@ class LRU(Generic[V]):
         self._values: OrderedDict[Hashable, V] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], V]) -> V:
-        """The value of `key`, made if it is not there; if that fails, nothing is kept or dropped."""
+        """The value of `key`, made by `make` if it is missing. If `make` raises, the cache is unchanged."""
         if key not in self._values:
             self._values[key] = make()
             if len(self._values) > self.size:
@@ -47,7 +53,7 @@ class LRU(Generic[V]):
 
 
 def layout(tensor: Tensor | None) -> Hashable:
-    """What a graph has fixed of a tensor that it reads."""
+    """The properties of an input that a graph is captured for."""
     return None if tensor is None else (tuple(tensor.shape), tensor.dtype, str(tensor.device))
 
 
@@ -68,13 +74,13 @@ class Recording:
         def call() -> None:
             run(self.out, self.flags, self.workspace, *self.inputs)
 
-        # a first call outside: kernels are loaded when they are launched first, which a capture does not allow
+        # a call before the capture: the first launch loads the kernels, which a capture does not allow
         side = torch.cuda.Stream(like.device)
         side.wait_stream(torch.cuda.current_stream(like.device))
         with torch.cuda.stream(side):
             call()
         torch.cuda.current_stream(like.device).wait_stream(side)
-        # what other threads do with the GPU meanwhile is no part of it
+        # GPU calls of other threads are not captured
         captured = torch.cuda.graph(self.graph, capture_error_mode="thread_local")
         with _CAPTURING, torch.cuda.device(like.device), captured:
             call()
@@ -95,20 +101,20 @@ class Recording:
 
 
 class GraphCache:
-    """Graphs of the last `size` kinds of call. Threads take turns."""
+    """CUDA graphs of the `size` most recent kinds of call. Threads take turns."""
 
     def __init__(self, size: int = 8) -> None:
         self._graphs: LRU[Recording] = LRU(size)
-        self._met: LRU[bool] = LRU(64)
+        self._known_kinds: LRU[bool] = LRU(64)
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[GraphCache], tuple[int]]:
-        """A copy begins without graphs: they belong to this process and its memory."""
+        """A copy has no graphs: they belong to this process and its memory."""
         return GraphCache, (self._graphs.size,)
 
     @staticmethod
     def serves(maps: Tensor) -> bool:
-        """Whether the backend that would be chosen for ``maps`` is the one whose calls can be captured."""
+        """Whether `maps` would run on the CUDA backend, whose calls can be captured."""
         return (
             maps.is_cuda
             and _backends.BACKENDS["cuda"].unavailable_reason() is None
@@ -124,18 +130,25 @@ class GraphCache:
         image_side: float | None = None,
         guide: Tensor | None = None,
     ) -> Tensor:
-        """`ops.refine` of ``[T, h, w]``, by a graph from the second call of a kind on: most kinds never come back, and
-        a capture takes as long as many calls.
+        """`ops.refine` of maps [T, h, w], by a graph from the second call of a kind on. Most kinds occur once, and a
+        capture takes as long as many calls.
+
+        Args:
+            maps: as in `ops.refine`.
+            config: as in `ops.refine`.
+            repetition: as in `ops.refine`, one number.
+            image_side: as in `ops.refine`.
+            guide: as in `ops.refine`.
 
         Raises:
-            ValueError: as `ops.refine` does, NaN and Inf included.
+            ValueError: as in `ops.refine`, also for NaN and Inf.
         """
         ratio, _ = check_ratios("refine", repetition, len(maps), maps.device)
         key = ("refine", layout(maps), layout(guide), config, image_side)
         options: dict[str, Any] = {"image_side": image_side, "backend": "cuda"}
         with self._lock:
-            first = key not in self._met
-            self._met.get(key, lambda: True)
+            first = key not in self._known_kinds
+            self._known_kinds.get(key, lambda: True)
         if first or not len(maps):
             return refine(maps, config, repetition=repetition, guide=guide, **options)
 
@@ -159,15 +172,26 @@ class GraphCache:
         gradients: Tensor,
         grid: tuple[int, int],
         cells: Tensor | None = None,
-        aggregation: str = "elementwise",
+        aggregation: str = "layer_cam",
         config: RefineConfig = UNGUIDED,
         *,
         repetition: float = 0.0,
         image_side: float | None = None,
         guide: Tensor | None = None,
     ) -> Tensor:
-        """`ops.diffusion_cam(check=False, backend="cuda")` of one block, by a graph over copies of the inputs; with a
-        `guide` for a config that needs one, `ops.pool` and `ops.refine`."""
+        """`ops.diffusion_cam(check=False, backend="cuda")` of one layer, by a graph over copies of the inputs.
+
+        Args:
+            activations: as in `ops.pool`, one tensor.
+            gradients: as in `ops.pool`, one tensor.
+            grid: as in `ops.diffusion_cam`.
+            cells: as in `ops.pool`.
+            aggregation: as in `ops.pool`.
+            config: as in `ops.refine`. If it needs a guide, the graph is of `ops.pool_out` and `ops.refine`.
+            repetition: as in `ops.refine`, one number.
+            image_side: as in `ops.refine`.
+            guide: as in `ops.refine`.
+        """
         inputs = [activations, gradients, cells, guide]
         key = (*map(layout, inputs), tuple(grid), aggregation, config, repetition, image_side)
         options: dict[str, Any] = {"repetition": repetition, "image_side": image_side, "backend": "cuda"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,36 +11,27 @@ from torch import Tensor
 from dcam_fast.config import UNGUIDED, RefineConfig
 from dcam_fast.ops import reference
 from dcam_fast.ops._arguments import check_bool, check_choice, check_config, check_pair, check_tensor, check_tensors
-from dcam_fast.ops._backends import Op, check_apart, check_float, native
+from dcam_fast.ops._backends import Op, check_apart, check_float, float_like, native, result_dtype
 from dcam_fast.ops.pool import (
     AGGREGATIONS,
     CODES,
     check_code,
-    check_layers_match,
+    check_layers,
     check_outputs,
     check_pool_out,
     map_shape,
-    out_dtype,
+    pool_flagged,
 )
 from dcam_fast.ops.refine import check_image_side, check_no_guide, check_ratios
 
 _WEIGHTED = ("pooled", "grad_cam", "grad_cam_paper")
 
 
-def _fake(
-    activations: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    cells: Tensor | None,
-    aggregation: int,
-    height: int,
-    width: int,
-    config: Sequence[float],
-    repetition: float,
-    repetitions: Tensor | None,
-    image_side: float,
-    check: bool,
+def _refine(
+    maps: Tensor, config: Sequence[float], repetition: float, repetitions: Tensor | None, image_side: float
 ) -> Tensor:
-    return gradients[0].new_empty((gradients[0].shape[0], height, width), dtype=out_dtype(gradients[0]))
+    ratio = repetition if repetitions is None else repetitions
+    return reference.refine(maps, RefineConfig.from_packed(config), repetition=ratio, image_side=image_side)
 
 
 def _reference(
@@ -49,23 +41,11 @@ def _reference(
     aggregation: int,
     height: int,
     width: int,
-    config: Sequence[float],
-    repetition: float,
-    repetitions: Tensor | None,
-    image_side: float,
-    check: bool,
+    *refinement: Any,
 ) -> Tensor:
+    *settings, check = refinement
     maps = reference.pool(activations, gradients, cells, AGGREGATIONS[aggregation], check=check)
-    return reference.refine(
-        maps.reshape(-1, height, width),
-        RefineConfig.from_packed(config),
-        repetition=repetition if repetitions is None else repetitions,
-        image_side=image_side,
-    )
-
-
-def _fake_out(*arguments: object) -> None:
-    return None
+    return _refine(maps.reshape(-1, height, width), *settings)
 
 
 def _reference_out(
@@ -76,22 +56,16 @@ def _reference_out(
     gradients: Sequence[Tensor],
     cells: Tensor | None,
     aggregation: int,
-    config: Sequence[float],
-    repetition: float,
-    repetitions: Tensor | None,
-    image_side: float,
-) -> None:
-    maps, reached = reference.pool_flagged(activations, gradients, cells, AGGREGATIONS[aggregation])
-    ratio = repetition if repetitions is None else repetitions
-    settings = RefineConfig.from_packed(config)
-    out.copy_(reference.refine(maps.reshape(out.shape), settings, repetition=ratio, image_side=image_side))
-    flags.copy_(reached)
+    *settings: Any,
+) -> tuple[Tensor, Tensor]:
+    maps, reached = pool_flagged(activations, gradients, cells, aggregation)
+    return _refine(maps.reshape(out.shape), *settings), reached
 
 
 def _check_refinement(
     caller: str, shape: tuple[int, ...], cells: int, config: Sequence[float], repetitions: Tensor | None
 ) -> None:
-    """`shape` (T, h, w) is of the maps."""
+    """Check the arguments of the refinement of maps of `shape` (T, h, w)."""
     T, height, width = shape
     if height < 1 or width < 1 or height * width != cells:
         raise ValueError(f"{caller}: grid must be (h, w) of {cells} cells, got {(height, width)}")
@@ -110,10 +84,9 @@ def _check(
     config: Sequence[float],
     repetition: float,
     repetitions: Tensor | None,
-    image_side: float,
-    check: bool,
+    *_: object,
 ) -> None:
-    check_layers_match("diffusion_cam", activations, gradients, cells, check_code("diffusion_cam", aggregation))
+    check_layers("diffusion_cam", activations, gradients, cells, check_code("diffusion_cam", aggregation))
     T, N = map_shape(activations, gradients, cells)
     _check_refinement("diffusion_cam", (T, height, width), N, config, repetitions)
 
@@ -129,27 +102,14 @@ def _check_out(
     config: Sequence[float],
     repetition: float,
     repetitions: Tensor | None,
-    image_side: float,
+    *_: object,
 ) -> None:
     caller = "diffusion_cam_out"
-    check_layers_match(caller, activations, gradients, cells, check_code(caller, aggregation))
+    check_layers(caller, activations, gradients, cells, check_code(caller, aggregation))
     T, N = map_shape(activations, gradients, cells)
     if out.dim() != 3 or out.shape[0] != T:
         raise ValueError(f"{caller}: out must be [{T}, h, w], got {list(out.shape)}")
     _check_refinement(caller, tuple(out.shape), N, config, repetitions)
-    _check_overlap(out, flags, workspace, activations, gradients, cells, repetitions)
-
-
-def _check_overlap(
-    out: Tensor,
-    flags: Tensor,
-    workspace: Tensor,
-    activations: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    cells: Tensor | None,
-    repetitions: Tensor | None,
-) -> None:
-    caller = "diffusion_cam_out"
     check_pool_out(caller, out, flags, activations, gradients, cells)
     check_apart(caller, "out", out, repetition=repetitions)
     check_apart(caller, "flags", flags, repetition=repetitions)
@@ -162,25 +122,24 @@ _REFINED = "float[] config, float repetition, Tensor? repetitions, float image_s
 _OP = Op(
     "diffusion_cam",
     f"({_POOLED}, int height, int width, {_REFINED}, bool check) -> Tensor",
-    _fake,
-    _reference,
-    _check,
-    "diffusion_cam",
+    reference=_reference,
+    check=_check,
+    fake=lambda A, G, cells, aggregation, height, width, *_: float_like(G[0], (G[0].shape[0], height, width)),
+    triton="diffusion_cam",
 )
 _OP_OUT = Op(
     "diffusion_cam_out",
     f"(Tensor(a!) out, Tensor(b!) flags, Tensor(c!) workspace, {_POOLED}, {_REFINED}) -> ()",
-    _fake_out,
-    _reference_out,
-    _check_out,
-    "diffusion_cam",
+    reference=_reference_out,
+    check=_check_out,
+    triton="diffusion_cam",
 )
 
 
 def _settings(
     caller: str, config: RefineConfig, repetition: float | Tensor, image_side: float | None, like: Tensor
 ) -> tuple[float, Tensor | None, float]:
-    """repetition, repetitions and image_side of the operators."""
+    """Check the arguments of the refinement; returns repetition, repetitions and image_side of the operators."""
     check_config(caller, config)
     check_no_guide(caller, config)
     side = check_image_side(caller, image_side) if config.needs_image_side else 0.0
@@ -192,7 +151,7 @@ def diffusion_cam(
     gradients: Tensor | Sequence[Tensor],
     grid: tuple[int, int],
     cells: Tensor | None = None,
-    aggregation: str = "elementwise",
+    aggregation: str = "layer_cam",
     config: RefineConfig = UNGUIDED,
     *,
     repetition: float | Tensor = 0.0,
@@ -202,20 +161,31 @@ def diffusion_cam(
 ) -> Tensor:
     """`refine(pool(...).reshape(T, h, w), ...)` in one call.
 
+    >>> activations, gradients = torch.rand(6, 8), torch.rand(2, 6, 8)
+    >>> diffusion_cam(activations, gradients, (2, 3)).shape
+    torch.Size([2, 2, 3])
+
     Args:
-        activations, gradients, cells, aggregation: as for `pool`.
+        activations: as in `pool`.
+        gradients: as in `pool`.
         grid: (h, w) of the maps; h w cells are pooled.
-        config, repetition, image_side: as for `refine`.
-        check: refuse NaN and Inf (on a GPU this waits for the result). Otherwise a map they reach is all zeros.
-        backend: a backend by name; None: the fastest that serves the tensors' device.
+        cells: as in `pool`.
+        aggregation: as in `pool`.
+        config: as in `refine`, without a guide.
+        repetition: as in `refine`.
+        image_side: as in `refine`.
+        check: as in `pool`.
+        backend: name of a backend; None: the fastest that serves the tensors' device.
 
     Returns:
         float32 [T, h, w] in 0..1 (float64 for float64 input on the reference).
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, dtype or device; a cell outside 0..S-1; NaN or Inf.
+        ValueError: a shape, device, number or cell index is wrong, or a value is NaN or Inf.
+        TypeError: a type or dtype is wrong.
+        RuntimeError: the backend cannot run here.
     """
-    A, G = check_layers_match("diffusion_cam", activations, gradients, cells, aggregation)
+    A, G = check_layers("diffusion_cam", activations, gradients, cells, aggregation)
     height, width = check_pair("diffusion_cam", "grid", grid)
     check_bool("diffusion_cam", "check", check)
     count = map_shape(A, G, cells)[1]
@@ -228,9 +198,13 @@ def diffusion_cam(
 
 
 def diffusion_cam_workspace(
-    gradients: Tensor | Sequence[Tensor], cells: Tensor | None = None, aggregation: str = "elementwise"
+    gradients: Tensor | Sequence[Tensor], cells: Tensor | None = None, aggregation: str = "layer_cam"
 ) -> int:
-    """float32 numbers that the `workspace` of `diffusion_cam_out` must have; 0 but for CUDA tensors."""
+    """Number of float32 values that the `workspace` of `diffusion_cam_out` needs; 0 except for CUDA tensors.
+
+    Raises:
+        ValueError, TypeError: as in `pool`.
+    """
     caller = "diffusion_cam_workspace"
     G = check_tensors(caller, "gradients", gradients)
     check_choice(caller, "aggregation", aggregation, AGGREGATIONS)
@@ -245,8 +219,8 @@ def diffusion_cam_workspace(
     strides = [(g.shape[2] + 31) // 32 * 32 for g in G]
     parts = [native.pool_weight_parts(T, N, g.shape[2]) for g in G]
     weights = [T * stride * (1 + part) for stride, part in zip(strides, parts, strict=True)]
-    block_maps = (len(G) * T * N + 3) // 4 * 4 if len(G) > 1 else 0
-    return block_maps + (max(weights) if aggregation in _WEIGHTED else 0)
+    layer_maps = (len(G) * T * N + 3) // 4 * 4 if len(G) > 1 else 0
+    return layer_maps + (max(weights) if aggregation in _WEIGHTED else 0)
 
 
 def diffusion_cam_out(
@@ -256,26 +230,39 @@ def diffusion_cam_out(
     activations: Tensor | Sequence[Tensor],
     gradients: Tensor | Sequence[Tensor],
     cells: Tensor | None = None,
-    aggregation: str = "elementwise",
+    aggregation: str = "layer_cam",
     config: RefineConfig = UNGUIDED,
     *,
     repetition: float | Tensor = 0.0,
     image_side: float | None = None,
     backend: str | None = None,
 ) -> None:
-    """`diffusion_cam(check=False)` into the caller's buffers; with `cuda` it allocates nothing and waits for nothing
-    where the channels of `activations` and `gradients` and the `cells` lie next to each other, so that a CUDA graph
-    can capture it.
+    """`diffusion_cam(check=False)` into given buffers.
+
+    On `cuda` it neither allocates nor synchronizes if `cells` and the channels of `activations` and `gradients` are
+    contiguous. A CUDA graph can then capture it.
 
     Args:
-        out: float32 [T, h, w], contiguous.
-        flags: int32 [T], contiguous: 1 for every map that NaN or Inf reached (that map is zeros), else 0.
-        workspace: float32, contiguous, of `diffusion_cam_workspace` numbers at least.
+        out: float32 [T, h, w], contiguous; receives the maps.
+        flags: int32 [T], contiguous; receives 1 for maps that NaN or Inf reached (they are zeros), else 0.
+        workspace: float32, contiguous, of at least `diffusion_cam_workspace(...)` values.
+        activations: as in `pool`.
+        gradients: as in `pool`.
+        cells: as in `pool`.
+        aggregation: as in `pool`.
+        config: as in `refine`, without a guide.
+        repetition: as in `refine`.
+        image_side: as in `refine`.
+        backend: name of a backend; None: the fastest that serves the tensors' device.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as in `diffusion_cam`, or for a buffer of the wrong shape, dtype or
+            device, or that overlaps another argument.
     """
-    A, G = check_layers_match("diffusion_cam_out", activations, gradients, cells, aggregation)
+    A, G = check_layers("diffusion_cam_out", activations, gradients, cells, aggregation)
     check_outputs("diffusion_cam_out", out=out, flags=flags, workspace=workspace)
     T, N = map_shape(A, G, cells)
-    dtype = out_dtype(G[0])
+    dtype = result_dtype(G[0])
     if out.dtype is not dtype or out.dim() != 3 or out.shape[0] != T or out.shape[1] * out.shape[2] != N:
         raise ValueError(
             f"diffusion_cam_out: out must be contiguous {dtype} [{T}, h, w] of {N} cells a map, "

@@ -1,4 +1,4 @@
-"""`guided_filter`: maps smoothed along the edges of their image (docs/method.md, section 2)."""
+"""`guided_filter`: smoothing of maps along the edges of their image (docs/method.md, section 2)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from torch import Tensor
 from dcam_fast.config import MAX_EPSILON, MAX_RADIUS, MIN_EPSILON
 from dcam_fast.ops import reference
 from dcam_fast.ops._arguments import check_number, check_tensor, is_int
-from dcam_fast.ops._backends import Op, check_float, check_maps, plain
-
-
-def _fake(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> Tensor:
-    return maps.new_empty(maps.shape, dtype=torch.float64 if maps.dtype is torch.float64 else torch.float32)
+from dcam_fast.ops._backends import Op, check_float, check_maps, float_like, plain
 
 
 def _check(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> None:
@@ -27,32 +23,39 @@ def _check(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> None:
 _GUIDED_FILTER = Op(
     "guided_filter",
     "(Tensor maps, Tensor guide, int radius, float epsilon) -> Tensor",
-    _fake,
-    reference.guided_filter,
-    _check,
-    "guided",
+    reference=reference.guided_filter,
+    check=_check,
+    fake=lambda maps, *_: float_like(maps),
+    triton="guided",
 )
 
 
 def guided_filter(
     maps: Tensor, guide: Tensor, radius: int = 4, epsilon: float = 1e-3, *, backend: str | None = None
 ) -> Tensor:
-    """Each cell becomes what its color says: around every cell the map is fitted as a linear function of the colors
-    there, and a cell's value is the mean of the fits it takes part in (the guided filter of He, Sun and Tang 2013, with
-    a color image as the guide). What looks alike and lies together gets values alike; edges of the image stay edges.
+    """Smooth maps along the edges of their image: the guided filter of He, Sun and Tang (2013) with a color guide.
+
+    In the window around every cell, the map is fitted as a linear function of the colors. The value of a cell is the
+    mean of the fits of all windows that contain it. Cells that look alike and are close get similar values, and edges
+    of the image become edges of the map.
+
+    >>> guided_filter(torch.rand(2, 5, 7), torch.rand(3, 5, 7)).shape
+    torch.Size([2, 5, 7])
 
     Args:
         maps: [T, h, w]; float32, bfloat16 or float16. Values must be finite, which is not checked.
-        guide: float32 [3, h, w], the colors of the cells in 0..1, as `dcam_fast.images.cell_colors` gives them.
-        radius: of the square windows in cells, 1 to 8; they are cut at the border.
-        epsilon: variance of colors that counts as an edge, 1e-5 to 1e6; the smaller, the fainter edges are kept.
-        backend: a backend by name; None: the fastest that serves the tensor's device.
+        guide: float32 [3, h, w], the colors of the cells in 0..1, as `dcam_fast.images.cell_colors` returns them.
+        radius: of the square windows in cells, 1 to 8. Windows are cut at the border.
+        epsilon: variance of colors that counts as an edge, 1e-5 to 1e6. A smaller value keeps fainter edges.
+        backend: name of a backend; None: the fastest that serves the tensor's device.
 
     Returns:
-        float32 [T, h, w], at least 0 (float64 for float64 input on the reference).
+        float32 [T, h, w], not negative (float64 for float64 input on the reference).
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, dtype or device.
+        ValueError: a shape, device or number is wrong.
+        TypeError: a type or dtype is wrong.
+        RuntimeError: the backend cannot run here.
     """
     _check(maps, guide, radius, epsilon)
     overload = _GUIDED_FILTER.overload(maps, backend)
@@ -61,7 +64,7 @@ def guided_filter(
 
 
 def check_guide(caller: str, guide: Tensor | None, maps: Tensor) -> Tensor:
-    """The guide, or ValueError where it is not the colors of the cells of maps [T, h, w]."""
+    """Check the colors of the cells of maps [T, h, w]; returns them."""
     if guide is None:
         raise ValueError(
             f"{caller}: guide must be the colors of the cells for this config (dcam_fast.images.cell_colors), got None"

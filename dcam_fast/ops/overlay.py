@@ -11,27 +11,7 @@ from torch import Tensor
 
 from dcam_fast.ops import reference
 from dcam_fast.ops._arguments import check_bool, check_number, check_pair, check_tensor
-from dcam_fast.ops._backends import Op, check_float, check_maps, plain
-
-
-def _fake_upsample(maps: Tensor, boxes: Tensor, height: int, width: int, check: bool) -> Tensor:
-    dtype = torch.float64 if maps.dtype is torch.float64 else torch.float32
-    return maps.new_empty((maps.shape[0], height, width), dtype=dtype)
-
-
-def _reference_upsample(maps: Tensor, boxes: Tensor, height: int, width: int, check: bool) -> Tensor:
-    return reference.upsample(maps, boxes, (height, width), check).contiguous()
-
-
-def _fake_overlay(maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float, check: bool) -> Tensor:
-    return image.new_empty((maps.shape[0], *image.shape))
-
-
-def _reference_overlay(
-    maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float, check: bool
-) -> Tensor:
-    return reference.overlay(maps, image, boxes, colormap, alpha, check)
-
+from dcam_fast.ops._backends import Op, check_float, check_maps, float_like, plain
 
 MAX_PIXELS: Final = 2**30  # a side
 
@@ -47,10 +27,10 @@ def _check(caller: str, maps: Tensor, boxes: Tensor) -> None:
         )
 
 
-def _check_upsample(maps: Tensor, boxes: Tensor, height: int, width: int, check: bool) -> None:
+def _check_upsample(maps: Tensor, boxes: Tensor, height: int, width: int, *_: object) -> None:
     _check("upsample", maps, boxes)
     if not (1 <= height <= MAX_PIXELS and 1 <= width <= MAX_PIXELS):
-        raise ValueError(f"upsample: size must be (H, W) of a pixel at least, got {(height, width)}")
+        raise ValueError(f"upsample: size must be (H, W) of at least one pixel, got {(height, width)}")
 
 
 def _check_overlay(maps: Tensor, image: Tensor, boxes: Tensor, alpha: float) -> None:
@@ -75,7 +55,7 @@ def _check_table(colormap: Tensor, device: torch.device) -> None:
 
 
 def _check_overlay_operator(
-    maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float, check: bool
+    maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha: float, *_: object
 ) -> None:
     _check_overlay(maps, image, boxes, alpha)
     _check_table(colormap, maps.device)
@@ -84,18 +64,18 @@ def _check_overlay_operator(
 _UPSAMPLE = Op(
     "upsample",
     "(Tensor maps, Tensor boxes, int height, int width, bool check) -> Tensor",
-    _fake_upsample,
-    _reference_upsample,
-    _check_upsample,
-    "overlay",
+    reference=lambda maps, boxes, height, width, check: reference.upsample(maps, boxes, (height, width), check),
+    check=_check_upsample,
+    fake=lambda maps, boxes, height, width, _: float_like(maps, (maps.shape[0], height, width)),
+    triton="overlay",
 )
 _OVERLAY = Op(
     "overlay",
     "(Tensor maps, Tensor image, Tensor boxes, Tensor colormap, float alpha, bool check) -> Tensor",
-    _fake_overlay,
-    _reference_overlay,
-    _check_overlay_operator,
-    "overlay",
+    reference=reference.overlay,
+    check=_check_overlay_operator,
+    fake=lambda maps, image, *_: image.new_empty((maps.shape[0], *image.shape)),
+    triton="overlay",
 )
 
 
@@ -104,7 +84,7 @@ def _table(name: str, device: torch.device) -> Tensor:
     from matplotlib import colormaps
 
     if name not in colormaps:
-        raise ValueError(f"overlay: colormap must be the name of one of matplotlib's, got {name!r}")
+        raise ValueError(f"overlay: colormap must be the name of a matplotlib colormap, got {name!r}")
     return torch.from_numpy(colormaps[name](np.arange(256), bytes=True)[:, :3].copy()).to(device)
 
 
@@ -113,26 +93,34 @@ def color_table(name: str, device: torch.device) -> Tensor:
     return _table(name, device)
 
 
-# What torch.compiler.assume_constant_result does, which would import all of dynamo: a second that every import pays.
+# As torch.compiler.assume_constant_result does, without importing dynamo, which takes a second.
 color_table._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def upsample(
     maps: Tensor, boxes: Tensor, size: tuple[int, int], *, check: bool = True, backend: str | None = None
 ) -> Tensor:
-    """Maps at every pixel: bilinear between the centers of the cells' pixel boxes, clamped beyond the outermost.
+    """Upsample maps to pixels: bilinear between the centers of the cells' boxes, constant beyond the outermost.
+
+    >>> from dcam_fast.images import grid_boxes
+    >>> upsample(torch.rand(2, 3, 4), grid_boxes((3, 4), (30, 40)), (30, 40)).shape
+    torch.Size([2, 30, 40])
 
     Args:
         maps: [T, h, w]; float32, bfloat16 or float16.
-        boxes: float32 [h, w, 4], pixel box (x0, y0, x1, y1) of each cell; pixel i has its center at i + 0.5. x must
-            come from the column and y from the row, both ascending; gaps between boxes are interpolated across.
+        boxes: float32 [h, w, 4], pixel box (x0, y0, x1, y1) of each cell; the center of pixel i is at i + 0.5. x must
+            depend on the column alone and y on the row alone, both ascending. Gaps between boxes are interpolated.
         size: (H, W) of the image in pixels.
-        check: refuse boxes that are not so (on a GPU this waits for the boxes). Otherwise pixels of such boxes can have
-            any value.
-        backend: a backend by name; None: the fastest that serves the tensor's device.
+        check: raise for other boxes, which synchronizes on a GPU. Otherwise such boxes give undefined pixel values.
+        backend: name of a backend; None: the fastest that serves the tensor's device.
 
     Returns:
         float32 [T, H, W] (float64 for float64 input on the reference).
+
+    Raises:
+        ValueError: a shape, device, size or box is wrong.
+        TypeError: a type or dtype is wrong.
+        RuntimeError: the backend cannot run here.
     """
     height, width = check_pair("upsample", "size", size)
     _check_upsample(maps, boxes, height, width, check)
@@ -152,11 +140,16 @@ def overlay(
     check: bool = True,
     backend: str | None = None,
 ) -> Tensor:
-    """Each map in color over the image.
+    """Draw each map in color over the image.
 
     Values are upsampled as by `upsample`, clipped to 0..1 (NaN cells count as 0), looked up in the color table at
     round(255 value), and blended: (1 - alpha) image + alpha color, halves rounded up. Pixels outside the rectangle
-    that the boxes span were never seen by the model, and keep the image.
+    that the boxes span keep the image: they are not visible to the model.
+
+    >>> from dcam_fast.images import grid_boxes
+    >>> image = torch.zeros(30, 40, 3, dtype=torch.uint8)
+    >>> overlay(torch.rand(2, 3, 4), image, grid_boxes((3, 4), (30, 40))).shape
+    torch.Size([2, 30, 40, 3])
 
     Args:
         maps: [T, h, w]; float32, bfloat16 or float16.
@@ -165,10 +158,15 @@ def overlay(
         colormap: name of a matplotlib colormap, or uint8 [256, 3].
         alpha: weight of the color, 0 to 1.
         check: as in `upsample`.
-        backend: a backend by name; None: the fastest that serves the tensors' device.
+        backend: name of a backend; None: the fastest that serves the tensors' device.
 
     Returns:
         uint8 [T, H, W, 3].
+
+    Raises:
+        ValueError: a shape, device, number, colormap or box is wrong.
+        TypeError: a type or dtype is wrong.
+        RuntimeError: the backend cannot run here.
     """
     _check_overlay(maps, image, boxes, alpha)
     if isinstance(colormap, str):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dcam_fast.ops import reference
 from dcam_fast.ops._arguments import check_bool, check_choice, check_tensor, check_tensors
-from dcam_fast.ops._backends import Op, check_apart, check_float, plain
+from dcam_fast.ops._backends import Op, check_apart, check_float, float_like, plain, result_dtype
 
 AGGREGATIONS = reference.AGGREGATIONS
 CODES = {name: code for code, name in enumerate(AGGREGATIONS)}
@@ -19,45 +19,17 @@ def map_shape(activations: Sequence[Tensor], gradients: Sequence[Tensor], cells:
     return gradients[0].shape[0], gradients[0].shape[1] if cells is None else cells.shape[0]
 
 
-def out_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype is torch.float64 else torch.float32
-
-
-def _fake(
-    activations: Sequence[Tensor], gradients: Sequence[Tensor], cells: Tensor | None, aggregation: int, check: bool
-) -> Tensor:
-    shape = map_shape(activations, gradients, cells)
-    return gradients[0].new_empty(shape, dtype=out_dtype(gradients[0]))
-
-
 def _reference(
     activations: Sequence[Tensor], gradients: Sequence[Tensor], cells: Tensor | None, aggregation: int, check: bool
 ) -> Tensor:
     return reference.pool(activations, gradients, cells, AGGREGATIONS[aggregation], check=check)
 
 
-def _fake_out(
-    out: Tensor,
-    flags: Tensor,
-    activations: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    cells: Tensor | None,
-    aggregation: int,
-) -> None:
-    return None
-
-
-def _reference_out(
-    out: Tensor,
-    flags: Tensor,
-    activations: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    cells: Tensor | None,
-    aggregation: int,
-) -> None:
-    maps, reached = reference.pool_flagged(activations, gradients, cells, AGGREGATIONS[aggregation])
-    out.copy_(maps)
-    flags.copy_(reached)
+def pool_flagged(
+    activations: Sequence[Tensor], gradients: Sequence[Tensor], cells: Tensor | None, aggregation: int
+) -> tuple[Tensor, Tensor]:
+    """The reference of `pool_out`, from an operator's arguments: the values of `out` and `flags`."""
+    return reference.pool_flagged(activations, gradients, cells, AGGREGATIONS[aggregation])
 
 
 def check_code(caller: str, aggregation: int) -> str:
@@ -68,9 +40,9 @@ def check_code(caller: str, aggregation: int) -> str:
 
 
 def _check(
-    activations: Sequence[Tensor], gradients: Sequence[Tensor], cells: Tensor | None, aggregation: int, check: bool
+    activations: Sequence[Tensor], gradients: Sequence[Tensor], cells: Tensor | None, aggregation: int, *_: object
 ) -> None:
-    check_layers_match("pool", activations, gradients, cells, check_code("pool", aggregation))
+    check_layers("pool", activations, gradients, cells, check_code("pool", aggregation))
 
 
 def _check_out(
@@ -81,7 +53,7 @@ def _check_out(
     cells: Tensor | None,
     aggregation: int,
 ) -> None:
-    check_layers_match("pool_out", activations, gradients, cells, check_code("pool_out", aggregation))
+    check_layers("pool_out", activations, gradients, cells, check_code("pool_out", aggregation))
     check_pool_out("pool_out", out, flags, activations, gradients, cells)
 
 
@@ -93,8 +65,8 @@ def check_pool_out(
     gradients: Sequence[Tensor],
     cells: Tensor | None,
 ) -> None:
-    """Refuse buffers of the wrong size or dtype, or that overlap an input or each other."""
-    shape, dtype = map_shape(activations, gradients, cells), out_dtype(gradients[0])
+    """Raise for outputs of the wrong size or dtype, or that overlap an input or each other."""
+    shape, dtype = map_shape(activations, gradients, cells), result_dtype(gradients[0])
     if out.dtype is not dtype or out.numel() != shape[0] * shape[1] or not out.is_contiguous():
         raise ValueError(f"{caller}: out must be contiguous {dtype} {list(shape)}, got {out.dtype} {list(out.shape)}")
     if flags.dtype is not torch.int32 or flags.shape != shape[:1] or not flags.is_contiguous():
@@ -107,26 +79,37 @@ def check_pool_out(
 
 
 _INPUTS = "Tensor[] activations, Tensor[] gradients, Tensor? cells, int aggregation"
-_POOL = Op("pool", f"({_INPUTS}, bool check) -> Tensor", _fake, _reference, _check, "pool")
+_POOL = Op(
+    "pool",
+    f"({_INPUTS}, bool check) -> Tensor",
+    reference=_reference,
+    check=_check,
+    fake=lambda A, G, cells, *_: float_like(G[0], map_shape(A, G, cells)),
+    triton="pool",
+)
 _POOL_OUT = Op(
-    "pool_out", f"(Tensor(a!) out, Tensor(b!) flags, {_INPUTS}) -> ()", _fake_out, _reference_out, _check_out, "pool"
+    "pool_out",
+    f"(Tensor(a!) out, Tensor(b!) flags, {_INPUTS}) -> ()",
+    reference=lambda out, flags, *inputs: pool_flagged(*inputs),
+    check=_check_out,
+    triton="pool",
 )
 
 
-def check_layers_match(
+def check_layers(
     caller: str,
     activations: Tensor | Sequence[Tensor],
     gradients: Tensor | Sequence[Tensor],
     cells: Tensor | None,
     aggregation: str,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The arguments as one list of blocks each, checked."""
+    """Check activations and gradients; returns them as lists with one tensor for each layer."""
     A = check_tensors(caller, "activations", activations)
     G = check_tensors(caller, "gradients", gradients)
     check_choice(caller, "aggregation", aggregation, AGGREGATIONS)
     if not A or len(A) != len(G):
         raise ValueError(
-            f"{caller}: gradients must be one tensor per block of activations, got {len(G)} for {len(A)} blocks"
+            f"{caller}: gradients must be one tensor per layer of activations, got {len(G)} for {len(A)} layers"
         )
     for a, g in zip(A, G, strict=True):
         if g.dim() != 3:
@@ -141,7 +124,7 @@ def check_layers_match(
             raise ValueError(f"{caller}: gradients must be on the activations' device {a.device}, got {g.device}")
         if g.shape[0] != G[0].shape[0] or (cells is None and g.shape[1] != G[0].shape[1]):
             raise ValueError(
-                f"{caller}: gradients must have the same T and cells in every block, "
+                f"{caller}: gradients must have the same T and cells in every layer, "
                 f"got {list(g.shape)} after {list(G[0].shape)}"
             )
         if g.shape[1] == 0 or g.shape[2] == 0:
@@ -156,7 +139,7 @@ def check_layers_match(
 
 
 def check_outputs(caller: str, **buffers: Tensor) -> None:
-    """Refuse what is no tensor to write into."""
+    """Raise for anything but tensors that can be written into."""
     for name, buffer in buffers.items():
         check_tensor(caller, name, buffer)
         if buffer.requires_grad:
@@ -167,32 +150,37 @@ def pool(
     activations: Tensor | Sequence[Tensor],
     gradients: Tensor | Sequence[Tensor],
     cells: Tensor | None = None,
-    aggregation: str = "elementwise",
+    aggregation: str = "layer_cam",
     *,
     check: bool = True,
     backend: str | None = None,
 ) -> Tensor:
-    """Raw maps of T targets: activations weighted by their gradients, min-max normalized (docs/method.md, section 1).
+    """Pool activations, weighted by their gradients, to raw maps of T targets (docs/method.md, section 1).
+
+    >>> activations = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]])  # 3 cells, 2 channels
+    >>> gradients = torch.tensor([[[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]])  # of one target
+    >>> pool(activations, gradients)
+    tensor([[1., 1., 0.]])
 
     Args:
-        activations: [S, D] shared by all targets, or [T, S, D]; float32, bfloat16 or float16. A sequence of such
-            tensors is one per block (D may differ): the mean of the blocks' normalized maps, normalized again.
-        gradients: [T, S, D], of the dtype of the activations; a sequence with a sequence. `activation` reads none.
-        cells: int64 [N], row of the sequence for every grid cell, row-major; None: all S rows.
-        aggregation: one of `AGGREGATIONS`. `grad_cam_paper` is the paper's Grad-CAM baseline,
-            mean_d max(A w, 0) with the signed w; `grad_cam` the textbook's.
-        check: refuse NaN and Inf (on a GPU this waits for the result). Otherwise a map they reach is all zeros, and
-            the other maps are what they would be without it. With `triton` an unchecked cell that is no row counts
-            as NaN.
-        backend: a backend by name; None: the fastest that serves the tensors' device.
+        activations: [S, D], shared by all targets, or [T, S, D]; float32, bfloat16 or float16. A sequence has one
+            tensor for each layer, with any D: the result is the normalized mean of the layers' normalized maps.
+        gradients: [T, S, D], of the dtype of the activations; a sequence if these are one. Not read by `activation`.
+        cells: int64 [N], the row of each cell of the grid in the sequence, row-major; None: all S rows.
+        aggregation: one of `AGGREGATIONS`. The default is that of the method `default`.
+        check: raise for NaN and Inf, which synchronizes on a GPU. Otherwise maps that they reach are zeros, and other
+            maps are unaffected. On `triton`, `check=False` treats cells out of range as NaN.
+        backend: name of a backend; None: the fastest that serves the tensors' device.
 
     Returns:
         float32 [T, N] in 0..1 (float64 for float64 input on the reference).
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, dtype or device; a cell outside 0..S-1; NaN or Inf.
+        ValueError: a shape, device or cell index is wrong, or a value is NaN or Inf.
+        TypeError: a type or dtype is wrong.
+        RuntimeError: the backend cannot run here.
     """
-    A, G = check_layers_match("pool", activations, gradients, cells, aggregation)
+    A, G = check_layers("pool", activations, gradients, cells, aggregation)
     check_bool("pool", "check", check)
     overload = _POOL.overload(G[0], backend)
     check_float("pool", "activations", A[0], overload)
@@ -205,20 +193,33 @@ def pool_out(
     activations: Tensor | Sequence[Tensor],
     gradients: Tensor | Sequence[Tensor],
     cells: Tensor | None = None,
-    aggregation: str = "elementwise",
+    aggregation: str = "layer_cam",
     *,
     backend: str | None = None,
 ) -> None:
-    """`pool(check=False)` into the caller's buffers: maps to `out`, float32 [T, N], contiguous, and to `flags`, int32
-    [T], 1 for every map that NaN or Inf reached (that map is zeros) and 0 otherwise."""
-    A, G = check_layers_match("pool_out", activations, gradients, cells, aggregation)
+    """`pool(check=False)` into given buffers.
+
+    Args:
+        out: float32 [T, N], contiguous; receives the maps.
+        flags: int32 [T], contiguous; receives 1 for maps that NaN or Inf reached (they are zeros), else 0.
+        activations: as in `pool`.
+        gradients: as in `pool`.
+        cells: as in `pool`.
+        aggregation: as in `pool`.
+        backend: as in `pool`.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as in `pool`, or for a buffer of the wrong shape, dtype or device, or that
+            overlaps another argument.
+    """
+    A, G = check_layers("pool_out", activations, gradients, cells, aggregation)
     overload = _POOL_OUT.overload(G[0], backend)
     check_float("pool_out", "activations", A[0], overload)
     check_outputs("pool_out", out=out, flags=flags)
     shape = map_shape(A, G, cells)
-    if out.dtype is not out_dtype(G[0]) or out.shape != shape or not out.is_contiguous():
+    if out.dtype is not result_dtype(G[0]) or out.shape != shape or not out.is_contiguous():
         raise ValueError(
-            f"pool_out: out must be contiguous {out_dtype(G[0])} {list(shape)}, got {out.dtype} {list(out.shape)}"
+            f"pool_out: out must be contiguous {result_dtype(G[0])} {list(shape)}, got {out.dtype} {list(out.shape)}"
         )
     if flags.dtype is not torch.int32 or flags.shape != shape[:1] or not flags.is_contiguous():
         raise ValueError(

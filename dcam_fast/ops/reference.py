@@ -1,8 +1,8 @@
 """Every op in plain PyTorch: the oracle of all tests and the last fallback.
 
-Written to be read beside the method, one step a line, in the dtype of the input (float64 included), on any device.
-Names, argument order and semantics are those of `dcam_fast.ops`; the low precision floats are computed in float32.
-Like those they carry no gradient on.
+It follows docs/method.md line by line, in the dtype of the input (float64 included), on any device. bfloat16 and
+float16 are computed in float32. Names, argument order and semantics are those of `dcam_fast.ops`. Results have no
+gradients.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcam_fast.config import UNGUIDED, RefineConfig
+from dcam_fast.config import DEFAULT, UNGUIDED, RefineConfig
 
 AGGREGATIONS: Final = ("pooled", "elementwise", "layer_cam", "grad_cam", "grad_cam_paper", "hires_cam", "activation")
 
@@ -70,24 +70,24 @@ def pool(
     activations: Tensor | Sequence[Tensor],
     gradients: Tensor | Sequence[Tensor],
     cells: Tensor | None = None,
-    aggregation: str = "elementwise",
+    aggregation: str = "layer_cam",
     *,
     check: bool = True,
 ) -> Tensor:
     """Raw maps [T, N] (docs/method.md, section 1); see `dcam_fast.ops.pool`."""
     maps, flags = pool_flagged(activations, gradients, cells, aggregation)
     if check and bool(flags.any()):
-        raise pool_refusal(activations, gradients, cells)
+        raise not_finite_error(activations, gradients, cells)
     return maps
 
 
-def pool_refusal(
+def not_finite_error(
     activations: Tensor | Sequence[Tensor], gradients: Tensor | Sequence[Tensor], cells: Tensor | None
 ) -> ValueError:
-    """What is wrong with arguments for which `pool` came to something not finite. Raises itself for wrong cells."""
+    """The error for arguments whose raw maps are not finite, naming the input at fault. Raises for wrong cells."""
     named = {"activations": activations, "gradients": gradients}
     culprits = [name for name, blocks in named.items() if not _finite_rows(blocks, cells)]
-    # what is finite may still overflow when multiplied
+    # products of finite values may overflow
     return ValueError(f"pool: {(culprits or ['activations times gradients'])[0]} must be finite, got NaN or Inf")
 
 
@@ -95,9 +95,9 @@ def pool_flagged(
     activations: Tensor | Sequence[Tensor],
     gradients: Tensor | Sequence[Tensor],
     cells: Tensor | None = None,
-    aggregation: str = "elementwise",
+    aggregation: str = "layer_cam",
 ) -> tuple[Tensor, Tensor]:
-    """`pool` without its check: the maps, and bool [T], true for those that NaN or Inf reached (they are zeros)."""
+    """`pool` without its check: the maps, and bool [T], true for maps that NaN or Inf reached (they are zeros)."""
     blocks = list(zip(_as_list(activations), _as_list(gradients), strict=True))
     total, finite = torch.zeros(()), torch.ones((), dtype=torch.bool)
     for block, block_gradient in blocks:
@@ -135,7 +135,7 @@ def _finite_rows(blocks: Tensor | Sequence[Tensor], cells: Tensor | None) -> boo
 
 
 def fold_index(index: Tensor, size: int) -> Tensor:
-    """Reflection without repeating the edge, folded until inside; an axis of one cell maps to 0."""
+    """Indices reflected without repeating the edge, until inside; an axis of one cell maps to 0."""
     if size == 1:
         return torch.zeros_like(index)
     index = index.remainder(2 * (size - 1))
@@ -160,7 +160,7 @@ def rank_filter(maps: Tensor, k: int) -> Tensor:
     mean = v.mean(-1)
     sigma = v.std(-1, correction=0) / mean
     distance = torch.arange(K, device=x.device, dtype=x.dtype) - K // 2
-    # The median always weighs 1: the limit of a flat window, where 0 / 0 stands in the formula.
+    # the weight of the median is always 1, which is the limit for a flat window, where the formula has 0 / 0
     u = torch.exp(-(distance**2) / (2 * sigma[..., None] ** 2)).where(distance != 0, 1)
     return torch.where(mean > 0, (u * v).sum(-1) / u.sum(-1), 0)
 
@@ -193,7 +193,9 @@ def guided_filter(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> T
     ridge = epsilon * torch.eye(3, device=x.device, dtype=x.dtype)
     level = mean(x)
     joint = mean(x[:, None] * colors) - level[:, None] * center
-    solved = torch.linalg.solve_ex(spread.permute(2, 3, 0, 1) + ridge, joint.permute(2, 3, 1, 0))  # without a wait
+    solved = torch.linalg.solve_ex(
+        spread.permute(2, 3, 0, 1) + ridge, joint.permute(2, 3, 1, 0)
+    )  # does not synchronize
     slope = solved.result.permute(3, 2, 0, 1)
     offset = level - (slope * center).sum(1)
     return ((mean(slope) * colors).sum(1) + mean(offset)).clamp(min=0)
@@ -201,7 +203,7 @@ def guided_filter(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> T
 
 def kernel_size(step_ratio: float, std: float, size: float) -> int:
     """Side of the adaptive kernel (docs/method.md, section 2): odd, 3 to 11."""
-    steps = int(min(1 / step_ratio, 32))  # more make no larger kernel
+    steps = int(min(1 / step_ratio, 32))  # more do not enlarge the kernel
     k = int(3 * (steps / 16) * min(5 * std, 2) * min(size / 512, 1.5))
     return max(3, min(k + 1 - k % 2, 11))
 
@@ -222,26 +224,26 @@ def _denoise(x: Tensor, config: RefineConfig, image_side: float | None) -> Tenso
 def _gate(y: Tensor, config: RefineConfig) -> Tensor:
     if config.gating_sigma == 0:
         return y
-    by_spread, by_bright, by_dim, otherwise = config.gating_percentiles
+    percentile_spread, percentile_bright, percentile_dim, percentile_else = config.gating_percentiles
     mean, spread = y.mean(), y.std(correction=0)
     if spread > config.gating_spread:
-        percent = by_spread
+        percent = percentile_spread
     elif mean > config.gating_bright:
-        percent = by_bright
+        percent = percentile_bright
     else:
-        percent = by_dim if mean < config.gating_dim else otherwise
-    lit = y[y != 0]
-    zeta = _percentile(lit, percent).clamp(min=1e-6) if len(lit) else torch.full_like(mean, 1e-6)
+        percent = percentile_dim if mean < config.gating_dim else percentile_else
+    nonzero = y[y != 0]
+    zeta = _percentile(nonzero, percent).clamp(min=1e-6) if len(nonzero) else torch.full_like(mean, 1e-6)
     return torch.where(y > zeta, y, gaussian_smooth(y[None], config.gating_sigma)[0])
 
 
 def _attenuate(z: Tensor, config: RefineConfig) -> Tensor:
-    lit = z[z > 0]
-    if not len(lit):
+    positive = z[z > 0]
+    if not len(positive):
         return torch.where(z < 1e-6, z * (z / 1e-6).clamp(config.attenuation_floor, 1), z)
-    of_median, of_p60, of_mean, of_max = config.attenuation_weights
-    delta = of_median * _percentile(lit, 50) + of_p60 * _percentile(z.flatten(), 60)
-    delta = delta + of_mean * lit.mean() + of_max * z.max()
+    weight_median, weight_p60, weight_mean, weight_max = config.attenuation_weights
+    delta = weight_median * _percentile(positive, 50) + weight_p60 * _percentile(z.flatten(), 60)
+    delta = delta + weight_mean * positive.mean() + weight_max * z.max()
     return torch.where(z < delta, z * (z / delta).clamp(config.attenuation_floor, 1), z)
 
 
@@ -269,7 +271,7 @@ def _refine_one(x: Tensor, config: RefineConfig, repetition: float, image_side: 
 
 def refine(
     maps: Tensor,
-    config: RefineConfig = UNGUIDED,
+    config: RefineConfig | None = None,
     *,
     grids: Tensor | Sequence[tuple[int, int]] | None = None,
     repetition: float | Tensor = 0.0,
@@ -279,6 +281,8 @@ def refine(
 ) -> Tensor:
     """AKD, DACG, CBA and SICD (docs/method.md, sections 2 to 5) on maps [T, h, w] or a ragged batch; see
     `dcam_fast.ops.refine`."""
+    if config is None:
+        config = UNGUIDED if guide is None else DEFAULT
     x = _wide(maps)
     if config.needs_guide:
         if guide is None:
@@ -351,11 +355,11 @@ def overlay(
     value = _at_pixels(_wide(maps).nan_to_num(0), columns, rows, (height, width)).nan_to_num(0).clamp(0, 1)
     color = colormap[(value * 255 + 0.5).floor().long()].to(value.dtype)
     blended = ((1 - alpha) * image.to(value.dtype) + alpha * color + 0.5).floor().to(torch.uint8)
-    seen_row, seen_column = _seen(rows, height), _seen(columns, width)
-    return torch.where((seen_row[:, None] & seen_column)[None, ..., None], blended, image)
+    covered_row, covered_column = _covered(rows, height), _covered(columns, width)
+    return torch.where((covered_row[:, None] & covered_column)[None, ..., None], blended, image)
 
 
-def _seen(axis: Tensor, pixels: int) -> Tensor:
+def _covered(axis: Tensor, pixels: int) -> Tensor:
     """Which pixels of an axis lie between the first and the last edge of its boxes."""
     at = torch.arange(pixels, device=axis.device) + 0.5
     return (at >= axis[0].min()) & (at <= axis[1].max())

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcam_fast.config import UNGUIDED, RefineConfig
+from dcam_fast.config import DEFAULT, UNGUIDED, RefineConfig
 from dcam_fast.ops import reference
 from dcam_fast.ops._arguments import (
     check_array,
@@ -22,21 +22,19 @@ from dcam_fast.ops._arguments import (
     check_tensor,
     is_int,
 )
-from dcam_fast.ops._backends import Op, array_kernels, check_apart, check_float, check_map, check_maps, plain
+from dcam_fast.ops._backends import (
+    Op,
+    array_kernels,
+    check_apart,
+    check_float,
+    check_map,
+    check_maps,
+    float_like,
+    plain,
+    result_dtype,
+)
 from dcam_fast.ops.guided_filter import check_guide, guided_filter
 from dcam_fast.ops.pool import check_outputs
-
-
-def _fake(
-    maps: Tensor,
-    config: Sequence[float],
-    grids: Tensor | None,
-    repetition: float,
-    repetitions: Tensor | None,
-    image_side: float,
-    check: bool,
-) -> Tensor:
-    return maps.new_empty(maps.shape, dtype=torch.float64 if maps.dtype is torch.float64 else torch.float32)
 
 
 def _reference(
@@ -48,35 +46,13 @@ def _reference(
     image_side: float,
     check: bool,
 ) -> Tensor:
-    return reference.refine(
-        maps,
-        RefineConfig.from_packed(config),
-        grids=grids,
-        repetition=repetition if repetitions is None else repetitions,
-        image_side=image_side,
-        check=check,
-    )
-
-
-def _fake_out(
-    out: Tensor,
-    maps: Tensor,
-    config: Sequence[float],
-    grids: Tensor | None,
-    repetition: float,
-    repetitions: Tensor | None,
-    image_side: float,
-    check: bool,
-) -> None:
-    return None
-
-
-def _reference_out(out: Tensor, *inputs: object) -> None:
-    out.copy_(_reference(*inputs))  # type: ignore[arg-type]
+    ratio = repetition if repetitions is None else repetitions
+    settings = RefineConfig.from_packed(config)
+    return reference.refine(maps, settings, grids=grids, repetition=ratio, image_side=image_side, check=check)
 
 
 def _check_batch(maps: Tensor, grids: Tensor | None) -> int:
-    """How many maps there are."""
+    """Check maps and grids; returns the number of maps."""
     if grids is None:
         check_maps("refine", maps)
         return maps.shape[0]
@@ -92,7 +68,7 @@ def _check_batch(maps: Tensor, grids: Tensor | None) -> int:
 
 
 def _check_buffer(out: Tensor, maps: Tensor) -> None:
-    dtype = torch.float64 if maps.dtype is torch.float64 else torch.float32
+    dtype = result_dtype(maps)
     if out.dtype is not dtype or out.shape != maps.shape or out.device != maps.device or not out.is_contiguous():
         raise ValueError(
             f"refine: out must be contiguous {dtype} {list(maps.shape)} on {maps.device}, "
@@ -106,8 +82,7 @@ def _check(
     grids: Tensor | None,
     repetition: float,
     repetitions: Tensor | None,
-    image_side: float,
-    check: bool,
+    *_: object,
 ) -> None:
     count = _check_batch(maps, grids)
     if repetitions is not None and repetitions.shape != (count,):
@@ -122,12 +97,11 @@ def _check_out(
     grids: Tensor | None,
     repetition: float,
     repetitions: Tensor | None,
-    image_side: float,
-    check: bool,
+    *_: object,
 ) -> None:
-    _check(maps, config, grids, repetition, repetitions, image_side, check)
+    _check(maps, config, grids, repetition, repetitions)
     _check_buffer(out, maps)
-    # `maps` itself may be written into, and nothing else that is read
+    # the only input that may be written into is `maps` itself
     in_place = out.data_ptr() == maps.data_ptr() and out.dtype is maps.dtype and maps.is_contiguous()
     check_apart("refine", "out", out, maps=None if in_place else maps, grids=grids, repetition=repetitions)
 
@@ -135,13 +109,31 @@ def _check_out(
 _INPUTS = (
     "Tensor maps, float[] config, Tensor? grids, float repetition, Tensor? repetitions, float image_side, bool check"
 )
-_REFINE = Op("refine", f"({_INPUTS}) -> Tensor", _fake, _reference, _check, "refine")
-_REFINE_OUT = Op("refine_out", f"(Tensor(a!) out, {_INPUTS}) -> ()", _fake_out, _reference_out, _check_out, "refine")
+_REFINE = Op(
+    "refine",
+    f"({_INPUTS}) -> Tensor",
+    reference=_reference,
+    check=_check,
+    fake=lambda maps, *_: float_like(maps),
+    triton="refine",
+)
+_REFINE_OUT = Op(
+    "refine_out",
+    f"(Tensor(a!) out, {_INPUTS}) -> ()",
+    reference=lambda out, *inputs: (_reference(*inputs),),
+    check=_check_out,
+    triton="refine",
+)
 
 
 def repetition_ratio(token_ids: Iterable[int] | Tensor) -> float:
-    """rho of SICD (docs/method.md, section 5): distinct token ids that occur more than once, per token of the answer; 0
-    if empty.
+    """rho of SICD (docs/method.md, section 5): distinct token ids that occur more than once, per token of the answer.
+
+    >>> repetition_ratio([5, 7, 5, 5])
+    0.25
+
+    Args:
+        token_ids: of the answer; if it is empty, the ratio is 0.
 
     Raises:
         TypeError: `token_ids` is not a sequence of integers.
@@ -150,7 +142,7 @@ def repetition_ratio(token_ids: Iterable[int] | Tensor) -> float:
         token_ids = token_ids.tolist()
     ids = list(token_ids) if isinstance(token_ids, Iterable) and not isinstance(token_ids, Tensor) else None
     if ids is None or not all(map(is_int, ids)):
-        raise TypeError(f"repetition_ratio: token_ids must be integers, one after the other, got {token_ids!r}")
+        raise TypeError(f"repetition_ratio: token_ids must be a sequence of integers, got {token_ids!r}")
     counts = Counter(ids)
     return sum(count > 1 for count in counts.values()) / max(counts.total(), 1)
 
@@ -160,7 +152,7 @@ def _grids(grids: object) -> Tensor:
     if not isinstance(grids, Sequence) or isinstance(grids, str):
         raise TypeError(f"refine: grids must be a tensor or a sequence of (h, w), got {type(grids).__name__}")
     pairs = [check_pair("refine", "grids", grid) for grid in grids]
-    if any(abs(size) >= 2**62 for pair in pairs for size in pair):  # of no int64
+    if any(abs(size) >= 2**62 for pair in pairs for size in pair):  # too large for int64
         raise ValueError(f"refine: grids must cover the cells of maps, got {pairs}")
     return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
 
@@ -176,7 +168,7 @@ def check_image_side(caller: str, image_side: float | None) -> float:
 def check_no_guide(caller: str, config: RefineConfig) -> None:
     if config.needs_guide:
         raise ValueError(
-            f"{caller}: config must be one without a guide, which only refine and guided_filter take, "
+            f"{caller}: config must not need a guide, which only refine and guided_filter take, "
             f"got denoise={config.denoise!r}"
         )
 
@@ -191,7 +183,7 @@ def _check_ratio(caller: str, repetition: float) -> float:
 def check_ratios(
     caller: str, repetition: float | Tensor, count: int, device: torch.device
 ) -> tuple[float, Tensor | None]:
-    """`repetition` of `count` maps as the backends take it, checked: one number, or one for each map."""
+    """Check `repetition` of `count` maps; returns it as the operators take it: a number, or one number for each map."""
     if not isinstance(repetition, Tensor):
         return _check_ratio(caller, repetition), None
     if repetition.shape != (count,) or repetition.device != device or not repetition.is_floating_point():
@@ -204,7 +196,7 @@ def check_ratios(
 
 def refine(
     maps: Tensor,
-    config: RefineConfig = UNGUIDED,
+    config: RefineConfig | None = None,
     *,
     grids: Tensor | Sequence[tuple[int, int]] | None = None,
     repetition: float | Tensor = 0.0,
@@ -214,33 +206,42 @@ def refine(
     out: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Raw maps cleaned by the four modules of Diffusion-CAM that `config` switches on (docs/method.md, sections 2 to
-    5), 0..1.
+    """Refine raw maps by the modules of Diffusion-CAM that `config` switches on (docs/method.md, sections 2 to 5).
+
+    >>> raw = torch.tensor([[[0.1, 0.1, 0.1], [0.1, 0.9, 0.1]]])
+    >>> refine(raw).argmax().item()  # the peak stays
+    4
 
     Args:
         maps: [T, h, w]; float32, bfloat16 or float16. With `grids` a flat batch of maps of any sizes, [sum of h w].
-        config: the modules and their numbers; see `dcam_fast.config` for the named profiles.
-        grids: (h, w) of each map of a flat batch, or int64 [T, 2].
-        repetition: rho, the share of repeated tokens in the answer (`repetition_ratio`), 0 to 1; one number, or float
-            [T] (whose values are not checked).
-        image_side: shorter side of the model's input image in pixels; needed where the config's kernel depends on it.
-        guide: float32 [3, h, w], the colors of the cells (`dcam_fast.images.cell_colors`); needed where the config
-            smooths along the image's edges, as "default" does, and then without `grids`.
-        check: refuse NaN and Inf (on a GPU this waits for the result). Otherwise such a map becomes zeros, and the
-            other maps are what they would be without it.
-        out: float32 of the shape of `maps`, contiguous, to write into; `maps` itself is allowed, any other
-            overlap with what is read is not.
-        backend: a backend by name; None: the fastest that serves the tensor's device.
+        config: the settings; see `dcam_fast.profile` for the named ones. None: the settings of the method `default`,
+            which are the profile `default` with a `guide` and `unguided` without one.
+        grids: (h, w) of each map of a flat batch, or int64 [T, 2] on the CPU.
+        repetition: rho, the share of repeated tokens in the answer (`repetition_ratio`), 0 to 1: one number, or float
+            [T], whose values are not checked.
+        image_side: shorter side of the model's input image in pixels, for configs with `needs_image_side`.
+        guide: float32 [3, h, w], the colors of the cells (`dcam_fast.images.cell_colors`), for configs with
+            `needs_guide`. Not with `grids`.
+        check: raise for NaN and Inf, which synchronizes on a GPU. Otherwise such a map becomes zeros, and other maps
+            are unaffected.
+        out: float32 of the shape of `maps`, contiguous, to write into. It may be `maps` itself, and must not overlap
+            any other input.
+        backend: name of a backend; None: the fastest that serves the tensor's device.
 
     Returns:
-        float32 like `maps` (float64 for float64 input on the reference). All-zero and constant maps give zeros.
+        float32 in 0..1, of the shape of `maps` (float64 for float64 input on the reference). All-zero and constant
+        maps give zeros.
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, dtype or device; NaN or Inf.
+        ValueError: a shape, device or number is wrong, or a value is NaN or Inf.
+        TypeError: a type or dtype is wrong.
+        RuntimeError: the backend cannot run here.
     """
     if grids is not None and not isinstance(grids, Tensor):
         grids = _grids(grids)
     count = _check_batch(maps, grids)
+    if config is None:
+        config = UNGUIDED if guide is None else DEFAULT
     check_config("refine", config)
     check_bool("refine", "check", check)
     if grids is not None:
@@ -269,7 +270,21 @@ def refine_array(
     repetition: float = 0.0,
     image_side: float | None = None,
 ) -> NDArray[np.float32]:
-    """`refine` on one float32 [h, w] array, past torch's dispatcher: the path of least latency."""
+    """`refine` of one NumPy map, without torch's dispatcher: the lowest latency.
+
+    >>> refine_array(np.eye(2, dtype=np.float32)).shape
+    (2, 2)
+
+    Args:
+        map: float32 [h, w].
+        config: without a guide.
+        repetition: as in `refine`, one number.
+        image_side: as in `refine`.
+
+    Raises:
+        ValueError: a shape, dtype or number is wrong, or a value is NaN or Inf.
+        TypeError: a type is wrong.
+    """
     check_array("refine_array", "map", map)
     check_config("refine_array", config)
     check_no_guide("refine_array", config)

@@ -1,4 +1,4 @@
-"""How many threads an op on the CPU may use. They are the package's own, not torch's: see csrc/dcam/cpu/threads.h."""
+"""The number of threads of the ops on CPU tensors. They are not torch's threads: see csrc/dcam/cpu/threads.h."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from dcam_fast.ops import _backends
 
 VARIABLE: Final = "DCAM_NUM_THREADS"
 LIMIT: Final = 1024
-DEFAULT_LIMIT: Final = 16  # the ops read memory more than they compute: it is fully used before
+DEFAULT_LIMIT: Final = 16  # the ops are limited by memory bandwidth, which fewer threads saturate
 
 
 def set_num_threads(count: int) -> None:
-    """Sets how many threads one op on CPU tensors may use, the calling one included, in the whole process.
+    """Set the number of threads that an op on CPU tensors may use, including the calling thread, in this process.
 
-    Results are bitwise identical for every count. Work of under 0.2 ms stays on the calling thread. Threads of torch
-    are not affected, nor are the other backends.
+    Results are bitwise identical for every count. Work of less than 0.2 ms stays on the calling thread. Threads of
+    torch and other backends are not affected.
+
+    >>> before = get_num_threads()
+    >>> set_num_threads(2)
+    >>> get_num_threads()
+    2
+    >>> set_num_threads(before)
 
     Raises:
-        TypeError: for a count that is not an int.
-        ValueError: for a count that is not from 1 to 1024.
+        TypeError: `count` is not an int.
+        ValueError: `count` is not from 1 to 1024.
     """
     if not isinstance(count, int) or isinstance(count, bool):
         raise TypeError(f"set_num_threads: count must be an int from 1 to {LIMIT}, got {count!r}")
@@ -34,8 +40,11 @@ def set_num_threads(count: int) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads one op on CPU tensors may use: what `set_num_threads` was given last, else the environment
-    variable DCAM_NUM_THREADS, else torch's number of threads at import, at most 16 and the CPUs of the container."""
+    """The number of threads that an op on CPU tensors may use.
+
+    It is the last value of `set_num_threads`, else of the environment variable DCAM_NUM_THREADS, else torch's number of
+    threads at import, at most 16 and at most the CPUs of the container.
+    """
     return _count
 
 
@@ -47,7 +56,7 @@ def _use(count: int) -> None:
 
 
 def _initial() -> int:
-    """The number of threads until one is set. Raises ValueError for a DCAM_NUM_THREADS that is no count."""
+    """The number of threads at import. Raises ValueError for a wrong DCAM_NUM_THREADS."""
     text = os.environ.get(VARIABLE)
     if not text:
         return max(1, min(torch.get_num_threads(), DEFAULT_LIMIT, _container_cpus()))
@@ -57,7 +66,7 @@ def _initial() -> int:
 
 
 def _container_cpus(folder: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPUs that the control group's quota allows, which torch does not look at; `LIMIT` where there is none."""
+    """CPUs that the control group's quota allows, which torch ignores; `LIMIT` if there is no quota."""
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # version 2, version 1
         files = [folder / name for name in names]
         if all(file.is_file() for file in files):

@@ -1,1 +1,1 @@
-"""Explanations as pictures, pages and folders."""
+"""Explanations as pictures, pages and folders. `Explanation` calls these modules; they do not import it."""

@@ -1,4 +1,4 @@
-"""Explanations as folders: written whole or not at all, and read again."""
+"""Explanations as folders: written completely or not at all, and read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LONGEST_NAME: Final = 40  # characters of a word in a file's name
 
 
 def file_names(texts: Sequence[str]) -> list[str]:
-    """A file name for each text: its number and what of it any file system takes."""
+    """A file name for each text: its number and its ASCII letters and digits."""
     digits = max(2, len(str(len(texts) - 1)))
     names = []
     for index, text in enumerate(texts):
@@ -73,7 +73,7 @@ def save(explanation: ExplainedAnswer, folder: Path) -> Path:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The fields of the explanation that `save` wrote. Errors are those of `Explanation.load`."""
+    """The fields of the explanation that `save` wrote. Raises as `Explanation.load`."""
     if not (folder / RECORD).is_file():
         raise FileNotFoundError(f"{LOAD}: folder must hold {RECORD}, got '{folder}'")
     with locked(folder, shared=True):
@@ -121,21 +121,21 @@ def _target(entry: Entry, positions: set[int]) -> Target:
 
 
 def _read_arrays(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The finite float32 arrays of a file, which have these shapes."""
+    """The arrays of a file, checked to be finite float32 of these shapes."""
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
             for name, shape in shapes.items():
                 with archive.open(f"{name}.npy") as file:
                     arrays[name] = _read_array(file, name, shape)
-    except Exception as error:  # a damaged archive makes its reader raise nearly anything
+    except Exception as error:  # zipfile raises almost any exception for a damaged archive
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{LOAD}: {ARRAYS} must hold {', '.join(shapes)}, got '{path}': {reason}") from error
     return arrays
 
 
 def _read_array(file: IO[bytes], name: str, shape: tuple[int, ...]) -> Tensor:
-    """An array in NumPy's format, of which no more is read than its shape needs."""
+    """An array in NumPy's format. Reads no more bytes than its shape needs."""
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError(f"{name} of another version of NumPy's format")
     stored, by_columns, dtype = np.lib.format.read_array_header_1_0(file)

@@ -1,4 +1,4 @@
-"""Text in pictures: each character in a font that has it, where this machine has one."""
+"""Text in pictures: each character in a font of this machine that has it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import regex
 from PIL import ImageDraw, ImageFont
 
 MISSING: Final = "\ufffd"  # drawn for a character that no font has
-BASE: Final = ""  # stands for the base font of either weight
+BASE: Final = ""  # the default font of either weight
 _CLUSTER = regex.compile(r"\X")
 
 Color = tuple[int, int, int]
 
 
 def base_font(bold: bool) -> str:
-    """Path of the font that everything is written in as far as it goes; it comes with matplotlib."""
+    """Path of the default font, which comes with matplotlib."""
     import matplotlib
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
@@ -45,7 +45,7 @@ def _needs_glyph(character: str) -> bool:
 
 
 def _glyphs_in(path: str, characters: Iterable[str]) -> set[str]:
-    """Those of some characters that a font has an outline for."""
+    """The characters that a font has an outline for."""
     from matplotlib.ft2font import FT2Font
 
     try:
@@ -55,11 +55,11 @@ def _glyphs_in(path: str, characters: Iterable[str]) -> set[str]:
     return {c for c in characters if font.scalable and font.get_char_index(ord(c))}
 
 
-_found: dict[str, str | None] = {}  # path or `BASE` of each character that was looked for, None where no font has it
+_found: dict[str, str | None] = {}  # path or `BASE` of each character looked up; None if no font has it
 
 
 def look_up(text: str) -> None:
-    """Finds fonts for all characters of a text at once: each font of the machine is opened once at most."""
+    """Finds fonts for all characters of a text. Each font of the machine is opened once at most."""
     left = {c for c in text if _needs_glyph(c) and c not in _found}
     for path in (BASE, base_font(bold=False), *_system_fonts()) if left else ():
         found = (
@@ -73,7 +73,7 @@ def look_up(text: str) -> None:
 
 
 def missing(text: str) -> list[str]:
-    """The characters of a text that no font of this machine has, each once, in order."""
+    """The distinct characters of a text that no font of this machine has, in order."""
     look_up(text)
     return [c for c in dict.fromkeys(text) if _needs_glyph(c) and _found[c] is None]
 
@@ -85,7 +85,7 @@ def _load(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 @dataclass(frozen=True)
 class Font:
-    """A size and weight to write in."""
+    """Size and weight of written text."""
 
     size: int
     bold: bool = False
@@ -95,7 +95,7 @@ class Font:
         return sum(font.getlength(part) for part, font in self._runs(text))
 
     def draw(self, draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, color: Color) -> None:
-        """Writes a text with its upper left corner at ``place``."""
+        """Writes a text with its upper left corner at `place`."""
         x, y = place
         baseline = y + _load(base_font(self.bold), self.size).getmetrics()[0]
         for part, font in self._runs(text):
@@ -103,7 +103,7 @@ class Font:
             x += font.getlength(part)
 
     def _runs(self, text: str) -> list[tuple[str, ImageFont.FreeTypeFont]]:
-        """A text in parts, each with the font that has it."""
+        """A text in parts, each with a font that has all its characters."""
         look_up(text)
         runs: list[tuple[str, str]] = []
         for cluster in _CLUSTER.findall(text):

@@ -1,21 +1,21 @@
-"""Explanations as pages: one HTML file that needs nothing from elsewhere.
+"""Explanations as self-contained HTML pages.
 
-The maps travel as bytes of their own small grids, and the page upsamples and colors them as `dcam_fast.ops.overlay`
-does: bilinear between the centers of the cells' pixel boxes.
+A page holds each map as bytes on its grid of cells. A script upsamples and colors it as `dcam_fast.ops.overlay` does:
+bilinear between the centers of the cells' pixel boxes.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import io
-import json
 from collections.abc import Sequence
 from html import escape
-from importlib import resources
 from typing import Final
 
 import numpy as np
 import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -33,22 +33,43 @@ def _base64(values: NDArray[np.uint8]) -> str:
 
 
 def data_url(image: NDArray[np.uint8]) -> str:
-    """An image, uint8 [H, W, 3], as the text that stands for its address."""
+    """An image, uint8 `[H, W, 3]`, as a `data:` URL."""
     buffer = io.BytesIO()
     kind = "png" if image.shape[0] * image.shape[1] <= LOSSLESS_PIXELS else "jpeg"
     Image.fromarray(image).save(buffer, kind, **({"optimize": True} if kind == "png" else {"quality": 88}))
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def fill(template: str, values: dict[str, str]) -> str:
-    """A template of this package with its `{{names}}` filled in, in one pass: nothing filled in is read again."""
-    text = resources.files("dcam_fast.output").joinpath("templates", template).read_text("utf-8")
-    head, *parts = text.split("{{")
-    return head + "".join(values[name] + rest for name, _, rest in (part.partition("}}") for part in parts))
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("dcam_fast.output"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return environment
+
+
+def render(template: str, **values: object) -> str:
+    """A page from a template in dcam_fast/output/templates, with all values escaped.
+
+    Args:
+        template: the file name.
+        **values: the variables of the template.
+
+    Raises:
+        jinja2.TemplateNotFound: for an unknown template.
+        jinja2.UndefinedError: if a variable of the template has no value.
+    """
+    return _environment().get_template(template).render(values)
 
 
 def css_color(color: Sequence[int]) -> str:
-    """A color as style sheets write it."""
+    """An RGB color, three values in 0..255, as CSS writes it."""
     return "#" + bytes(color).hex()
 
 
@@ -79,35 +100,24 @@ def _page_data(explanation: ExplainedAnswer, width: int, height: int) -> dict[st
     }
 
 
-def _provenance(values: object) -> str:
-    """Nested facts as rows of a table; the result is HTML."""
-    if not isinstance(values, dict):
-        return escape(f"{values:.4g}" if isinstance(values, float) else str(values))
-    rows = (f"<tr><th>{escape(str(name))}<td>{_provenance(value)}" for name, value in values.items())
-    return f"<table>{''.join(rows)}</table>"
-
-
 def to_html(explanation: ExplainedAnswer) -> str:
     """See `Explanation.to_html`."""
     height, width = explanation.image.shape[:2]
     width, height = fit(width, height, *(min(LONGEST_SIDE, max(width, height)),) * 2)
-    data = json.dumps(_page_data(explanation, width, height), separators=(",", ":"))
-    return fill(
+    return render(
         "explanation.html",
-        {
-            "title": escape(explanation.answer[:80] or "no answer"),
-            "prompt": escape(explanation.prompt),
-            "answer": escape(explanation.answer),
-            "image": data_url(resized(explanation.image, width, height)),
-            "width": str(width),
-            "height": str(height),
-            "provenance": _provenance(dict(explanation.provenance)),
-            "data": data.replace("<", "\\u003c"),
-        },
+        title=explanation.answer[:80] or "no answer",
+        prompt=explanation.prompt,
+        answer=explanation.answer,
+        image=data_url(resized(explanation.image, width, height)),
+        width=width,
+        height=height,
+        provenance=explanation.provenance,
+        data=_page_data(explanation, width, height),
     )
 
 
 def to_iframe(explanation: ExplainedAnswer, height: int = 640) -> str:
-    """The page in a frame of its own, so that it and the notebook around it leave each other alone."""
+    """The page in an iframe, which separates it from the notebook around it."""
     style = f"width:100%;height:{height}px;border:0;border-radius:8px"
     return f'<iframe title="explanation" srcdoc="{escape(to_html(explanation))}" style="{style}"></iframe>'

@@ -28,27 +28,27 @@ GROUNDED: Final = (5, 150, 105)  # and of 1
 MARGIN: Final = 28
 GAP: Final = 16
 CAPTION: Final = 54  # height of what is written under a panel
-SHEET_PIXELS: Final = 900_000  # for all the panels together, so that the file stays small
+SHEET_PIXELS: Final = 900_000  # of all panels together, which limits the file size
 PANEL_SIDES: Final = (128, 272)
 MOST_COLUMNS: Final = 12
 
 
 def groundedness_color(groundedness: float) -> Color:
-    """The color that stands for a groundedness of 0 to 1, readable on a light and on a dark ground."""
+    """The color of a groundedness in 0..1, readable on light and dark backgrounds."""
     share = min(max(groundedness, 0.0), 1.0)
     red, green, blue = (round(a + share * (b - a)) for a, b in zip(LOOSE, GROUNDED, strict=True))
     return red, green, blue
 
 
 def resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """An image at another size, uint8 [height, width, 3]."""
+    """An image resized, uint8 `[height, width, 3]`."""
     if image.shape[:2] == (height, width):
         return image
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def fit(width: int, height: int, within_width: float, within_height: float) -> tuple[int, int]:
-    """The largest size of the same shape that fits, at least one pixel each way."""
+    """The largest size of the same aspect ratio that fits, at least 1 x 1."""
     scale = min(within_width / width, within_height / height)
     return max(round(width * scale), 1), max(round(height * scale), 1)
 
@@ -61,13 +61,24 @@ def overlays(
     colormap: str = "turbo",
     alpha: float = 0.5,
 ) -> list[Image.Image]:
-    """Maps of some targets over ``image``, uint8 [H, W, 3]: the explanation's own, or that at another size."""
+    """Maps of some targets in color over an image.
+
+    Args:
+        explanation: whose maps they are.
+        image: uint8 `[H, W, 3]`, the explanation's image at any size.
+        indices: of the targets.
+        colormap: the name of a matplotlib colormap.
+        alpha: opacity of the map, 0 to 1.
+
+    Raises:
+        ValueError: for an unknown colormap, or an `alpha` outside 0 to 1.
+    """
     height, width = explanation.image.shape[:2]
     maps = explanation.maps[list(indices)]
     across, down = image.shape[1] / width, image.shape[0] / height
     boxes = explanation.boxes * explanation.boxes.new_tensor([across, down, across, down])
     pixels = torch.tensor(image, device=maps.device)
-    return [Image.fromarray(one) for one in ops.overlay(maps, pixels, boxes, colormap, alpha).cpu().numpy()]
+    return [Image.fromarray(picture) for picture in ops.overlay(maps, pixels, boxes, colormap, alpha).cpu().numpy()]
 
 
 def _shortened(text: str, font: Font, width: float) -> str:
@@ -80,8 +91,8 @@ def _shortened(text: str, font: Font, width: float) -> str:
 
 
 def glyph_note(explanations: Sequence[ExplainedAnswer]) -> str:
-    """What a picture says of characters that it cannot show; empty where it shows all."""
-    lost = missing("".join(text for one in explanations for text in (one.prompt, one.answer)))
+    """The note about characters that no font has. Empty if there are no such characters."""
+    lost = missing("".join(explanation.prompt + explanation.answer for explanation in explanations))
     named = ", ".join(f"U+{ord(character):04X}" for character in lost[:3])
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
     return f"{MISSING}: no font here has {named}{more}; the page shows them" if lost else ""
@@ -90,9 +101,12 @@ def glyph_note(explanations: Sequence[ExplainedAnswer]) -> str:
 def _write_answer(
     draw: ImageDraw.ImageDraw | None, explanation: ExplainedAnswer, left: float, top: float, width: float
 ) -> float:
-    """Writes prompt and answer, the targets underlined in the color of their groundedness; returns the bottom edge.
+    """Writes prompt and answer, with targets underlined in the color of their groundedness.
 
-    Without ``draw`` it only measures.
+    Without `draw` it only measures.
+
+    Returns:
+        The bottom edge, in pixels.
     """
     small, large = Font(14), Font(21, bold=True)
     if draw:
@@ -153,15 +167,19 @@ def _draw_legend(sheet: Image.Image, left: int, top: int, colormap: str, width: 
 def contact_sheet(
     explanations: Sequence[ExplainedAnswer], *, colormap: str = "turbo", alpha: float = 0.5
 ) -> Image.Image:
-    """One picture of some explanations, one below the other: answer, image, and an overlay per target."""
+    """One picture of several explanations, one below the other: answer, image, and an overlay for each target.
+
+    Raises:
+        ValueError: if there are no explanations, for an unknown colormap, or an `alpha` outside 0 to 1.
+    """
     if not explanations:
-        raise ValueError("contact_sheet: explanations must be one at least, got none")
+        raise ValueError("contact_sheet: explanations must be at least one, got none")
     counts = [len(explanation.targets) + 1 for explanation in explanations]
     low, high = PANEL_SIDES
     panel = round(min(max(math.sqrt(SHEET_PIXELS / sum(counts)), low), high))
-    # one explanation: a wide rectangle of panels; several: a row for each, as far as that goes
-    wanted = max(3, math.ceil(math.sqrt(1.6 * counts[0]))) if len(counts) == 1 else MOST_COLUMNS
-    columns = max(min(wanted, max(counts)), 2)
+    # one explanation: a wide rectangle of panels; several: one row each, up to the maximum width
+    preferred = max(3, math.ceil(math.sqrt(1.6 * counts[0]))) if len(counts) == 1 else MOST_COLUMNS
+    columns = max(min(preferred, max(counts)), 2)
     across = columns * (panel + GAP) - GAP
 
     shapes = [explanation.image.shape for explanation in explanations]

@@ -42,6 +42,6 @@ def diffusion_cam_out(
     repetitions: Tensor | None,
     image_side: float,
 ) -> None:
-    """See `dcam_fast.ops.diffusion_cam_out`; takes what it needs from torch, not from `workspace`."""
+    """See `dcam_fast.ops.diffusion_cam_out`. Allocates with torch; `workspace` is not used."""
     pool_out(out.view(out.shape[0], -1), flags, activations, gradients, cells, aggregation)
     refine_out(out, out, config, None, repetition, repetitions, image_side, False)

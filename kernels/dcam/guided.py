@@ -1,5 +1,5 @@
-"""The guided filter (docs/method.md, section 2): what the image alone decides, the fit of every window to the maps, and
-the mean of the fits around every cell. A launch each, a cell to a lane."""
+"""The guided filter (docs/method.md, section 2): statistics of the image, the fit of every window to the maps, and the
+mean of the fits around every cell. One launch each, one lane per cell."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIT: Final = 4  # the slope of each color, then the offset
 
 @triton.jit
 def window_size(at, radius, cells):
-    """How many cells of one axis a window around `at` has."""
+    """Number of cells of one axis in a window around `at`."""
     return tl.minimum(at + radius, cells - 1) - tl.maximum(at - radius, 0) + 1
 
 
@@ -29,7 +29,7 @@ def is_inside(inside, y, x, height, width):
 
 @triton.jit(do_not_specialize=["height", "width", "radius"])
 def guide_kernel(guide, statistics, height, width, radius, epsilon, BLOCK: tl.constexpr):
-    """Float32 [9, h, w] of colors [3, h, w]. In float64, for in a window of one color nearly all of it cancels."""
+    """Float32 [9, h, w] of colors [3, h, w]. In float64, because the sums nearly cancel in a window of one color."""
     cells = height * width
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside, row, column = i < cells, i // width, i % width
@@ -110,7 +110,7 @@ def fit_kernel(maps, guide, statistics, fit, height, width, radius, BLOCK: tl.co
 
 @triton.jit(do_not_specialize=["height", "width", "radius"])
 def apply_kernel(fit, guide, out, height, width, radius, BLOCK: tl.constexpr):
-    """Float32 [T, h, w]: what the mean of the fits around a cell says of its color."""
+    """Float32 [T, h, w]: the mean of the fits around each cell, applied to its color."""
     cells = height * width
     t = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -141,10 +141,10 @@ def guided_filter(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> T
     source, colors = maps.contiguous(), guide.contiguous()
     statistics = out.new_empty(STATISTICS, height, width)
     fit = out.new_empty(count, FIT, height, width)
-    how = launch("guided_filter")
-    chunks = triton.cdiv(height * width, how["BLOCK"])
+    launch_config = launch("guided_filter")
+    chunks = triton.cdiv(height * width, launch_config["BLOCK"])
     with on_device(out):
-        guide_kernel[(chunks,)](colors, statistics, height, width, radius, epsilon, **how)
-        fit_kernel[(count, chunks)](source, colors, statistics, fit, height, width, radius, **how)
-        apply_kernel[(count, chunks)](fit, colors, out, height, width, radius, **how)
+        guide_kernel[(chunks,)](colors, statistics, height, width, radius, epsilon, **launch_config)
+        fit_kernel[(count, chunks)](source, colors, statistics, fit, height, width, radius, **launch_config)
+        apply_kernel[(count, chunks)](fit, colors, out, height, width, radius, **launch_config)
     return out

@@ -59,14 +59,14 @@ def axes_kernel(boxes, left, share, edges, wrong, h, w, H, W, BLOCK: tl.constexp
         for first in range(0, h * w, BLOCK):
             cell = first + tl.arange(0, BLOCK)
             inside = cell < h * w
-            mine = tl.where(axis == 0, cell // w, cell % w)
+            index = tl.where(axis == 0, cell // w, cell % w)
             own = boxes + cell * 4 + tl.where(axis == 0, 1, 0)
             start, stop = tl.load(own, mask=inside, other=0.0), tl.load(own + 2, mask=inside, other=1.0)
-            shared = starts + mine * stride
+            shared = starts + index * stride
             same = (start == tl.load(shared, mask=inside, other=0.0)) & (
                 stop == tl.load(shared + 2, mask=inside, other=1.0)
             )
-            follower = inside & (mine + 1 < cells)
+            follower = inside & (index + 1 < cells)
             # written so that a NaN fails
             ascending = start + stop < tl.load(shared + stride, mask=follower, other=float("inf")) + tl.load(
                 shared + stride + 2, mask=follower, other=float("inf")
@@ -76,27 +76,29 @@ def axes_kernel(boxes, left, share, edges, wrong, h, w, H, W, BLOCK: tl.constexp
 
 
 @triton.jit
-def load_cells(at, inside, TAME: tl.constexpr):
-    """Cells as float32; tame, NaN is 0 and infinities are finite, so that a share of 0 of one is 0."""
+def load_cells(at, inside, SANITIZE: tl.constexpr):
+    """Cells as float32. With SANITIZE NaN becomes 0 and infinities become finite, so that 0 times the value is 0."""
     x = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-    if TAME:
+    if SANITIZE:
         x = tl.where(x == x, tl.minimum(tl.maximum(x, -3e38), 3e38), 0.0)
     return x
 
 
 @triton.jit
-def values_at(map, left, share, y, x, inside, h, w, H, TAME: tl.constexpr):
+def values_at(map, left, share, y, x, inside, h, w, H, SANITIZE: tl.constexpr):
     """A map's values at pixels (y, x), bilinear between cells."""
     column = tl.load(left + H + x, mask=inside, other=0)
-    by_column = tl.load(share + H + x, mask=inside, other=0.0)
+    column_share = tl.load(share + H + x, mask=inside, other=0.0)
     row = tl.load(left + y, mask=inside, other=0)
-    by_row = tl.load(share + y, mask=inside, other=0.0)
+    row_share = tl.load(share + y, mask=inside, other=0.0)
     next_column = tl.minimum(column + 1, w - 1)
     upper, lower = map + row * w, map + tl.minimum(row + 1, h - 1) * w
-    here = (1 - by_row) * load_cells(upper + column, inside, TAME) + by_row * load_cells(lower + column, inside, TAME)
-    beside = (1 - by_row) * load_cells(upper + next_column, inside, TAME)
-    beside += by_row * load_cells(lower + next_column, inside, TAME)
-    return (1 - by_column) * here + by_column * beside
+    here = (1 - row_share) * load_cells(upper + column, inside, SANITIZE) + row_share * load_cells(
+        lower + column, inside, SANITIZE
+    )
+    beside = (1 - row_share) * load_cells(upper + next_column, inside, SANITIZE)
+    beside += row_share * load_cells(lower + next_column, inside, SANITIZE)
+    return (1 - column_share) * here + column_share * beside
 
 
 @triton.jit
@@ -119,25 +121,25 @@ def overlay_kernel(maps, out, image, table, left, share, edges, h, w, H, W, alph
     value = values_at(maps + t * h * w, left, share, y, x, inside, h, w, H, True)
     level = (tl.minimum(tl.maximum(value, 0.0), 1.0) * 255 + 0.5).to(tl.int32)
     row_at, column_at = y.to(tl.float32) + 0.5, x.to(tl.float32) + 0.5
-    seen = (row_at >= tl.load(edges)) & (row_at <= tl.load(edges + 1))
-    seen = seen & (column_at >= tl.load(edges + 2)) & (column_at <= tl.load(edges + 3))
+    covered = (row_at >= tl.load(edges)) & (row_at <= tl.load(edges + 1))
+    covered = covered & (column_at >= tl.load(edges + 2)) & (column_at <= tl.load(edges + 3))
     for c in tl.static_range(3):
         below = tl.load(image + pixel * 3 + c, mask=inside, other=0)
         color = tl.load(table + level * 3 + c, mask=inside, other=0).to(tl.float32)
         blended = ((1 - alpha) * below.to(tl.float32) + (alpha * color + 0.5)).to(tl.int32)
-        tl.store(out + (t * H * W + pixel) * 3 + c, tl.where(seen, blended.to(tl.uint8), below), mask=inside)
+        tl.store(out + (t * H * W + pixel) * 3 + c, tl.where(covered, blended.to(tl.uint8), below), mask=inside)
 
 
 def _axes(caller: str, boxes: Tensor, height: int, width: int, check: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """`left`, `share` and `edges` of axes_kernel; with `check` waits for the device, to refuse what are no boxes."""
+    """`left`, `share` and `edges` of axes_kernel; with `check` it synchronizes and raises for wrong boxes."""
     h, w = boxes.shape[:2]
     left = boxes.new_empty(height + width, dtype=torch.int32)
     share, edges = boxes.new_empty(height + width), boxes.new_empty(2, 2)
     wrong = boxes.new_empty(2, dtype=torch.int32)
-    how = launch("overlay_axes")
+    launch_config = launch("overlay_axes")
     with on_device(boxes):
-        axes_kernel[(triton.cdiv(max(height, width), how["BLOCK"]), 2)](
-            boxes.contiguous(), left, share, edges, wrong, h, w, height, width, **how
+        axes_kernel[(triton.cdiv(max(height, width), launch_config["BLOCK"]), 2)](
+            boxes.contiguous(), left, share, edges, wrong, h, w, height, width, **launch_config
         )
     found = wrong.tolist() if check else []
     for bit, need in zip((NOT_SEPARABLE.value, NOT_ORDERED.value), _NEEDS, strict=True):
@@ -152,10 +154,10 @@ def upsample(maps: Tensor, boxes: Tensor, height: int, width: int, check: bool) 
     count, h, w = maps.shape
     out = maps.new_empty((count, height, width), dtype=torch.float32)
     if count:
-        how = launch("overlay_pixels")
+        launch_config = launch("overlay_pixels")
         with on_device(maps):
-            upsample_kernel[(triton.cdiv(height * width, how["BLOCK"]), count)](
-                maps.contiguous(), out, left, share, h, w, height, width, **how
+            upsample_kernel[(triton.cdiv(height * width, launch_config["BLOCK"]), count)](
+                maps.contiguous(), out, left, share, h, w, height, width, **launch_config
             )
     return out
 
@@ -167,10 +169,10 @@ def overlay(maps: Tensor, image: Tensor, boxes: Tensor, colormap: Tensor, alpha:
     count, h, w = maps.shape
     out = image.new_empty((count, *image.shape))
     if count:
-        how = launch("overlay_pixels")
+        launch_config = launch("overlay_pixels")
         with on_device(maps):
-            overlay_kernel[(triton.cdiv(height * width, how["BLOCK"]), count)](
+            overlay_kernel[(triton.cdiv(height * width, launch_config["BLOCK"]), count)](
                 maps.contiguous(), out, image.contiguous(), colormap.contiguous(), left, share, edges,
-                h, w, height, width, alpha, **how,
+                h, w, height, width, alpha, **launch_config,
             )  # fmt: skip
     return out

@@ -57,7 +57,7 @@ def weights_kernel(
     G, cells, weights, N, S, D, stride_t, stride_s,
     POSITIVE: tl.constexpr, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """weights [T, SPLIT, D]: sums over each of SPLIT parts of the cells, divided by N; their reader adds the parts."""
+    """weights [T, SPLIT, D]: sums over each of SPLIT parts of the cells, divided by N. `load_weights` adds them."""
     part, t = tl.program_id(1), tl.program_id(2).to(tl.int64)
     d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     total = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
@@ -138,23 +138,23 @@ def product_kernel(
 
 @triton.jit
 def range_of(x, N, BLOCK: tl.constexpr):
-    """Least, greatest, and whether all N values at x are finite."""
+    """Minimum, maximum, and whether all N values at x are finite."""
     i = tl.arange(0, BLOCK)
     low = tl.full([BLOCK], float("inf"), tl.float32)
     high = tl.full([BLOCK], float("-inf"), tl.float32)
-    nought = tl.zeros([BLOCK], tl.float32)
+    nan_probe = tl.zeros([BLOCK], tl.float32)
     for start in range(0, N, BLOCK):
         inside = start + i < N
         value = tl.load(x + start + i, mask=inside, other=0.0)
         low = tl.where(inside & (value < low), value, low)
         high = tl.where(inside & (value > high), value, high)
-        nought += value * 0.0
-    return tl.min(low, 0), tl.max(high, 0), tl.sum(nought, 0) == 0
+        nan_probe += value * 0.0
+    return tl.min(low, 0), tl.max(high, 0), tl.sum(nan_probe, 0) == 0
 
 
 @triton.jit
 def normalize_kernel(raw, out, flags, T, N, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
-    """out [T, N] from raw [BLOCKS, T, N]: each map to 0..1; of several blocks their mean, once more to 0..1."""
+    """out [T, N] from raw [BLOCKS, T, N]: each map to 0..1; of several layers their mean, normalized again."""
     t = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)
     maps = out + t * N
@@ -163,7 +163,7 @@ def normalize_kernel(raw, out, flags, T, N, BLOCKS: tl.constexpr, BLOCK: tl.cons
         x = raw + (block * T + t) * N
         low, high, good = range_of(x, N, BLOCK)
         finite = finite & good
-        # a value times the rounded reciprocal of the greatest never exceeds 1
+        # a value times the rounded reciprocal of the maximum never exceeds 1
         scale = tl.div_rn(1.0, high - low + 1e-8) * (1.0 / BLOCKS)
         for start in range(0, N, BLOCK):
             inside = start + i < N
@@ -189,28 +189,28 @@ def _channels_together(block: Tensor) -> Tensor:
 
 
 def _raw(raw: Tensor, block: Tensor, block_gradient: Tensor, cells: Tensor | None, aggregation: int) -> None:
-    """One block's values, not yet normalized, into `raw` [T, N]."""
+    """The raw values of one layer into `raw` [T, N]."""
     A, G = _channels_together(block), _channels_together(block_gradient)
     T, N = raw.shape
     S, D = G.shape[1:]
     weights, split = None, 1
     if aggregation in _WEIGHTED:
-        how = launch("pool_weights", targets=T)
-        split = how["SPLIT"]
+        launch_config = launch("pool_weights", targets=T)
+        split = launch_config["SPLIT"]
         weights = G.new_empty((T, split, D), dtype=torch.float32)
-        weights_kernel[(triton.cdiv(D, how["BLOCK_D"]), split, T)](
-            G, cells, weights, N, S, D, G.stride(0), G.stride(1), POSITIVE=aggregation == 0, **how
+        weights_kernel[(triton.cdiv(D, launch_config["BLOCK_D"]), split, T)](
+            G, cells, weights, N, S, D, G.stride(0), G.stride(1), POSITIVE=aggregation == 0, **launch_config
         )
-        how = launch("pool_product", targets=T) if A.dim() == 2 else {}
-        if how:
-            product_kernel[(triton.cdiv(N, how["BLOCK_N"]), triton.cdiv(T, how["BLOCK_T"]))](
-                A, weights, cells, raw, T, N, S, D, A.stride(0), RULE=aggregation, SPLIT=split, **how
+        launch_config = launch("pool_product", targets=T) if A.dim() == 2 else {}
+        if launch_config:
+            product_kernel[(triton.cdiv(N, launch_config["BLOCK_N"]), triton.cdiv(T, launch_config["BLOCK_T"]))](
+                A, weights, cells, raw, T, N, S, D, A.stride(0), RULE=aggregation, SPLIT=split, **launch_config
             )
             return
-    how = launch("pool_rows" if weights is None else "pool_weighted_rows", channels=D)
-    rows_kernel[(T, triton.cdiv(N, how["BLOCK_N"]))](
+    launch_config = launch("pool_rows" if weights is None else "pool_weighted_rows", channels=D)
+    rows_kernel[(T, triton.cdiv(N, launch_config["BLOCK_N"]))](
         A, G, weights, cells, raw, T, N, S, D, 0 if A.dim() == 2 else A.stride(0), A.stride(-2), G.stride(0),
-        G.stride(1), RULE=aggregation, SPLIT=split, **how,
+        G.stride(1), RULE=aggregation, SPLIT=split, **launch_config,
     )  # fmt: skip
 
 
@@ -230,21 +230,20 @@ def _pool_into(
         raw = out.new_empty((len(gradients), T, N))
         for values, A, G in zip(raw, activations, gradients, strict=True):
             _raw(values, A, G, cells, aggregation)
-        how = launch("pool_normalise", cells=N)
-        normalize_kernel[(T,)](raw, out, flags, T, N, BLOCKS=len(gradients), **how)
+        launch_config = launch("pool_normalize", cells=N)
+        normalize_kernel[(T,)](raw, out, flags, T, N, BLOCKS=len(gradients), **launch_config)
 
 
 def pool(
     activations: list[Tensor], gradients: list[Tensor], cells: Tensor | None, aggregation: int, check: bool
 ) -> Tensor:
-    """See `dcam_fast.ops.pool`. Unchecked, nothing waits for the device; a cell that is no row spoils its maps as NaN
-    does."""
+    """See `dcam_fast.ops.pool`. With `check=False` it does not synchronize; a cell out of range counts as NaN."""
     T, S, _ = gradients[0].shape
     out = gradients[0].new_empty((T, S if cells is None else len(cells)), dtype=torch.float32)
     flags = torch.empty(T, dtype=torch.int32, device=out.device) if check else None
     _pool_into(out, flags, activations, gradients, cells, aggregation)
     if flags is not None and bool(flags.any()):
-        raise reference.pool_refusal(activations, gradients, cells)
+        raise reference.not_finite_error(activations, gradients, cells)
     return out
 
 

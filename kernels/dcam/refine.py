@@ -1,8 +1,8 @@
-"""The four modules of refinement (docs/method.md, sections 2 to 5) in one launch, a map a program.
+"""The four modules of refinement (docs/method.md, sections 2 to 5) in one launch, one program per map.
 
-A map stays in registers; where a filter needs neighbors they are read back through the result's memory, which serves
-as scratch. Up to 4,096 cells a map, and kernels of 3 or 5 cells: `check_kernel` and `check_cells` refuse the rest from
-what the host knows, before any work and without waiting for the device.
+A map stays in registers. Where a filter needs neighbors, the result's memory serves as scratch. Supported are maps of
+up to 4,096 cells and rank filters of 3 or 5 cells. `check_kernel` and `check_cells` raise for others on the host,
+before any launch and without synchronizing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,13 @@ from .windows import gaussian, rank_chunk
 MAX_CELLS: Final = 4096
 MAX_KERNEL: Final = 5
 ADAPTIVE: Final = tl.constexpr(0)
+# Settings that the kernel takes as they are.
+_NUMBERS: Final = (
+    "gating_spread", "gating_bright", "gating_dim",
+    "percentile_spread", "percentile_bright", "percentile_dim", "percentile_else",
+    "weight_median", "weight_p60", "weight_mean", "weight_max", "attenuation_floor",
+    "c_rep", "c_high", "alpha_max", "keep_range",
+)  # fmt: skip
 
 
 @triton.jit
@@ -39,8 +46,8 @@ def moments(x, inside, count):
 
 @triton.jit
 def is_wide(x, inside, cells, height, steps, image_side):
-    """Whether the adaptive kernel is 5 cells wide, not 3. In float64, as on every backend: it must not depend on how
-    a sum was rounded."""
+    """Whether the adaptive kernel is 5 cells wide, not 3. In float64 on every backend, so that rounding of a sum does
+    not decide."""
     wide = tl.where(inside, x, 0.0).to(tl.float64)
     mean = tl.sum(wide, 0) / cells
     std = tl.sqrt(tl.sum(tl.where(inside, (wide - mean) * (wide - mean), 0.0), 0) / cells)
@@ -52,17 +59,18 @@ def is_wide(x, inside, cells, height, steps, image_side):
 @triton.jit
 def gated(
     y, target, i, inside, height, width, radius, inverse,
-    by_spread, by_bright, by_dim, percent_spread, percent_bright, percent_dim, percent_else, FOLD: tl.constexpr,
+    gating_spread, gating_bright, gating_dim,
+    percentile_spread, percentile_bright, percentile_dim, percentile_else, FOLD: tl.constexpr,
 ):  # fmt: skip
     """Section 3."""
     mean, spread = moments(y, inside, height * width)
-    percent = tl.where(mean < by_dim, percent_dim, percent_else)
-    percent = tl.where(mean > by_bright, percent_bright, percent)
-    percent = tl.where(spread > by_spread, percent_spread, percent)
-    lit = inside & (y != 0)
-    count = tl.sum(lit.to(tl.int32), 0)
+    percent = tl.where(mean < gating_dim, percentile_dim, percentile_else)
+    percent = tl.where(mean > gating_bright, percentile_bright, percent)
+    percent = tl.where(spread > gating_spread, percentile_spread, percent)
+    nonzero = inside & (y != 0)
+    count = tl.sum(nonzero.to(tl.int32), 0)
     below, share = position(count, percent)
-    keys = to_keys(y, lit)
+    keys = to_keys(y, nonzero)
     found, _ = select(keys, below, keys, below)
     zeta = tl.where(count > 0, tl.maximum(lerp_ranks(keys, found, below, share), 1e-6), 1e-6)
     tl.debug_barrier()
@@ -72,38 +80,38 @@ def gated(
 
 
 @triton.jit
-def attenuated(z, inside, cells, of_median, of_p60, of_mean, of_max, floor):
+def attenuated(z, inside, cells, weight_median, weight_p60, weight_mean, weight_max, attenuation_floor):
     """Section 4, but for its normalization."""
-    lit = inside & (z > 0)
-    count = tl.sum(lit.to(tl.int32), 0)
+    positive = inside & (z > 0)
+    count = tl.sum(positive.to(tl.int32), 0)
     median_below, median_share = position(count, 50.0)
     p60_below, p60_share = position(cells, 60.0)
-    lit_keys, keys = to_keys(z, lit), to_keys(z, inside)
-    median, p60 = select(lit_keys, median_below, keys, p60_below)
-    delta = of_median * lerp_ranks(lit_keys, median, median_below, median_share)
-    delta += of_p60 * lerp_ranks(keys, p60, p60_below, p60_share)
-    delta += of_mean * (tl.sum(tl.where(lit, z, 0.0), 0) / count)
-    delta += of_max * tl.max(tl.where(inside, z, float("-inf")), 0)
+    positive_keys, keys = to_keys(z, positive), to_keys(z, inside)
+    median, p60 = select(positive_keys, median_below, keys, p60_below)
+    delta = weight_median * lerp_ranks(positive_keys, median, median_below, median_share)
+    delta += weight_p60 * lerp_ranks(keys, p60, p60_below, p60_share)
+    delta += weight_mean * (tl.sum(tl.where(positive, z, 0.0), 0) / count)
+    delta += weight_max * tl.max(tl.where(inside, z, float("-inf")), 0)
     delta = tl.where(count > 0, delta, 1e-6)
-    return tl.where(z < delta, z * tl.minimum(tl.maximum(z / delta, floor), 1.0), z)
+    return tl.where(z < delta, z * tl.minimum(tl.maximum(z / delta, attenuation_floor), 1.0), z)
 
 
 @triton.jit
-def least_and_range(x, inside):
-    least = tl.min(tl.where(inside, x, float("inf")), 0)
-    return least, tl.max(tl.where(inside, x, float("-inf")), 0) - least
+def min_and_range(x, inside):
+    lowest = tl.min(tl.where(inside, x, float("inf")), 0)
+    return lowest, tl.max(tl.where(inside, x, float("-inf")), 0) - lowest
 
 
 @triton.jit
-def debiased(z, inside, cells, of_all, c_high, alpha_max, keep_range):
+def debiased(z, inside, cells, level_all, c_high, alpha_max, keep_range):
     """Section 5."""
     mean, std = moments(z, inside, cells)
-    instance = tl.where(inside, of_all + tl.where(z > mean + 2 * std, c_high, 0.0), 0.0)
+    instance = tl.where(inside, level_all + tl.where(z > mean + 2 * std, c_high, 0.0), 0.0)
     energy = tl.sum(instance * instance, 0)
     alpha = tl.minimum(tl.sum(z * instance, 0) / energy, alpha_max)
     reduced = tl.maximum(z - alpha * instance, 0.0)
-    _, span = least_and_range(z, inside)
-    _, reduced_span = least_and_range(reduced, inside)
+    _, span = min_and_range(z, inside)
+    _, reduced_span = min_and_range(reduced, inside)
     return tl.where((energy == 0) | (reduced_span < keep_range * span), z, reduced)
 
 
@@ -111,8 +119,9 @@ def debiased(z, inside, cells, of_all, c_high, alpha_max, keep_range):
 def refine_kernel(
     maps, out, flags, ratios, table, height, width, repetition,
     steps, image_side, smoothing_radius, smoothing_inverse,
-    by_spread, by_bright, by_dim, percent_spread, percent_bright, percent_dim, percent_else,
-    gating_radius, gating_inverse, of_median, of_p60, of_mean, of_max, floor, c_rep, c_high, alpha_max, keep_range,
+    gating_spread, gating_bright, gating_dim, percentile_spread, percentile_bright, percentile_dim, percentile_else,
+    gating_radius, gating_inverse, weight_median, weight_p60, weight_mean, weight_max,
+    attenuation_floor, c_rep, c_high, alpha_max, keep_range,
     DENOISE: tl.constexpr, KERNEL: tl.constexpr, GATING: tl.constexpr, ATTENUATION: tl.constexpr,
     DEBIASING: tl.constexpr, FOLD: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
@@ -151,14 +160,15 @@ def refine_kernel(
     if GATING:
         z = gated(
             z, target, i, inside, height, width, gating_radius, gating_inverse,
-            by_spread, by_bright, by_dim, percent_spread, percent_bright, percent_dim, percent_else, FOLD,
+            gating_spread, gating_bright, gating_dim,
+            percentile_spread, percentile_bright, percentile_dim, percentile_else, FOLD,
         )  # fmt: skip
     if ATTENUATION:
-        z = attenuated(z, inside, cells, of_median, of_p60, of_mean, of_max, floor)
+        z = attenuated(z, inside, cells, weight_median, weight_p60, weight_mean, weight_max, attenuation_floor)
     z = tl.minimum(tl.maximum(z, 0.0), ceiling)
-    least, span = least_and_range(z, inside)
-    # a value times the rounded reciprocal of the greatest never exceeds 1
-    z = (z - least) * tl.div_rn(1.0, span + 1e-8)
+    lowest, span = min_and_range(z, inside)
+    # a value times the rounded reciprocal of the maximum never exceeds 1
+    z = (z - lowest) * tl.div_rn(1.0, span + 1e-8)
     if DEBIASING:
         ratio = repetition
         if ratios is not None:
@@ -178,7 +188,7 @@ def rank_filter_kernel(maps, out, height, width, FOLD: tl.constexpr, SIDE: tl.co
 
 
 def check_kernel(caller: str, argument: str, widest: int, device: str) -> None:
-    """Refuse kernels that this backend has no sorting network for."""
+    """Raise for rank filters that this backend has no sorting network for."""
     if widest > MAX_KERNEL:
         raise ValueError(
             f"{caller}: {argument} must be at most {MAX_KERNEL} with backend 'triton', got {widest}; "
@@ -187,7 +197,7 @@ def check_kernel(caller: str, argument: str, widest: int, device: str) -> None:
 
 
 def check_cells(cells: int) -> None:
-    """Refuse maps that do not fit one program."""
+    """Raise for maps that do not fit one program."""
     if cells > MAX_CELLS:
         raise ValueError(
             f"refine: maps must be of at most {MAX_CELLS} cells with backend 'triton', got {cells}; reference can"
@@ -196,8 +206,7 @@ def check_cells(cells: int) -> None:
 
 @functools.lru_cache(maxsize=1024)
 def _kernel(config: RefineConfig, rows: int, image_side: float, device: str) -> int:
-    """The side of the rank filter, or 0: 3 or 5 by the spread of each map. The widest that any spread can ask for is
-    known here."""
+    """Side of the rank filter; 0: 3 or 5, by the spread of each map. Raises if a map may need a wider one."""
     if config.denoise != "rank":
         return 3
     size = image_side if config.size == "image" else float(rows)
@@ -221,25 +230,16 @@ def _arguments(config: RefineConfig) -> dict[str, Any]:
 
     smoothing_radius, smoothing_inverse = taps(config.smoothing_sigma)
     gating_radius, gating_inverse = taps(config.gating_sigma)
-    named = ("median", "p60", "mean", "max"), ("spread", "bright", "dim", "else")
+    numbers = config.numbers()
     return {
         "steps": 3 * int(min(1 / config.step_ratio, 32)) / 16,
         "smoothing_radius": smoothing_radius,
         "smoothing_inverse": smoothing_inverse,
-        "by_spread": config.gating_spread,
-        "by_bright": config.gating_bright,
-        "by_dim": config.gating_dim,
-        **{f"percent_{name}": value for name, value in zip(named[1], config.gating_percentiles, strict=True)},
         "gating_radius": gating_radius,
         "gating_inverse": gating_inverse,
-        **{f"of_{name}": value for name, value in zip(named[0], config.attenuation_weights, strict=True)},
-        "floor": config.attenuation_floor,
-        "c_rep": config.c_rep,
-        "c_high": config.c_high,
-        "alpha_max": config.alpha_max,
-        "keep_range": config.keep_range,
+        **{name: numbers[name] for name in _NUMBERS},
         "DENOISE": config.denoise,
-        # without a Gaussian the gate leaves every cell as it is
+        # without a Gaussian DACG changes nothing
         "GATING": config.gating and config.gating_sigma > 0,
         "ATTENUATION": config.attenuation,
         "DEBIASING": config.debiasing,
@@ -323,9 +323,9 @@ def rank_filter(maps: Tensor, k: int) -> Tensor:
     count, height, width = maps.shape
     out = maps.new_empty(maps.shape, dtype=torch.float32)
     if count:
-        how = launch("rank_filter")
+        launch_config = launch("rank_filter")
         with on_device(out):
-            rank_filter_kernel[(count, triton.cdiv(height * width, how["CHUNK"]))](
-                maps.contiguous(), out, height, width, FOLD=k // 2 >= min(height, width), SIDE=k, **how
+            rank_filter_kernel[(count, triton.cdiv(height * width, launch_config["CHUNK"]))](
+                maps.contiguous(), out, height, width, FOLD=k // 2 >= min(height, width), SIDE=k, **launch_config
             )
     return out

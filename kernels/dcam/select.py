@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def to_keys(x, counted):
-    """uint32 in the order of the floats; what is not counted comes last."""
+    """uint32 in the order of the floats; values not counted come last."""
     bits = x.to(tl.uint32, bitcast=True)
     keys = tl.where(bits >> 31 != 0, bits ^ 0xFFFFFFFF, bits ^ 0x80000000)
     return tl.where(counted, keys, 0xFFFFFFFF)
@@ -22,8 +22,8 @@ def from_key(key):
 
 @triton.jit
 def select(a, rank_a, b, rank_b):
-    """The keys of rank `rank_a` in a and `rank_b` in b (0-based): one bit a step, and both counts in one sum, for which
-    there may be 65,535 keys at most."""
+    """The keys of rank `rank_a` in a and `rank_b` in b (0-based): one bit a step, and both counts in one sum, which
+    limits them to 65,535 keys."""
     found_a = tl.full([], 0, tl.uint32)
     found_b = tl.full([], 0, tl.uint32)
     bit = tl.full([], 0x80000000, tl.uint32)

@@ -1,7 +1,7 @@
 """Measures the candidates for every class of tuning.json and writes the fastest of each.
 
-`python -m dcam_fast.kernels.tune` needs a GPU, a quiet one, and some minutes. A candidate whose results differ from the
-reference's is never timed.
+`python -m dcam_fast.kernels.tune` needs an idle GPU and some minutes. Every candidate is checked against the reference
+before it is timed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dcam_fast import ops
 from dcam_fast.config import RELEASED, UNGUIDED
+from dcam_fast.images import grid_boxes
 from dcam_fast.ops import _backends
 
 from .tuning import TABLE, launch, table
@@ -32,14 +33,14 @@ CANDIDATES: Final[dict[str, dict[str, tuple[int, ...]]]] = {
     "pool_rows": {"BLOCK_N": (1, 2, 4, 8, 16), "BLOCK_D": (128, 256, 512, 1024), **_WARPS},
     "pool_weighted_rows": {"BLOCK_N": (2, 4, 8, 16), "BLOCK_D": (128, 256, 512), **_WARPS},
     "pool_product": {"BLOCK_T": (16, 32, 64), "BLOCK_N": (16, 32), "BLOCK_D": (32, 64), **_WARPS},
-    "pool_normalise": {"BLOCK": (512, 1024, 2048, 4096), "num_warps": (4, 8), "num_stages": (1,)},
+    "pool_normalize": {"BLOCK": (512, 1024, 2048, 4096), "num_warps": (4, 8), "num_stages": (1,)},
     "refine": {"CHUNK": (256, 512, 1024), "num_warps": (4, 8, 16), "num_stages": (1,)},
     "rank_filter": {"CHUNK": (64, 128, 256), "num_warps": (2, 4), "num_stages": (1,)},
     "guided_filter": {"BLOCK": (32, 64, 128, 256), "num_warps": (1, 2, 4), "num_stages": (1,)},
     "overlay_axes": {"BLOCK": (64, 128, 256), "CHUNK": (16, 32, 64), "num_warps": (2, 4), "num_stages": (1,)},
     "overlay_pixels": {"BLOCK": (256, 512, 1024), "num_warps": (2, 4, 8), "num_stages": (1,)},
 }
-# Where a class has no bound: as much as these.
+# Sizes to measure where a class has no bound.
 _OPEN: Final = {"targets": 64, "channels": 4096, "cells": 4096}
 
 
@@ -58,9 +59,9 @@ def _call(kernel: str, shape: dict[str, int], device: str) -> Callable[[str], li
         return torch.randn(size, generator=random, device=device)
 
     if kernel.startswith("pool"):
-        rows = kernel in ("pool_rows", "pool_normalise")
-        T = {"pool_rows": 4, "pool_weighted_rows": 1, "pool_normalise": 16}.get(kernel, shape["targets"])
-        N, D = (shape["cells"], 64) if kernel == "pool_normalise" else (2304, shape["channels"])
+        rows = kernel in ("pool_rows", "pool_normalize")
+        T = {"pool_rows": 4, "pool_weighted_rows": 1, "pool_normalize": 16}.get(kernel, shape["targets"])
+        N, D = (shape["cells"], 64) if kernel == "pool_normalize" else (2304, shape["channels"])
         A, G = values(N, D).bfloat16(), values(T, N, D).bfloat16()
         return lambda backend: [ops.pool(A, G, None, "elementwise" if rows else "pooled", check=False, backend=backend)]
     side = math.isqrt(shape["cells"])
@@ -75,8 +76,7 @@ def _call(kernel: str, shape: dict[str, int], device: str) -> Callable[[str], li
         guide = torch.rand((3, side, side), generator=random, device=device)
         return lambda backend: [ops.guided_filter(maps, guide, backend=backend)]
     image = torch.randint(0, 256, (768, 1024, 3), generator=random, device=device, dtype=torch.uint8)
-    y, x = torch.meshgrid(torch.arange(side) * 768.0 / side, torch.arange(side) * 1024.0 / side, indexing="ij")
-    boxes = torch.stack([x, y, x + 1024 / side, y + 768 / side], -1).to(device)
+    boxes = grid_boxes((side, side), (768, 1024)).to(device)
     return lambda backend: [ops.overlay(maps, image, boxes, backend=backend)]
 
 
@@ -89,7 +89,7 @@ def _agree(got: list[Tensor], expected: list[Tensor]) -> bool:
 
 
 def _tune(kernel: str, entry: dict[str, Any], device: str, console: Console) -> None:
-    """Puts the fastest candidate that is right into `entry`."""
+    """Stores the fastest correct candidate in `entry`."""
     call = _call(kernel, _OPEN | entry["up_to"], device)
     expected = call("reference")
     measured: list[tuple[float, Launch]] = []
@@ -97,16 +97,16 @@ def _tune(kernel: str, entry: dict[str, Any], device: str, console: Console) -> 
         entry["launch"] = candidate
         launch.cache_clear()
         try:
-            right = _agree(call("triton"), expected)
+            correct = _agree(call("triton"), expected)
         except triton.runtime.errors.OutOfResources:
             continue
-        if right:
+        if correct:
             milliseconds = triton.testing.do_bench(lambda: call("triton"), return_mode="median")
             measured.append((milliseconds, candidate))
         else:
             console.print(f"{kernel} {entry['up_to']}: wrong results with {candidate}", style="red")
     if not measured:
-        sys.exit(f"tune: {kernel} must have a candidate that is right, got none for {entry['up_to']}")
+        sys.exit(f"tune: {kernel} must have a correct candidate, got none for {entry['up_to']}")
     best, entry["launch"] = min(measured, key=lambda pair: pair[0])
     launch.cache_clear()
     console.print(f"{kernel} {entry['up_to']}: {best * 1000:.1f} us with {entry['launch']}")
@@ -117,7 +117,7 @@ def main() -> None:
     reason = _backends.BACKENDS["triton"].unavailable_reason()
     device = next((name for name in ("cuda", "xpu") if torch.get_device_module(name).is_available()), None)
     if reason is not None or device is None:
-        sys.exit(f"tune: needs a GPU that Triton serves, and there is none here ({reason or 'torch finds no GPU'})")
+        sys.exit(f"tune: needs a GPU that Triton serves, but none is available ({reason or 'torch finds no GPU'})")
     console = Console()
     for kernel, entries in table()["kernels"].items():
         for entry in entries:

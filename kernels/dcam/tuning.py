@@ -1,7 +1,7 @@
-"""How each kernel is launched: fixed configurations by shape class, from the committed tuning.json.
+"""Launch configurations of the kernels by shape class, from the committed tuning.json.
 
-Nothing is tried out at run time. For every kernel the table lists classes in order; the first whose `up_to` bounds hold
-for the shape at hand gives block sizes, warps and stages (none at all: another kernel does this class better).
+There is no autotuning at run time. For every kernel the table lists classes in order. The first class whose `up_to`
+bounds hold for the shape gives block sizes, warps and stages. An empty class means that another kernel is faster.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def launch(kernel: str, **shape: int) -> dict[str, int]:
 
 
 def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Triton launches on the current device, so that has to be the tensor's; the interpreter has none."""
+    """Makes the tensor's device current, because Triton launches there; nothing to do in the interpreter."""
     if tensor.is_cpu:
         return contextlib.nullcontext()
     return torch.get_device_module(tensor.device).device(tensor.device)

@@ -9,7 +9,7 @@ import triton.language as tl
 
 
 def _batcher(n: int) -> tuple[int, ...]:
-    """Batcher's odd-even merge sort for n values: low and high of each comparator, one after the other."""
+    """Odd-even merge sort for n values (Batcher 1968): low and high of each comparator in turn."""
     pairs: list[int] = []
     p = 1
     while p < n:
@@ -54,7 +54,7 @@ def rank_mean(v, SIDE: tl.constexpr):
     """The rank-weighted Gaussian mean of sorted windows (docs/method.md, section 2)."""
     K: tl.constexpr = SIDE * SIDE
     M: tl.constexpr = K // 2
-    # from the middle outwards: windows of the same values then give the same bits, wherever they lie
+    # from the middle outwards: windows with the same values give bitwise identical results, in any order
     mean = v[M]
     for d in tl.static_range(1, M + 1):
         mean += v[M - d] + v[M + d]

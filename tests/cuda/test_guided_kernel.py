@@ -1,4 +1,4 @@
-"""The CUDA kernels of guided_filter against the reference, on a host that stands in for the GPU."""
+"""The CUDA kernels of guided_filter against the reference, on the host emulator."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_random(guided, seed, T, h, w, radius, epsilon):
 
 @pytest.mark.parametrize("limit", [SM_90, 1000], ids=["shared", "global"])
 def test_batch(guided, random, shared_limit, limit):
-    """A map's bits do not depend on the others, nor on whether it is written over."""
+    """A map does not depend on the others, nor on whether it is overwritten."""
     shared_limit(limit)
     maps, guide = torch.rand(7, 12, 15, generator=random), scene(5, 12, 15)
     got = guided(maps, guide, 3, 1e-4)
@@ -105,19 +105,19 @@ def test_batch(guided, random, shared_limit, limit):
 @pytest.mark.parametrize("limit", [SM_90, 1000], ids=["shared", "global"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_not_finite(guided, random, shared_limit, limit, bad):
-    """What is not finite stays in its map, and shows there."""
+    """Values that are not finite stay in their map and are visible there."""
     shared_limit(limit)
     maps, guide = torch.rand(4, 10, 12, generator=random), scene(6, 10, 12)
-    clean = guided(maps, guide, 2, 1e-4)
+    unspoiled = guided(maps, guide, 2, 1e-4)
     maps[2, 3, 4] = bad
     got = guided(maps, guide, 2, 1e-4)
     assert not got[2].isfinite().all()
-    assert torch.equal(got[[0, 1, 3]], clean[[0, 1, 3]])
+    assert torch.equal(got[[0, 1, 3]], unspoiled[[0, 1, 3]])
 
 
 @pytest.mark.parametrize("limit", [SM_90, 1000], ids=["shared", "global"])
 def test_any_order(emulated, guided, random, shared_limit, limit):
-    """The same bits whichever thread runs first."""
+    """Results do not depend on which thread runs first."""
     shared_limit(limit)
     maps, guide = torch.rand(2, 33, 37, generator=random), scene(7, 33, 37)
     results = []

@@ -1,4 +1,4 @@
-"""The CUDA kernels of overlay and upsample against the reference, on a host that stands in for the GPU."""
+"""The CUDA kernels of overlay and upsample against the reference, on the host emulator."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ def test_unseen_pixels_keep_the_image(emulated, random):
     table = torch.zeros(256, 3, dtype=torch.uint8)
     boxes = grid_boxes(2, 2, 4, left=10, top=5, gap=6)
     out = run(emulated, torch.rand(1, 2, 2, generator=random), boxes, (30, 40), image, table, 1.0)[0]
-    seen = torch.zeros(30, 40, dtype=torch.bool)
-    seen[5:19, 10:24] = True
-    assert (out[seen] == 0).all()
-    assert (out[~seen] == 200).all()
+    visible = torch.zeros(30, 40, dtype=torch.bool)
+    visible[5:19, 10:24] = True
+    assert (out[visible] == 0).all()
+    assert (out[~visible] == 200).all()
 
 
 def test_values(emulated):

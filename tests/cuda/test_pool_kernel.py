@@ -1,4 +1,4 @@
-"""The CUDA kernels of pool against the reference, on a host that stands in for the GPU."""
+"""The CUDA kernels of pool against the reference, on the host emulator."""
 
 from __future__ import annotations
 
@@ -90,16 +90,16 @@ def test_blocks(emulated, random, aggregation, sizes):
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("D", [24, 27])
 def test_not_finite(emulated, random, aggregation, bad, D):
-    """One target's map becomes zeros and sets its flag; its neighbors keep their bits."""
+    """One target's map becomes zeros and sets its flag; its neighbors are unchanged."""
     A, G = operands(random, 6, 9, D, shared=False)
-    clean, _ = run(emulated, [A], [G], None, aggregation)
+    unspoiled, _ = run(emulated, [A], [G], None, aggregation)
     A[2, 4, D - 1] = bad
     G[4, 8, 3] = bad
     got, flags = run(emulated, [A], [G], None, aggregation)
     spoiled = [0, 0, 1, 0, int(aggregation != "activation"), 0]
     assert flags == spoiled
     for t, is_spoiled in enumerate(spoiled):
-        assert torch.equal(got[t], torch.zeros(9) if is_spoiled else clean[t])
+        assert torch.equal(got[t], torch.zeros(9) if is_spoiled else unspoiled[t])
 
 
 @pytest.mark.parametrize("aggregation", reference.AGGREGATIONS)
@@ -129,12 +129,12 @@ def test_no_such_row(emulated, random, aggregation, bad):
 
 def test_one_bad_block(emulated, random):
     (A, G), (B, H) = operands(random, 3, 7, 8), operands(random, 3, 7, 8)
-    clean, _ = run(emulated, [A, B], [G, H])
+    unspoiled, _ = run(emulated, [A, B], [G, H])
     H[1, 2, 3] = torch.nan
     got, flags = run(emulated, [A, B], [G, H])
     assert flags == [0, 1, 0]
     assert (got[1] == 0).all()
-    assert torch.equal(got[::2], clean[::2])
+    assert torch.equal(got[::2], unspoiled[::2])
 
 
 def test_flat_maps(emulated):

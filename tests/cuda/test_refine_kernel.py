@@ -1,4 +1,4 @@
-"""The CUDA kernels of refine and rank_filter against the reference, on a host that stands in for the GPU."""
+"""The CUDA kernels of refine and rank_filter against the reference, on the host emulator."""
 
 from __future__ import annotations
 
@@ -312,17 +312,17 @@ def test_degenerate(refine, config):
 @pytest.mark.parametrize("at", [(0, 0), (9, 11)])
 def test_not_finite(refine, random, bad, at):
     maps = peaked(random, 5, 10, 12)
-    clean, _ = refine(maps, PAPER, image_side=384)
+    unspoiled, _ = refine(maps, PAPER, image_side=384)
     maps[3, at[0], at[1]] = bad
     got, flags = refine(maps, PAPER, image_side=384)
     assert flags.tolist() == [0, 0, 0, 1, 0]
     assert got[3].count_nonzero() == 0
-    assert torch.equal(got[[0, 1, 2, 4]], clean[[0, 1, 2, 4]])
+    assert torch.equal(got[[0, 1, 2, 4]], unspoiled[[0, 1, 2, 4]])
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_any_order(emulated, refine, random, config):
-    """The same bits whichever thread runs first."""
+    """Results do not depend on which thread runs first."""
     maps = peaked(random, 1, 33, 29)
     maps[0, :9] = 0
     results = []

@@ -60,7 +60,7 @@ def test_every_architecture(usage):
     """All of them have the same kernels, and none of the launchers' is missing."""
     archs = {f"sm_{arch}" for arch in _backends.native.cuda_archs.split()}
     assert {arch for arch, _ in usage} == archs
-    named = ("pool_rows", "pool_product", "pool_partial_weights", "pool_normalise", "refine_map", "rank_filter_maps")
+    named = ("pool_rows", "pool_product", "pool_partial_weights", "pool_normalize", "refine_map", "rank_filter_maps")
     named += ("guide_windows", "guided_maps", "axes_of_boxes", "overlay_tile", "upsample_pixels")
     for arch in archs:
         kernels = [kernel for at, kernel in usage if at == arch]
@@ -132,11 +132,13 @@ LAUNCHES = {
 
 @pytest.mark.parametrize("op", LAUNCHES)
 def test_shared_memory_of_launches(usage, emulated, op):
-    """What kernels declare and what their launches add is there on every architecture, and is asked for."""
+    """Declared and launched shared memory is available on every architecture, and requested."""
     launch, kernels, dynamic = LAUNCHES[op]
     for arch in sorted({arch for arch, _ in usage} & SHARED.keys()):
-        mine = [used for (at, name), used in usage.items() if at == arch and any(kernel in name for kernel in kernels)]
-        static = max(used["SHARED"] for used in mine) - RESERVED[arch]
+        matching = [
+            used for (at, name), used in usage.items() if at == arch and any(kernel in name for kernel in kernels)
+        ]
+        static = max(used["SHARED"] for used in matching) - RESERVED[arch]
         emulated.set_shared_limit(ctypes.c_int64(SHARED[arch]))
         emulated.set_dry(1)
         try:

@@ -22,10 +22,10 @@ from dcam_fast.models.dream.dream_vl import DreamVLAdapter
 from dcam_fast.models.llava.lavida import LavidaAdapter
 from dcam_fast.models.llava.llada_v import LladavAdapter
 
-# family -> the module whose ``check(family, repo)`` says what holds and raises what does not
+# family -> the module whose `check(family, repo)` says what holds and raises what does not
 FAMILIES = {"lavida": "real_lavida", "llada-v": "real_lladav", "dimple": "real_dream", "dream-vl": "real_dream"}
-ADAPTERS = {one.family: one for one in (LavidaAdapter, LladavAdapter, DimpleAdapter, DreamVLAdapter)}
-# family -> the packages that the authors' code imports and dcam_fast does not; deepspeed is stood in for
+ADAPTERS = {adapter.family: adapter for adapter in (LavidaAdapter, LladavAdapter, DimpleAdapter, DreamVLAdapter)}
+# family -> the packages that the authors' code imports and dcam_fast does not; deepspeed has a stub
 NEEDED = {family: set(getattr(one, "needed", ())) - {"deepspeed"} for family, one in ADAPTERS.items()}
 
 

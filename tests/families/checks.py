@@ -23,8 +23,8 @@ PROMPT = "what is this"
 
 @dataclass(frozen=True)
 class Generated:
-    """What the authors' code wrote: tokens ``[L]``, the canvas ``[L]`` behind every step, and the logits ``[L, V]``
-    that every step read."""
+    """What the authors' code wrote: tokens `[L]`, the canvas `[L]` after every step, and the logits `[L, V]`
+    that every step used."""
 
     tokens: Tensor
     canvases: list[Tensor]
@@ -40,16 +40,16 @@ class Subject(Protocol):
         """By the authors' own code."""
 
     def full(self, inputs: Any, canvas: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits ``[L, V]`` by the authors' own forward, and the image stream behind every block, all with a graph."""
+        """Logits `[L, V]` by the authors' own forward, and the image stream after every layer, with a graph."""
 
 
 def picture(h: int, w: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Noise of ``h`` x ``w`` pixels."""
+    """Noise of `h` x `w` pixels."""
     return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
 
 
-def relative(got: Tensor, wanted: Tensor) -> float:
-    return float((got - wanted).abs().max() / wanted.abs().max())
+def relative(got: Tensor, expected: Tensor) -> float:
+    return float((got - expected).abs().max() / expected.abs().max())
 
 
 def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, block_length: int) -> float:
@@ -64,27 +64,27 @@ def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, blo
     own = subject.generate(image, steps, block_length)
     masked = torch.full((adapter.answer_length,), adapter.mask_token)
     known = {tuple(canvas.tolist()): logits for canvas, logits in zip([masked, *own.canvases], own.logits)}  # noqa: B905
-    make_reader, differences = adapter.reader, [0.0]
+    make_logits_fn, differences = adapter.logits_fn, [0.0]
 
-    def reader(inputs: object) -> Callable[[Tensor], Tensor]:
-        read = make_reader(inputs)
+    def logits_fn(inputs: object) -> Callable[[Tensor], Tensor]:
+        logits_of = make_logits_fn(inputs)
 
-        def read_authors(canvas: Tensor) -> Tensor:
-            got, wanted = read(canvas), known[tuple(canvas.tolist())]
+        def official_logits(canvas: Tensor) -> Tensor:
+            got, expected = logits_of(canvas), known[tuple(canvas.tolist())]
             is_possible = got.isfinite()
-            differences.append(relative(got[is_possible], wanted[is_possible]))
-            return torch.where(is_possible, wanted, got)
+            differences.append(relative(got[is_possible], expected[is_possible]))
+            return torch.where(is_possible, expected, got)
 
-        return read_authors
+        return official_logits
 
-    with patch.object(adapter, "reader", reader):
+    with patch.object(adapter, "logits_fn", logits_fn):
         trajectory = adapter.generate(inputs, steps, block_length)
     assert trajectory.tokens.equal(own.tokens)
     assert int(trajectory.steps.max()) == len(own.logits) - 1 < steps
-    for step, wanted in enumerate(own.logits):
+    for step, expected in enumerate(own.logits):
         canvas = canvases(trajectory, torch.tensor([0]), step, adapter.mask_token)
         assert step == 0 or canvas[0].equal(own.canvases[step - 1]), f"another canvas at step {step}"
-        differences.append(relative(replayed(subject, inputs, canvas), wanted))
+        differences.append(relative(replayed(subject, inputs, canvas), expected))
     worst = max(differences)
     assert worst <= 1e-5, f"logits differ by {worst:.1e}"
     return worst
@@ -92,7 +92,7 @@ def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, blo
 
 @torch.no_grad()
 def replayed(subject: Subject, inputs: object, canvas: Tensor) -> Tensor:
-    """Logits ``[L, V]`` of the adapter's blocks at a canvas ``[1, L]``."""
+    """Logits `[L, V]` of the adapter's layers at a canvas `[1, L]`."""
     adapter = subject.adapter
     hidden = adapter.embed(inputs, canvas)
     for index in range(adapter.num_layers):
@@ -106,14 +106,14 @@ def check_gradients(subject: Subject, image: NDArray[np.uint8], positions: tuple
     adapter = subject.adapter
     inputs = adapter.encode(image, PROMPT)
     trajectory = adapter.generate(inputs)
-    blocks = tuple(range(adapter.num_layers - 1))
+    layers = tuple(range(adapter.num_layers - 1))
     targets = build_targets(trajectory, torch.tensor(positions), "committed", adapter.mask_token)
-    captured = capture(adapter, inputs, targets, blocks, "logit")
+    captured = capture(adapter, inputs, targets, layers, "logit")
     worst = 0.0
     for row, position in enumerate(positions):
         logits, states = subject.full(inputs, targets.canvases[row])
-        wanted = torch.autograd.grad(logits[position, trajectory.tokens[position]], states[:-1])
-        for got, gradient, state in zip(captured, wanted, states[:-1], strict=True):
+        expected = torch.autograd.grad(logits[position, trajectory.tokens[position]], states[:-1])
+        for got, gradient, state in zip(captured, expected, states[:-1], strict=True):
             assert gradient.abs().max() > 0
             assert relative(got.activations[row], state[0].detach()) <= 1e-6
             worst = max(worst, relative(got.gradients[row], gradient[0]))
@@ -122,9 +122,9 @@ def check_gradients(subject: Subject, image: NDArray[np.uint8], positions: tuple
 
 
 @torch.no_grad()
-def check_painting(subject: Subject, h: int, w: int) -> int:
-    """Pixels painted inside a cell's box change that cell's token most, in every view. Returns how many were
-    painted."""
+def check_changed_pixels(subject: Subject, h: int, w: int) -> int:
+    """Changed pixels in a cell's box change that cell's token most, in every view. Returns how many cells were
+    checked."""
     blank = np.full((h, w, 3), 128, np.uint8)
     count = 0
     for view in subject.adapter.encode(blank, PROMPT).views:
@@ -132,12 +132,12 @@ def check_painting(subject: Subject, h: int, w: int) -> int:
         rows, columns = view.cells.shape
         spread = {(0, 0), (0, columns - 1), (rows - 1, 0), (rows - 1, columns - 1), (rows // 2, columns // 3)}
         for row, column in sorted(spread):
-            painted = blank.copy()
+            changed = blank.copy()
             x0, y0, x1, y1 = inside(view, row, column, h, w)
-            painted[y0:y1, x0:x1] = (255, 0, 60)
-            change = (tokens_of(subject, painted, view) - before).norm(dim=-1)
+            changed[y0:y1, x0:x1] = (255, 0, 60)
+            change = (tokens_of(subject, changed, view) - before).norm(dim=-1)
             found = divmod(int(change.argmax()), columns)
-            assert found == (row, column), f"{view.name} of {h} x {w}: painted {(row, column)}, changed {found}"
+            assert found == (row, column), f"{view.name} of {h} x {w}: changed {(row, column)}, got {found}"
             count += 1
     return count
 

@@ -1,4 +1,4 @@
-"""A Dimple or a Dream-VL under test, the real one or a stub, behind one backend: the adapter's answers, and those of
+"""A Dimple or a Dream-VL under test, the real one or a stub, behind one interface: the adapter's answers, and those of
 the model's own code."""
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TEMPLATE = {
 
 
 def shake(model: nn.Module, seed: int = 3) -> None:
-    """Random weights as large as trained ones are, so that blocks do something."""
+    """Random weights as large as trained ones are, so that layers have an effect."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         for parameter in model.parameters():
@@ -50,7 +50,7 @@ def shake(model: nn.Module, seed: int = 3) -> None:
 
 
 class DreamSubject:
-    """A model with its adapter. ``adapter`` says whether it is a Dimple or a Dream-VL."""
+    """A model with its adapter. `adapter` says whether it is a Dimple or a Dream-VL."""
 
     def __init__(self, adapter: DreamAdapter) -> None:
         self.adapter = adapter
@@ -60,10 +60,10 @@ class DreamSubject:
         adapter, logits = self.adapter, []
         options: dict[str, Any] = {"alg": "maskgit_plus"}
         if isinstance(adapter, DimpleAdapter):
-            options |= {"decoding_pipeline": "dim", "alg_p_threshold": adapter.confident}
-        read = adapter._read(image, PROMPT)
-        tokens = read.pop("input_ids")
-        mask = read.pop("attention_mask").bool()  # which Dream-VL's attention needs where there is no GPU
+            options |= {"decoding_pipeline": "dim", "alg_p_threshold": adapter.threshold}
+        processed = adapter._process(image, PROMPT)
+        tokens = processed.pop("input_ids")
+        mask = processed.pop("attention_mask").bool()  # which Dream-VL's attention needs where there is no GPU
 
         def keep(_step: int, _tokens: Tensor, shifted: Tensor) -> Tensor:
             logits.append(shifted[0, -adapter.answer_length :].clone())
@@ -80,7 +80,7 @@ class DreamSubject:
             return_dict_in_generate=True,
             generation_logits_hook_func=keep,
             **options,
-            **read,
+            **processed,
         )
         count = tokens.shape[1]
         return Generated(out.sequences[0, count:], [canvas[0, count:] for canvas in out.history], logits)
@@ -89,20 +89,20 @@ class DreamSubject:
         """A probability that some of the first guesses are clearly above and others clearly below, however unsure a
         model of random weights is: the middle of the widest gap between them."""
         masked = torch.full((self.adapter.answer_length,), self.adapter.mask_token)
-        logits = self.adapter.reader(self.adapter.encode(image, PROMPT))(masked)
+        logits = self.adapter.logits_fn(self.adapter.encode(image, PROMPT))(masked)
         probabilities = logits.softmax(-1).amax(-1).sort().values
         widest = int(probabilities.diff().argmax())
         return float(probabilities[widest : widest + 2].mean())
 
     def full(self, inputs: DreamInputs, canvas: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits ``[L, V]`` by the model's own forward, and the image stream behind every block, all with a graph."""
+        """Logits `[L, V]` by the model's own forward, and the image stream after every layer, with a graph."""
         adapter, states = self.adapter, {}
         model = adapter.model
-        read = adapter._read(inputs.image, inputs.prompt)
-        start = read["input_ids"].shape[1] - 1
+        processed = adapter._process(inputs.image, inputs.prompt)
+        start = processed["input_ids"].shape[1] - 1
         masked = torch.full((1, adapter.answer_length), adapter.mask_token)
-        tokens = torch.cat((read["input_ids"], masked if adapter.has_two_streams else canvas[None]), 1)
-        positions, _ = model.get_rope_index(tokens, image_grid_thw=read["image_grid_thw"])
+        tokens = torch.cat((processed["input_ids"], masked if adapter.has_two_streams else canvas[None]), 1)
+        positions, _ = model.get_rope_index(tokens, image_grid_thw=processed["image_grid_thw"])
         answers = model.model.embed_tokens(tokens[:, start + 1 :])
 
         def keeping(index: int) -> Callable[..., None]:

@@ -16,7 +16,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 BYTES = sorted(ByteLevel.alphabet())
 FIRST = len(BYTES)  # the id of the first special token
-TOP = 20  # Dream-VL's top_k: not the 50 that a configuration has by itself, so that one who reads it elsewhere is seen
+TOP = 20  # Dream-VL's top_k: not the default of 50, so that a wrong source is found
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ FORMS = {
 
 
 def make_checkpoint(family: str, folder: Path, *code: Path) -> None:
-    """A checkpoint of some 80,000 random weights in ``folder``, with the Python files of the folders ``code``."""
+    """A checkpoint of about 80,000 random weights in `folder`, with the Python files of the folders `code`."""
     form = FORMS[family]
-    for file in (file for one in code for file in one.glob("*.py")):
+    for file in (file for directory in code for file in directory.glob("*.py")):
         shutil.copy(file, folder)
     ids = {name: FIRST + index for index, name in enumerate(SPECIAL)}
     config_class = get_class_from_dynamic_module(form.files["AutoConfig"], folder)
@@ -95,7 +95,7 @@ def make_checkpoint(family: str, folder: Path, *code: Path) -> None:
     )
     model = get_class_from_dynamic_module(form.files["AutoModel"], folder)(config)
     shake(model)
-    with torch.no_grad():  # random attention would make all cells alike, and a painted one hard to find
+    with torch.no_grad():  # random attention would make all cells alike
         for block in model.visual.blocks:
             block.attn.proj.weight *= 0.1
     model.save_pretrained(folder, max_shard_size="100KB")

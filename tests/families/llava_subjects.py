@@ -1,4 +1,4 @@
-"""Models under test, the real ones or stubs, behind one backend: the adapter's answers, and those of the authors' own
+"""Models under test, the real ones or stubs, behind one interface: the adapter's answers, and those of the authors' own
 code."""
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TEMPLATE = (
 
 @cache
 def make_tokenizer(size: int = len(VOCABULARY)) -> PreTrainedTokenizerFast:
-    """Of ``size`` words, those above first."""
+    """Of `size` words, those above first."""
     words = (*VOCABULARY, *(f"Ġy{i}" for i in range(len(VOCABULARY), size)))
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -46,7 +46,7 @@ def make_tokenizer(size: int = len(VOCABULARY)) -> PreTrainedTokenizerFast:
 
 
 def shake(model: nn.Module, seed: int = 3) -> None:
-    """Random weights as large as trained ones are, so that blocks do something."""
+    """Random weights as large as trained ones are, so that layers have an effect."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         for parameter in model.parameters():
@@ -61,7 +61,7 @@ def shake(model: nn.Module, seed: int = 3) -> None:
 
 @contextmanager
 def outputs_of(module: nn.Module, take: Callable[[Any], Tensor]) -> Iterator[list[Tensor]]:
-    """What ``module`` puts out while the context lasts."""
+    """What `module` puts out while the context lasts."""
     kept: list[Tensor] = []
     hook = module.register_forward_hook(lambda _module, _args, out: kept.append(take(out)))
     try:
@@ -72,7 +72,7 @@ def outputs_of(module: nn.Module, take: Callable[[Any], Tensor]) -> Iterator[lis
 
 @contextmanager
 def inputs_of(module: nn.Module, take: Callable[[Tensor], Tensor]) -> Iterator[list[Tensor]]:
-    """What goes into ``module`` while the context lasts."""
+    """What goes into `module` while the context lasts."""
     kept: list[Tensor] = []
     hook = module.register_forward_pre_hook(lambda _module, args: kept.append(take(args[0])))
     try:
@@ -89,7 +89,7 @@ def tiles_of(model: Any, image: NDArray[np.uint8]) -> tuple[list[Tensor], tuple[
 
 
 class LavidaSubject:
-    """A LaViDa of whichever package ``llava`` is imported, with its adapter."""
+    """A LaViDa of whichever package `llava` is imported, with its adapter."""
 
     def __init__(self, model: Any, attention: Any, view: Any = "grid") -> None:
         self.prefix = attention == "prefix"
@@ -119,11 +119,11 @@ class LavidaSubject:
                 mask_id=MASK,
                 verbose=True,
             )
-        read = logits[1:] if self.prefix else logits
-        return Generated(tokens[0, -LENGTH:], [canvas[0, -LENGTH:] for canvas in history], read)
+        used = logits[1:] if self.prefix else logits
+        return Generated(tokens[0, -LENGTH:], [canvas[0, -LENGTH:] for canvas in history], used)
 
     def full(self, inputs: LlavaInputs, canvas: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits ``[L, V]`` by the authors' own forward, and the image stream behind every block, all with a graph."""
+        """Logits `[L, V]` by the authors' own forward, and the image stream after every layer, with a graph."""
         core, states = self.adapter.core, {}
 
         def keeping(index: int) -> Callable[..., None]:
@@ -149,7 +149,7 @@ class LavidaSubject:
 
 
 class LladavSubject:
-    """A LLaDA-V of whichever package ``llava`` is imported, with its adapter."""
+    """A LLaDA-V of whichever package `llava` is imported, with its adapter."""
 
     def __init__(self, model: Any, view: Any = "grid") -> None:
         tokenizer = make_tokenizer(model.config.vocab_size)
@@ -173,14 +173,14 @@ class LladavSubject:
                 block_length=block_length,
                 steps=steps,
                 tokenizer=adapter.tokenizer,
-                stopping_criteria=list(adapter.ends),
+                stopping_criteria=list(adapter.end_tokens),
             )[0]
         table = adapter.core.embed_tokens.weight
-        canvases = [torch.cdist(one, table).argmin(-1) for one in embeddings[1:]]
+        canvases = [torch.cdist(embedding, table).argmin(-1) for embedding in embeddings[1:]]
         return Generated(tokens, canvases, logits)
 
     def full(self, inputs: LlavaInputs, canvas: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits ``[L, V]`` by the authors' own forward, and the image stream behind every block, all with a graph."""
+        """Logits `[L, V]` by the authors' own forward, and the image stream after every layer, with a graph."""
         core = self.adapter.core
         with torch.enable_grad():
             embedded = torch.cat((inputs.embedded, core.embed_tokens(canvas)[None]), 1).requires_grad_()

@@ -16,14 +16,14 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 def check_loading(folder: Path, steps: int, **options: Any) -> int:
-    """Weights stored in either dtype are, in each dtype that is asked for, those of the files, and explain an answer.
-    ``options`` are those of `models.load`. Returns how many combinations were loaded."""
+    """Weights stored in either dtype are, in each requested dtype, those of the files, and explain an answer.
+    `options` are those of `models.load`. Returns how many combinations were loaded."""
     for stored in DTYPES:
         store(folder, stored)
-        for asked in (None, *DTYPES):
-            adapter: Any = models.load(str(folder), dtype=asked, **options)
-            dtype = asked or torch.float32  # the default on a CPU
-            assert {one.dtype for one in adapter.model.parameters()} == {dtype}, f"{stored} loaded as {asked}"
+        for requested in (None, *DTYPES):
+            adapter: Any = models.load(str(folder), dtype=requested, **options)
+            dtype = requested or torch.float32  # the default on a CPU
+            assert {parameter.dtype for parameter in adapter.model.parameters()} == {dtype}, f"{stored} as {requested}"
             state = adapter.model.state_dict()
             for file in files(folder):
                 with safe_open(file, framework="pt") as opened:

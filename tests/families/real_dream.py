@@ -44,8 +44,8 @@ def check(family: str, repo: Path) -> None:
             _compare(name, subject)
         for h, w in SIZES:
             shape = tuple(loaded.encode(checks.picture(h, w), "what").views[0].cells.shape)
-            found = checks.check_painting(DreamSubject(loaded), h, w)
-            print(f"{w} x {h}: cells {shape}, {found} painted cells found")
+            found = checks.check_changed_pixels(DreamSubject(loaded), h, w)
+            print(f"{w} x {h}: cells {shape}, {found} changed cells located")
         print(
             f"{check_loading(folder, 8, trust_remote_code=True)} pairs of stored and requested dtype load and explain"
         )
@@ -61,8 +61,8 @@ def _variants(loaded: Any) -> Iterator[tuple[str, DreamSubject]]:
     for attention in loaded.topologies:
         yield attention, made(attention=attention)
         if loaded.family == "dimple":  # the authors' threshold is beyond random weights
-            confident = made(attention=attention).halfway(IMAGE)
-            yield f"{attention}, confident from {confident:.3f}", made(attention=attention, confident=confident)
+            threshold = made(attention=attention).halfway(IMAGE)
+            yield f"{attention}, threshold {threshold:.3f}", made(attention=attention, threshold=threshold)
     if loaded.family == "dream-vl":
         own, loaded.processor.chat_template = loaded.processor.chat_template, TEMPLATE["dimple"]
         yield "joint, a marked image", made()

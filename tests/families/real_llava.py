@@ -24,7 +24,7 @@ IMAGE = checks.picture(60, 320)
 
 
 def import_package(family: str, folder: Path) -> None:
-    """Makes the package ``llava`` in ``folder`` the one that is imported."""
+    """Makes the package `llava` in `folder` the one that is imported."""
     check_transformers(family, LlavaAdapter.transformers)
     if not (folder / "llava").is_dir():
         raise SystemExit(f"check_real: --repo must be a folder that holds the package llava, got {folder}")
@@ -36,7 +36,7 @@ def import_package(family: str, folder: Path) -> None:
 
 
 def make_tower(folder: str) -> str:
-    """The path of a SigLIP of two blocks with 27 x 27 patches."""
+    """The path of a SigLIP of two layers with 27 x 27 patches."""
     from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionConfig, SigLipVisionModel
 
     config = SigLipVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
@@ -55,13 +55,13 @@ def compare(
         print(f"{attention}: gradients of the split run within {worst:.1e} of the full graph")
         for steps, block_length in schedules:
             worst = checks.check_generation(subject, IMAGE, steps, block_length)
-            said = f"{attention}, {steps} steps, blocks of {block_length}"
-            print(f"{said}: same tokens and steps, logits within {worst:.1e}")
+            settings = f"{attention}, {steps} steps, blocks of {block_length}"
+            print(f"{settings}: same tokens and steps, logits within {worst:.1e}")
         check_adapter(subject.adapter, checks.picture(300, 200), checks.PROMPT)
         print(f"{attention}: check_adapter finds nothing")
     for h, w in sizes:
         shapes = [tuple(view.cells.shape) for view in subject.adapter.encode(checks.picture(h, w), "what").views]
-        print(f"{w} x {h}: cells {shapes}, {checks.check_painting(subject, h, w)} painted cells found")
+        print(f"{w} x {h}: cells {shapes}, {checks.check_changed_pixels(subject, h, w)} changed cells located")
 
 
 def compare_loading(make: Callable[[str], Any], vocabulary: int, steps: int) -> None:

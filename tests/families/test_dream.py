@@ -38,7 +38,7 @@ SIZES = [(480, 640), (900, 300), (800, 800), (300, 1200), (333, 517), (28, 28), 
 
 @pytest.fixture(scope="module", autouse=True)
 def _any_release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The stubs run in the transformers that is there, unlike the authors' code, and leave nothing behind."""
+    """The stubs run in the installed transformers, unlike the authors' code, and are removed afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
         patch.setattr(sys, "path", list(sys.path))
@@ -109,8 +109,8 @@ def test_generation_at_its_own_length(family: str, loaded: dict[str, Any]) -> No
 def test_confident_guesses_are_written_together(loaded: dict[str, Any], attention: str) -> None:
     image = checks.picture(200, 300)
     slow = with_options(loaded["dimple"], attention=attention)
-    confident = slow.threshold(image)
-    quick = with_options(loaded["dimple"], attention=attention, confident=confident)
+    threshold = slow.threshold(image)
+    quick = with_options(loaded["dimple"], attention=attention, threshold=threshold)
     for steps in (2, 8, 20):
         checks.check_generation(quick, image, steps, LENGTH)
     taken = [
@@ -120,8 +120,7 @@ def test_confident_guesses_are_written_together(loaded: dict[str, Any], attentio
 
 
 def guessing(adapter: DreamAdapter, *tokens: str) -> Any:
-    """A reader to whom these are the best guesses at any canvas, the last of them for the rest of the answer, the first
-    surest."""
+    """A `logits_fn` with these best guesses at any canvas, in descending confidence; the last fills the answer."""
     ids = adapter.tokenizer.convert_tokens_to_ids(list(tokens))
     logits = torch.zeros(adapter.answer_length, adapter.config.vocab_size)
     for position in range(adapter.answer_length):
@@ -129,14 +128,14 @@ def guessing(adapter: DreamAdapter, *tokens: str) -> Any:
     return lambda _inputs: lambda _canvas: logits
 
 
-def test_a_mask_that_is_guessed_stays_one_until_the_last_step(
+def test_a_guessed_mask_stays_masked_until_the_last_step(
     subject: DreamSubject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = subject.adapter
-    monkeypatch.setattr(adapter, "reader", guessing(adapter, "a", "<|mask|>"))
+    monkeypatch.setattr(adapter, "logits_fn", guessing(adapter, "a", "<|mask|>"))
     *so_far, trajectory = adapter.denoise(adapter.encode(checks.picture(60, 90), "what"), 8)
-    for one in so_far:
-        assert (one.steps == OPEN).equal(one.tokens == adapter.mask_token)
+    for state in so_far:
+        assert (state.steps == OPEN).equal(state.tokens == adapter.mask_token)
     assert trajectory.tokens[0] == adapter.tokenizer.convert_tokens_to_ids("a")
     assert adapter.mask_token not in trajectory.tokens.tolist()
     assert trajectory.steps[0] < 7
@@ -148,7 +147,7 @@ def test_an_answer_ends_where_the_model_ends_it(
     subject: DreamSubject, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = subject.adapter
-    monkeypatch.setattr(adapter, "reader", guessing(adapter, "a", "b", getattr(adapter.tokenizer, end), "c"))
+    monkeypatch.setattr(adapter, "logits_fn", guessing(adapter, "a", "b", getattr(adapter.tokenizer, end), "c"))
     trajectory = adapter.generate(adapter.encode(checks.picture(60, 90), "what"), 4)
     assert trajectory.length == 2
     assert [word.text for word in adapter.words(trajectory)] == ["ab"]
@@ -177,13 +176,13 @@ def test_gradients_are_those_of_the_full_graph(subject: DreamSubject, size: tupl
     checks.check_gradients(subject, checks.picture(*size), tuple(range(LENGTH)))
 
 
-def test_promises_of_the_interface(subject: DreamSubject) -> None:
+def test_check_adapter(subject: DreamSubject) -> None:
     check_adapter(subject.adapter, checks.picture(300, 200), checks.PROMPT)
 
 
-def test_a_cell_is_where_its_pixels_are(family: str, loaded: dict[str, Any]) -> None:
+def test_changed_pixels_change_their_cell(family: str, loaded: dict[str, Any]) -> None:
     subject = with_options(loaded[family])
-    found = [checks.check_painting(subject, h, w) for h, w in SIZES]
+    found = [checks.check_changed_pixels(subject, h, w) for h, w in SIZES]
     assert min(found) >= 3
 
 
@@ -214,7 +213,7 @@ def test_maps(subject: DreamSubject, method: str) -> None:
 
 
 def test_image_logits_are_those_of_the_whole_row(subject: DreamSubject) -> None:
-    """With joint attention: behind the last block, through norm and head, as for an answer's row."""
+    """With joint attention: at the output of the last layer, through norm and head, as for an answer's row."""
     adapter = subject.adapter
     inputs = adapter.encode(checks.picture(200, 300), checks.PROMPT)
     canvas = adapter.generate(inputs).tokens
@@ -224,8 +223,8 @@ def test_image_logits_are_those_of_the_whole_row(subject: DreamSubject) -> None:
     cells, tokens = inputs.views[0].cells.flatten(), torch.tensor([5, 2, 200])
     got = adapter.image_logits(hidden, cells, tokens, inputs)
     _, states = subject.full(inputs, canvas)
-    wanted = adapter.model.lm_head(adapter.model.model.norm(states[-1][:, cells]))[..., tokens]
-    assert checks.relative(got, wanted.detach()) <= 1e-6
+    expected = adapter.model.lm_head(adapter.model.model.norm(states[-1][:, cells]))[..., tokens]
+    assert checks.relative(got, expected.detach()) <= 1e-6
 
 
 def test_a_stream_is_the_same_answer(subject: DreamSubject) -> None:
@@ -237,10 +236,10 @@ def test_a_stream_is_the_same_answer(subject: DreamSubject) -> None:
     assert stream.explanation().answer == whole.answer
 
 
-# ------------------------------------------------------------------------------------------------------ what is refused
+# ----------------------------------------------------------------------------------------------------- what is rejected
 
 
-def test_requests(family: str, loaded: dict[str, Any]) -> None:
+def test_unsupported_requests(family: str, loaded: dict[str, Any]) -> None:
     adapter = loaded[family]
     inputs = adapter.encode(checks.picture(60, 90), "what")
     for options, message in (
@@ -256,11 +255,11 @@ def test_requests(family: str, loaded: dict[str, Any]) -> None:
         with pytest.raises(AdapterError, match=f"{family}: {message}"):
             with_options(adapter, **options)
     for token in ("<|image_pad|>", "<|video_pad|>", "<|mask|>"):
-        with pytest.raises(AdapterError, match="prompt must not have the model's own token"):
+        with pytest.raises(AdapterError, match="prompt must not have the model's reserved token"):
             adapter.encode(checks.picture(60, 90), f"what {token}")
-    with pytest.raises(AdapterError, match="image must be one that the model can read, got 900 x 4 pixels"):
+    with pytest.raises(AdapterError, match="image must be one that the model can process, got 900 x 4 pixels"):
         adapter.encode(checks.picture(4, 900), "what")
-    with pytest.raises(AdapterError, match=r"no gradient reaches the image behind the last block"):
+    with pytest.raises(AdapterError, match=r"no gradient reaches the image at the output of the last layer"):
         adapter.check_layers((adapter.num_layers - 1,))
 
 
@@ -283,11 +282,18 @@ def test_code_runs_only_when_trusted(damaged: Path, tmp_path: Path) -> None:
 
 def test_command_line(family: str, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     Image.fromarray(checks.picture(60, 90)).save(tmp_path / "a.png")
-    asked = ["explain", str(tmp_path / "a.png"), "--model", str(checkpoints[family]), "--out", str(tmp_path / "out")]
-    refused = CliRunner().invoke(app, asked)
-    assert refused.exit_code == 1
-    assert "--trust-remote-code" in refused.output
-    assert CliRunner().invoke(app, [*asked, "--trust-remote-code", "--target", "all"]).exit_code == 0
+    command = [
+        "explain",
+        str(tmp_path / "a.png"),
+        "--model",
+        str(checkpoints[family]),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    rejected = CliRunner().invoke(app, command)
+    assert rejected.exit_code == 1
+    assert "--trust-remote-code" in rejected.output
+    assert CliRunner().invoke(app, [*command, "--trust-remote-code", "--target", "all"]).exit_code == 0
     assert (tmp_path / "out" / "a").is_dir()
 
 

@@ -47,7 +47,7 @@ every_topology = pytest.mark.parametrize(
 
 @contextmanager
 def package(family: str) -> Iterator[None]:
-    """The stub is the package ``llava``, in whatever transformers is there."""
+    """The stub is the package `llava`, in whatever transformers is there."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in sys.modules if name.split(".")[0] in ("llava", "llava_parts")]:
             patch.delitem(sys.modules, name)
@@ -152,13 +152,13 @@ def test_gradients_are_those_of_the_full_graph(subject: Any) -> None:
     assert checks.check_gradients(subject, IMAGE, (0, 3, 7)) <= 1e-6
 
 
-def test_a_cell_is_where_its_pixels_are(family: str, model: Any) -> None:
+def test_changed_pixels_change_their_cell(family: str, model: Any) -> None:
     subject = LladavSubject(model) if family == "lladav" else LavidaSubject(model, "joint")
-    assert [checks.check_painting(subject, h, w) for h, w in SIZES] == [10] * len(SIZES)
+    assert [checks.check_changed_pixels(subject, h, w) for h, w in SIZES] == [10] * len(SIZES)
 
 
 @every_topology
-def test_promises_of_the_interface(subject: Any) -> None:
+def test_check_adapter(subject: Any) -> None:
     check_adapter(subject.adapter, checks.picture(100, 150), checks.PROMPT)
 
 
@@ -180,8 +180,8 @@ def test_views(family: str, model: Any, view: str) -> None:
     subject = LladavSubject(model, view) if family == "lladav" else LavidaSubject(model, "joint", view)
     views = subject.adapter.encode(IMAGE, checks.PROMPT).views
     assert views[0].name == view
-    assert {one.name for one in views} == {"grid", "base"}
-    cells = torch.cat([one.cells.flatten() for one in views])
+    assert {view.name for view in views} == {"grid", "base"}
+    cells = torch.cat([view.cells.flatten() for view in views])
     assert len(cells.unique()) == len(cells)
 
 
@@ -228,7 +228,7 @@ def test_loading(family: str, checkpoint: Path) -> None:
 @pytest.mark.parametrize("stored", loading.DTYPES)
 @pytest.mark.parametrize("dtype", [None, *loading.DTYPES])
 def test_weights_are_of_one_dtype(damaged: Path, stored: torch.dtype, dtype: torch.dtype | None) -> None:
-    """LaViDa's class says bfloat16 of some of them, whatever is asked for."""
+    """LaViDa's class says bfloat16 for some of them, whatever the caller requests."""
     loading.store(damaged, stored)
     adapter: Any = models.load(str(damaged), dtype=dtype)
     assert {parameter.dtype for parameter in adapter.model.parameters()} == {dtype or torch.float32}
@@ -241,7 +241,7 @@ def test_a_tower_that_the_checkpoint_holds_needs_no_network(damaged: Path, monke
     assert adapter.encode(IMAGE, checks.PROMPT).embedded.isfinite().all()
 
 
-def test_a_tower_that_is_nowhere_is_named(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tower(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ask_for_a_tower(monkeypatch)
     for file in shards(damaged):
         weights = {key: tensor for key, tensor in load_file(file).items() if "vision_tower" not in key}
@@ -314,7 +314,7 @@ def test_another_architecture(damaged: Path) -> None:
 def test_releases_of_transformers(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
     monkeypatch.setattr(LlavaAdapter, "transformers", RELEASES)
     monkeypatch.setattr(checkpoint_module.transformers, "__version__", release)
-    with pytest.raises(AdapterError, match=rf"4\.56 took away.* got {release}; pip install .*>=4\.50,<4\.56"):
+    with pytest.raises(AdapterError, match=rf"4\.56 removed.* got {release}; pip install .*>=4\.50,<4\.56"):
         models.load(str(checkpoint))
 
 
@@ -340,8 +340,8 @@ def test_an_import_error_that_the_package_hides(
         monkeypatch.delitem(sys.modules, name)
     (tmp_path / "llava" / "model").mkdir(parents=True)
     (tmp_path / "llava" / "__init__.py").write_text("from .model import LlavaLlamaForCausalLM")
-    said = "Failed to import llava_llada from llava.language_model.llava_llada. Error: No module named 'einops'"
-    (tmp_path / "llava" / "model" / "__init__.py").write_text(f"print({said!r})")
+    message = "Failed to import llava_llada from llava.language_model.llava_llada. Error: No module named 'einops'"
+    (tmp_path / "llava" / "model" / "__init__.py").write_text(f"print({message!r})")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     importlib.invalidate_caches()
     with pytest.raises(
@@ -351,7 +351,7 @@ def test_an_import_error_that_the_package_hides(
 
 
 @every_topology
-def test_requests(subject: Any) -> None:
+def test_unsupported_requests(subject: Any) -> None:
     adapter = subject.adapter
     inputs = adapter.encode(IMAGE, checks.PROMPT)
     with pytest.raises(AdapterError, match="block_length must divide the 8 tokens of an answer, got 3"):
@@ -361,14 +361,14 @@ def test_requests(subject: Any) -> None:
     with pytest.raises(AdapterError, match="prompt must leave '<image>' to the chat template, got 2"):
         adapter.encode(IMAGE, "what is <image>")
     own = adapter.tokenizer.convert_ids_to_tokens(adapter.mask_token)
-    with pytest.raises(AdapterError, match="prompt must not have the model's own token"):
+    with pytest.raises(AdapterError, match="prompt must not have the model's reserved token"):
         adapter.encode(IMAGE, f"what is {own} this")
     assert adapter.decode(torch.tensor([999_999])) == "<999999>"
     with pytest.raises(
         AdapterError, match="image must be wide and high enough for a row of cells, got 4000 x 1 pixels"
     ):
         adapter.encode(checks.picture(1, 4000), checks.PROMPT)
-    with pytest.raises(AdapterError, match="no gradient reaches the image behind the last block"):
+    with pytest.raises(AdapterError, match="no gradient reaches the image at the output of the last layer"):
         adapter.check_layers((adapter.num_layers - 1,))
 
 

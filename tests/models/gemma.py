@@ -85,7 +85,7 @@ def make_model(window: int = 64) -> DiffusionGemmaForBlockDiffusion:
         torch.manual_seed(3)
         model = DiffusionGemmaForBlockDiffusion(make_config(window))
         for parameter in model.parameters():
-            if parameter.ndim > 1:  # as large as trained weights are, so that blocks do something
+            if parameter.ndim > 1:  # as large as trained weights are, so that layers have an effect
                 torch.nn.init.normal_(parameter, std=0.6 / parameter.shape[-1] ** 0.5)
     model.tie_weights()
     return model

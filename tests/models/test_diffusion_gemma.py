@@ -36,13 +36,13 @@ def generated(
     adapter: DiffusionGemmaAdapter, inputs: DiffusionGemmaInputs
 ) -> tuple[DiffusionGemmaTrajectory, list[dict[str, Any]], list[Tensor]]:
     """An answer, and what transformers' own forward got and gave at every step of its generation."""
-    seen: list[dict[str, Any]] = []
+    recorded: list[dict[str, Any]] = []
     logits: list[Tensor] = []
     forward = adapter.model.forward
 
     def spy(**kwargs: Any) -> Any:
         out = forward(**kwargs)
-        seen.append(kwargs)
+        recorded.append(kwargs)
         logits.append(out.logits)
         return out
 
@@ -52,7 +52,7 @@ def generated(
     finally:
         del adapter.model.forward
     assert isinstance(trajectory, DiffusionGemmaTrajectory)
-    return trajectory, seen, logits
+    return trajectory, recorded, logits
 
 
 def replayed(adapter: DiffusionGemmaAdapter, inputs: DiffusionGemmaInputs, canvas: Tensor) -> Tensor:
@@ -67,12 +67,12 @@ def replayed(adapter: DiffusionGemmaAdapter, inputs: DiffusionGemmaInputs, canva
 def test_replay_has_the_logits_of_the_generation(window: int) -> None:
     adapter = gemma.make_adapter(window)
     inputs = adapter.encode(picture(), PROMPT)
-    trajectory, seen, logits = generated(adapter, inputs)
-    assert len(seen) == STEPS
+    trajectory, recorded, logits = generated(adapter, inputs)
+    assert len(recorded) == STEPS
     assert trajectory.canvases is not None
     for step in range(STEPS):
         canvas = trajectory.canvases[step : step + 1]
-        assert canvas[:, :-1].equal(seen[step]["decoder_input_ids"])
+        assert canvas[:, :-1].equal(recorded[step]["decoder_input_ids"])
         torch.testing.assert_close(replayed(adapter, inputs, canvas), logits[step], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(replayed(adapter, inputs, trajectory.canvases), torch.cat(logits), rtol=1e-5, atol=1e-5)
     # the conditioning matters: without it the logits are others
@@ -81,7 +81,7 @@ def test_replay_has_the_logits_of_the_generation(window: int) -> None:
     assert not torch.allclose(replayed(adapter, inputs, bare), logits[1], atol=1e-3)
 
 
-def test_a_checkpoint_that_asks_for_a_static_cache_is_replayed_all_the_same() -> None:
+def test_replay_of_a_checkpoint_with_a_static_cache() -> None:
     adapter = gemma.make_adapter()
     inputs = adapter.encode(picture(), PROMPT)
     expected = adapter.generate(inputs, STEPS).tokens
@@ -102,7 +102,7 @@ def test_image_span_is_bidirectional(adapter: DiffusionGemmaAdapter) -> None:
     assert inputs.tokens[0, cells].eq(adapter.config.image_token_id).all()
 
 
-def test_steps_are_when_the_answer_was_last_decided(adapter: DiffusionGemmaAdapter) -> None:
+def test_steps_mark_the_last_change_of_a_guess(adapter: DiffusionGemmaAdapter) -> None:
     inputs = adapter.encode(picture(), PROMPT)
     trajectory, _, logits = generated(adapter, inputs)
     guesses = torch.cat(logits).argmax(-1)  # a temperature does not change the best guess
@@ -125,17 +125,17 @@ def keeping(states: dict[int, Tensor], index: int) -> Any:
 def test_split_gradients_are_those_of_the_full_graph(window: int) -> None:
     adapter = gemma.make_adapter(window)
     inputs = adapter.encode(picture(), PROMPT)
-    trajectory, seen, _ = generated(adapter, inputs)
+    trajectory, recorded, _ = generated(adapter, inputs)
     positions = torch.tensor([0, 5, 11])
-    blocks = tuple(range(adapter.num_layers - 1))
+    target_layers = tuple(range(adapter.num_layers - 1))
     targets = build_targets(trajectory, positions, "committed", adapter.mask_token)
-    captured = capture(adapter, inputs, targets, blocks, "logit")
+    captured = capture(adapter, inputs, targets, target_layers, "logit")
     for row, position in enumerate(positions.tolist()):
-        kwargs = seen[int(trajectory.steps[position])]
+        kwargs = recorded[int(trajectory.steps[position])]
         states: dict[int, Tensor] = {}
 
         layers = adapter.model.model.encoder.language_model.layers
-        hooks = [layers[index].register_forward_hook(keeping(states, index)) for index in blocks]
+        hooks = [layers[index].register_forward_hook(keeping(states, index)) for index in target_layers]
         logits = adapter.model(
             input_ids=inputs.tokens,
             attention_mask=inputs.masks,
@@ -146,27 +146,27 @@ def test_split_gradients_are_those_of_the_full_graph(window: int) -> None:
         for hook in hooks:
             hook.remove()
         logits[0, position, trajectory.tokens[position]].backward()
-        for index in blocks:
-            wanted, got = states[index].grad, captured[index].gradients[row]
-            assert wanted is not None
-            assert wanted.abs().max() > 0
-            assert (got - wanted[0]).abs().max() <= 1e-6 * wanted.abs().max()
+        for index in target_layers:
+            expected, got = states[index].grad, captured[index].gradients[row]
+            assert expected is not None
+            assert expected.abs().max() > 0
+            assert (got - expected[0]).abs().max() <= 1e-6 * expected.abs().max()
             torch.testing.assert_close(captured[index].activations[row], states[index][0].detach())
 
 
-def test_the_last_block_has_no_gradient_and_is_refused(adapter: DiffusionGemmaAdapter) -> None:
+def test_the_last_layer_is_no_target_layer(adapter: DiffusionGemmaAdapter) -> None:
     inputs = adapter.encode(picture(), PROMPT)
     last = adapter.num_layers - 1
     adapter.check_layers((last - 1,))
-    with pytest.raises(AdapterError, match=f"block must be 0 to {last - 1} .* got {last}"):
+    with pytest.raises(AdapterError, match=f"layer must be 0 to {last - 1} .* got {last}"):
         adapter.check_layers((last,))
     image = inputs.embedded.clone().requires_grad_()
-    behind, _ = adapter.prefix_layer(last, image, inputs)
-    assert behind is image  # the encoder's last block gives nothing but keys and values
+    output, _ = adapter.prefix_layer(last, image, inputs)
+    assert output is image  # nothing reads the output of the encoder's last layer
 
 
 @pytest.mark.parametrize(("h", "w"), [(200, 300), (90, 700), (640, 50), (48, 48)])
-def test_a_painted_cell_is_the_cell_that_changes(h: int, w: int) -> None:
+def test_changed_pixels_change_their_cell(h: int, w: int) -> None:
     adapter = gemma.make_adapter()
     blank = np.full((h, w, 3), 128, np.uint8)
     inputs = adapter.encode(blank, PROMPT)
@@ -176,10 +176,10 @@ def test_a_painted_cell_is_the_cell_that_changes(h: int, w: int) -> None:
     rows, columns = view.cells.shape
     for row, column in {(0, 0), (rows - 1, columns - 1), (rows // 2, columns // 3), (0, columns - 1)}:
         x0, y0, x1, y1 = view.boxes[row, column].round().int().tolist()
-        painted = blank.copy()
-        painted[y0:y1, x0:x1] = (255, 0, 60)
+        changed = blank.copy()
+        changed[y0:y1, x0:x1] = (255, 0, 60)
         with torch.no_grad():
-            before, after = (_patch_means(adapter, image) for image in (blank, painted))
+            before, after = (_patch_means(adapter, image) for image in (blank, changed))
         change = (after - before).abs().sum(-1).view(rows, columns)
         assert divmod(int(change.argmax()), columns) == (row, column)
 
@@ -245,11 +245,11 @@ def test_conditioning_goes_with_its_trajectory() -> None:
     del trajectory, other
     gc.collect()
     assert not adapter._conditioning
-    with pytest.raises(AdapterError, match="of a trajectory that is still there"):
+    with pytest.raises(AdapterError, match="of a trajectory that still exists"):
         log_probabilities(adapter, inputs, targets)
 
 
-def test_generation_leaves_nothing_behind(adapter: DiffusionGemmaAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generation_leaves_no_state(adapter: DiffusionGemmaAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = adapter.encode(picture(), PROMPT)
     torch.manual_seed(11)
     state = torch.get_rng_state()
@@ -268,7 +268,7 @@ def test_generation_leaves_nothing_behind(adapter: DiffusionGemmaAdapter, monkey
     assert not decoder.self_conditioning._forward_pre_hooks
 
 
-def test_what_cannot_be_asked(adapter: DiffusionGemmaAdapter) -> None:
+def test_unsupported_requests(adapter: DiffusionGemmaAdapter) -> None:
     inputs = adapter.encode(picture(), PROMPT)
     with pytest.raises(AdapterError, match="block_length must be 12"):
         adapter.generate(inputs, 2, 4)
@@ -300,7 +300,7 @@ def hooks_of(adapter: DiffusionGemmaAdapter) -> int:
     return len(decoder._forward_pre_hooks) + len(decoder.self_conditioning._forward_pre_hooks)
 
 
-def test_step_by_step_it_writes_what_it_writes_at_once(adapter: DiffusionGemmaAdapter) -> None:
+def test_denoise_equals_generate(adapter: DiffusionGemmaAdapter) -> None:
     """Also where others draw random numbers in between, whose own go on as if nothing had been."""
     inputs = adapter.encode(picture(), PROMPT)
     finished = adapter.generate(inputs, STEPS)
@@ -339,7 +339,7 @@ def test_a_stream_ends_as_the_explanation(adapter: DiffusionGemmaAdapter) -> Non
 
 
 @pytest.mark.parametrize("end", ["close", "drop", "error"])
-def test_a_stream_that_is_left_leaves_nothing(
+def test_a_closed_stream_leaves_no_state(
     adapter: DiffusionGemmaAdapter, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = threading.active_count()
@@ -366,6 +366,6 @@ def test_a_stream_that_is_left_leaves_nothing(
 
 def test_two_streams_at_once(adapter: DiffusionGemmaAdapter) -> None:
     inputs = [adapter.encode(picture(seed=seed), PROMPT) for seed in (0, 1)]
-    alone = [adapter.generate(one, STEPS).tokens for one in inputs]
-    pairs = list(zip(*(adapter.denoise(one, STEPS) for one in inputs), strict=True))
+    alone = [adapter.generate(item, STEPS).tokens for item in inputs]
+    pairs = list(zip(*(adapter.denoise(item, STEPS) for item in inputs), strict=True))
     assert [trajectory.tokens.tolist() for trajectory in pairs[-1]] == [tokens.tolist() for tokens in alone]

@@ -1,4 +1,4 @@
-"""DiffusionGemma from a folder: whatever is wrong with a file is said."""
+"""DiffusionGemma from a folder, and the errors for damaged files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_loads_from_a_folder(checkpoint: Path, adapter: DiffusionGemmaAdapter) -
     trajectory = loaded.generate(loaded.encode(picture, "what is this"), 3)
     assert trajectory.tokens.equal(adapter.generate(inputs, 3).tokens)
     assert not any(parameter.requires_grad for parameter in loaded.layer_module(0).parameters())
-    with pytest.raises(AdapterError, match="attention must be the model's own"):
+    with pytest.raises(AdapterError, match="attention must be None, the model's own"):
         models.load(str(checkpoint), attention="joint")
 
 
@@ -62,14 +62,14 @@ def test_weights_are_of_the_requested_dtype(checkpoint: Path, dtype: torch.dtype
 
 
 def test_an_answer_ends_where_transformers_ends_it(damaged: Path) -> None:
-    """By the generation config alone: without an end in it, no token is one."""
+    """The generation config alone has the end tokens."""
     file = damaged / "generation_config.json"
     settings = json.loads(file.read_text())
     for ends, expected in ((None, []), (1, [1]), ([1, 3], [1, 3])):
         file.write_text(json.dumps(settings | {"eos_token_id": ends}))
         adapter: Any = models.load(str(damaged))
         assert adapter.model.generation_config.eos_token_id == ends
-        assert adapter._ends() == expected
+        assert adapter._end_tokens() == expected
 
 
 def test_missing_shard(damaged: Path) -> None:

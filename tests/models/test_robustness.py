@@ -36,17 +36,17 @@ def in_threads(*calls: Callable[[], None]) -> None:
         thread.join()
 
 
-def test_two_adapters_in_two_threads_answer_as_they_do_alone() -> None:
+def test_two_adapters_in_two_threads() -> None:
     adapters = gemma.make_adapter(), gemma.make_adapter()
     inputs = adapters[0].encode(picture(), PROMPT)
     alone = adapters[0].generate(inputs, 20).canvases
     assert alone is not None
     got: list[Tensor | None] = []
-    in_threads(*[lambda one=one: got.append(one.generate(inputs, 20).canvases) for one in adapters])
+    in_threads(*[lambda item=item: got.append(item.generate(inputs, 20).canvases) for item in adapters])
     assert len(got) == 2
-    for seen in got:
-        assert seen is not None
-        assert seen[:, :-1].equal(alone[:, :-1])
+    for canvases in got:
+        assert canvases is not None
+        assert canvases[:, :-1].equal(alone[:, :-1])
 
 
 def test_a_replay_during_generation_is_not_recorded(
@@ -71,13 +71,13 @@ def test_a_replay_during_generation_is_not_recorded(
     again = adapter.generate(inputs, 4)
     assert len(calls) == 4 + 3
     assert isinstance(again, DiffusionGemmaTrajectory)
-    for got, wanted in zip(again.conditioning[1:], alone.conditioning[1:], strict=True):
+    for got, expected in zip(again.conditioning[1:], alone.conditioning[1:], strict=True):
         assert got is not None
-        assert wanted is not None
-        assert got.equal(wanted)
+        assert expected is not None
+        assert got.equal(expected)
 
 
-def test_one_canvas_whatever_length_the_checkpoint_asks_for() -> None:
+def test_one_canvas_for_any_length_in_the_checkpoint() -> None:
     model = gemma.make_model()
     model.config.canvas_length = 256  # the default number of new tokens, which a maximal length takes precedence over
     model.generation_config.max_length = 700
@@ -87,19 +87,19 @@ def test_one_canvas_whatever_length_the_checkpoint_asks_for() -> None:
     assert trajectory.canvases.shape == (2, 257)
 
 
-def test_blocks_can_be_randomised_in_a_copy() -> None:
+def test_layers_can_be_randomized_in_a_copy() -> None:
     adapter = gemma.make_adapter()
     inputs = adapter.encode(picture(), PROMPT)
     before = adapter.generate(inputs, 3).tokens
-    blocks, answers = zip(
+    indices, answers = zip(
         *[(i, copy.generate(inputs, 3).tokens) for i, copy in randomized_from_top(adapter)], strict=True
     )
-    assert blocks == tuple(reversed(range(adapter.num_layers)))
+    assert indices == tuple(reversed(range(adapter.num_layers)))
     assert not any(answer.equal(before) for answer in answers)
     assert adapter.generate(inputs, 3).tokens.equal(before)
 
 
-def test_a_method_that_needs_the_image_in_the_answers_stream_says_so(adapter: DiffusionGemmaAdapter) -> None:
+def test_methods_that_need_image_logits_raise(adapter: DiffusionGemmaAdapter) -> None:
     with pytest.raises(AdapterError, match=r"image_logits: .* got tiny-gemma"):
         Explainer(adapter).explain(picture(), PROMPT, "all", method="tam", steps=2)
 
@@ -107,7 +107,7 @@ def test_a_method_that_needs_the_image_in_the_answers_stream_says_so(adapter: Di
 @pytest.mark.parametrize(
     "weights", [[], {"weight_map": []}, {"weight_map": {"a": 3}}, {"weight_map": {"a": ["b"]}}, {}]
 )
-def test_index_of_another_form(tmp_path: Path, weights: object) -> None:
+def test_invalid_index(tmp_path: Path, weights: object) -> None:
     gemma.save(tmp_path, max_shard_size="100KB")
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(weights))
     with pytest.raises(AdapterError, match="must be an index of shards"):
@@ -115,7 +115,7 @@ def test_index_of_another_form(tmp_path: Path, weights: object) -> None:
 
 
 @pytest.mark.parametrize("text", [[], {"hidden_size": "big"}, None])
-def test_configuration_of_another_form(tmp_path: Path, text: object) -> None:
+def test_invalid_configuration(tmp_path: Path, text: object) -> None:
     gemma.save(tmp_path)
     file = tmp_path / "config.json"
     config = json.loads(file.read_text())

@@ -1,4 +1,4 @@
-"""A computation in a thread of its own that goes on only when more of it is asked for."""
+"""A computation in a separate thread that runs only while a value is requested."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from dcam_fast.models.stepping import stepwise
 
 
-def test_values_come_when_they_are_asked_for() -> None:
+def test_values_come_on_request() -> None:
     done: list[int] = []
 
     def run(hand: Callable[[int], None]) -> int:
@@ -29,7 +29,7 @@ def test_values_come_when_they_are_asked_for() -> None:
 
 
 @pytest.mark.parametrize("after", [0, 2])
-def test_errors_reach_whoever_waits(after: int) -> None:
+def test_errors_reach_the_caller(after: int) -> None:
     def run(hand: Callable[[int], None]) -> int:
         for value in range(after):
             hand(value)
@@ -43,7 +43,7 @@ def test_errors_reach_whoever_waits(after: int) -> None:
 
 
 @pytest.mark.parametrize("begun", [0, 1])
-def test_a_computation_that_is_left_cleans_up(begun: int) -> None:
+def test_closing_the_generator_cleans_up(begun: int) -> None:
     events: list[str] = []
 
     def run(hand: Callable[[int], None]) -> int:

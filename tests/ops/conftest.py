@@ -1,4 +1,4 @@
-"""The backends that this machine has, each of which every op test runs against the reference."""
+"""The backends of this machine: every op test runs each of them against the reference."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Backend:
 
     @contextlib.contextmanager
     def rank_kernel(self, widest: int) -> Iterator[None]:
-        """Around calls that may need a rank kernel of `widest` cells: Triton has those of 3 and 5, and has to refuse
-        the others (which ends the block there)."""
+        """Around calls that may need a rank kernel of `widest` cells: Triton has those of 3 and 5, and raises
+        for others (which ends the block there)."""
         if self.backend != "triton" or widest <= 5:
             yield
             return
@@ -37,7 +37,7 @@ class Backend:
 
 
 def _device(backend: _backends.Backend) -> str:
-    """The first of the devices that a backend serves which is here."""
+    """The first available device that a backend serves."""
     for device in backend.devices or ():
         if device == "cpu" or torch.get_device_module(device).is_available():
             return device
@@ -48,7 +48,7 @@ def _as_param(backend: Backend) -> object:
     return backend if backend.device == "cpu" else pytest.param(backend, marks=pytest.mark.gpu)
 
 
-def _faces_here() -> list[Backend]:
+def _available_backends() -> list[Backend]:
     found = []
     for name, backend in _backends.BACKENDS.items():
         if name == "reference" or backend.unavailable_reason() is not None:
@@ -63,10 +63,10 @@ def _faces_here() -> list[Backend]:
     return found
 
 
-_NO_FACE = pytest.param(None, marks=pytest.mark.skip(reason="only the reference can run here: no extension, no GPU"))
+_NO_BACKEND = pytest.param(None, marks=pytest.mark.skip(reason="only the reference can run here: no extension, no GPU"))
 
 
-@pytest.fixture(params=[*map(_as_param, _faces_here())] or [_NO_FACE], ids=str)
+@pytest.fixture(params=[*map(_as_param, _available_backends())] or [_NO_BACKEND], ids=str)
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     backend: Backend = request.param
     if backend.kernels is None:

@@ -1,21 +1,23 @@
-"""Arguments of the wrong kind: every op raises TypeError or ValueError that names itself and the argument."""
+"""Arguments of the wrong type: every op raises TypeError or ValueError that names the op and the argument."""
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from dcam_fast import ops
-from dcam_fast.config import DEFAULT, RELEASED
+from dcam_fast import METHODS, ops
+from dcam_fast.config import DEFAULT, RELEASED, UNGUIDED
+from dcam_fast.images import grid_boxes
+from dcam_fast.ops import reference
 
 A, G = torch.rand(6, 8), torch.rand(2, 6, 8)
 MAPS, MAP = torch.rand(2, 5, 7), np.full((5, 7), 0.5, np.float32)
 GUIDE = torch.rand(3, 5, 7)
-X, Y = torch.meshgrid(torch.arange(7.0), torch.arange(5.0), indexing="xy")
-BOXES = torch.stack([X, Y, X + 1, Y + 1], -1)
+BOXES = grid_boxes((5, 7), (5, 7))
 IMAGE = torch.zeros(5, 7, 3, dtype=torch.uint8)
 OUT, FLAGS, WORKSPACE = torch.empty(2, 6), torch.empty(2, dtype=torch.int32), torch.empty(0)
 
@@ -54,7 +56,7 @@ CALLS = {
     "diffusion_cam_workspace": (ops.diffusion_cam_workspace, {"gradients": G, "aggregation": "pooled"}),
 }
 WRONG = [None, "paper", [[1.0]], 3.5, {}, object(), (8.0, 8.0), np.zeros(3), A.to_sparse(), [], 10**400]
-RIGHT = [("refine", "out", None), ("guided_filter", "epsilon", WRONG[3])]
+RIGHT = [("refine", "out", None), ("refine", "config", None), ("guided_filter", "epsilon", WRONG[3])]
 CASES = [(name, argument) for name, (_, right) in CALLS.items() for argument in right]
 
 
@@ -79,7 +81,7 @@ def test_backend(backend):
 
 @pytest.mark.parametrize("ids", [None, 3, "abc", [1.5], [[1, 2]], torch.rand(3), torch.zeros(2, 2), [True], [None]])
 def test_token_ids(ids):
-    with pytest.raises(TypeError, match=r"^repetition_ratio: token_ids must be integers"):
+    with pytest.raises(TypeError, match=r"^repetition_ratio: token_ids must be a sequence of integers"):
         ops.repetition_ratio(ids)
 
 
@@ -117,7 +119,7 @@ def test_nothing_claims_gradients(backend):
     results = [
         ops.pool(needing(A), needing(G), **options),
         ops.refine(needing(MAPS), repetition=needing(torch.rand(2)), **options),
-        ops.refine(MAPS, ops.refine.__defaults__[0], repetition=needing(torch.rand(2)), **options),
+        ops.refine(MAPS, UNGUIDED, repetition=needing(torch.rand(2)), **options),
         ops.guided_filter(MAPS, needing(GUIDE), **options),
         ops.guided_filter(needing(MAPS), GUIDE, **options),
         ops.upsample(MAPS, needing(BOXES), (5, 7), **options),
@@ -175,8 +177,19 @@ def test_overlap(backend):
         ops.diffusion_cam_out(out, flags, out.view(-1), A, G, **options)
 
 
+@pytest.mark.parametrize("op", [ops.pool, ops.pool_out, ops.diffusion_cam, ops.diffusion_cam_out, reference.pool])
+def test_the_default_aggregation_is_that_of_the_default_method(op):
+    assert inspect.signature(op).parameters["aggregation"].default == METHODS["default"].aggregation
+
+
+@pytest.mark.parametrize("refine", [ops.refine, reference.refine])
+def test_the_default_config_is_that_of_the_default_method(refine):
+    assert torch.equal(refine(MAPS, guide=GUIDE), refine(MAPS, METHODS["default"].profile, guide=GUIDE))
+    assert torch.equal(refine(MAPS), refine(MAPS, replace(METHODS["default"].profile, denoise="gaussian")))
+
+
 def test_guide_may_be_written_over():
-    """With a guide the filtered maps lie elsewhere: nothing that is read is overwritten too early."""
+    """With a guide, `out` may overlap inputs: the filtered maps are in separate memory."""
     guide = torch.rand(3, 5, 7)
     expected = ops.refine(guide[1:], DEFAULT, guide=guide)
     assert torch.equal(ops.refine(guide[1:], DEFAULT, guide=guide, out=guide[:2]), expected)
@@ -226,7 +239,7 @@ RAW = {
 
 @pytest.mark.parametrize("namespace", ["dcam_fast", "dcam_fast_reference"])
 @pytest.mark.parametrize("call", RAW.values(), ids=RAW)
-def test_raw_operators_refuse(namespace, call):
+def test_raw_operators_check_their_arguments(namespace, call):
     """Called past the wrappers an operator raises; it reads and writes nothing beyond its tensors."""
     with pytest.raises((ValueError, TypeError), match=" must "):
         call(getattr(torch.ops, namespace))

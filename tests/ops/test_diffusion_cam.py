@@ -37,13 +37,13 @@ def test_is_pool_and_refine(backend, random, aggregation, config, blocks):
 
 def test_not_finite(backend, random):
     A, G = (tensor.to(backend.device) for tensor in operands(random))
-    clean = ops.diffusion_cam(A, G, (4, 5), backend=backend.backend)
+    expected = ops.diffusion_cam(A, G, (4, 5), backend=backend.backend)
     G[1, 2, 3] = torch.nan
     with pytest.raises(ValueError, match=r"^pool: gradients must be finite, got NaN or Inf$"):
         ops.diffusion_cam(A, G, (4, 5), backend=backend.backend)
     got = ops.diffusion_cam(A, G, (4, 5), check=False, backend=backend.backend)
     assert (got[1] == 0).all()
-    assert torch.equal(got[::2], clean[::2])
+    assert torch.equal(got[::2], expected[::2])
 
 
 def test_no_targets(backend):
@@ -58,7 +58,7 @@ def test_grid(random, grid):
         ops.diffusion_cam(A, G, grid)
 
 
-def test_out_refuses(random):
+def test_out_checks_its_buffers(random):
     A, G = operands(random)
     out, flags, workspace = torch.empty(3, 4, 5), torch.empty(3, dtype=torch.int32), torch.empty(0)
     with pytest.raises(ValueError, match=r"^diffusion_cam_out: out must be contiguous"):

@@ -13,6 +13,7 @@ from dcam_fast import ops
 from dcam_fast.benchmarks.edge_maps import KINDS, edge_map, edge_maps
 from dcam_fast.benchmarks.stability import PARITY, rank_is_sure, tolerance
 from dcam_fast.config import PAPER, RELEASED, UNGUIDED, RefineConfig
+from dcam_fast.images import grid_boxes
 from dcam_fast.ops import reference
 
 GRID = (16, 18)
@@ -51,7 +52,7 @@ def test_refine(backend, kind, config):
 
 
 def test_percentiles_of_zeros(backend):
-    """The least value is 0 of either sign, with every share of zeros, below and above each percentile."""
+    """The minimum is 0 of either sign, with every share of zeros, below and above each percentile."""
     config = RefineConfig(denoise="none", gating=False, debiasing=False, attenuation_weights=(0.0, 1.0, 0.0, 0.0))
     for zero in (0.0, -0.0):
         for zeros in range(0, 100, 3):
@@ -113,9 +114,7 @@ def test_pool(backend, aggregation):
 def test_overlay(backend):
     rng = np.random.default_rng(3)
     maps = torch.from_numpy(edge_maps(rng, 5, 6))
-    x, y = torch.arange(6.0), torch.arange(5.0)
-    columns, rows = torch.meshgrid(x, y, indexing="xy")
-    boxes = 4 * torch.stack([columns, rows, columns + 1, rows + 1], -1)
+    boxes = grid_boxes((5, 6), (20, 24))
     image = torch.from_numpy(rng.integers(0, 256, (20, 24, 3), np.uint8))
     table = torch.arange(256, dtype=torch.uint8)[:, None].repeat(1, 3)
     here = [tensor.to(backend.device) for tensor in (maps, image, boxes, table)]

@@ -17,7 +17,7 @@ from dcam_fast.ops import _backends
 
 
 def run(code: str, **variables: str) -> dict:
-    """The JSON that `code` prints in a process of its own."""
+    """The JSON that `code` prints in a separate process."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         capture_output=True,
@@ -82,12 +82,12 @@ def test_without_extension():
     )
     assert found["before"] == 0
     assert found["notices"] == [
-        "dcam_fast: the extension dcam_fast._C is not there (blocked for this test); "
+        "dcam_fast: the extension dcam_fast._C is not available (blocked for this test); "
         "the ops run on the slow reference, in plain PyTorch"
     ]
     assert found["errors"] == [
         "refine: backend must be one that can run here, got 'cpu': "
-        "the extension dcam_fast._C is not there (blocked for this test); reference can",
+        "the extension dcam_fast._C is not available (blocked for this test); reference can",
         "refine_array: map must be float32 [h, w] with h, w > 0, got float64 (2, 2)",
         "refine_array: map must be finite, got NaN or Inf",
     ]
@@ -190,7 +190,7 @@ def test_env():
 
 
 def test_public_names():
-    for name in ("RefineConfig", "RELEASED", "PAPER", "DEFAULT", "profile", "env", "Environment", "ops", "reference"):
+    for name in ("RefineConfig", "RELEASED", "PAPER", "DEFAULT", "profile", "env", "Environment", "ops"):
         assert getattr(dcam_fast, name) is not None
         assert name in dir(dcam_fast)
     with pytest.raises(AttributeError, match="module 'dcam_fast' has no attribute 'nothing'"):

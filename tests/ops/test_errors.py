@@ -1,4 +1,4 @@
-"""What an op refuses, and in which words: "<op>: <argument> must be <need>, got <value>"."""
+"""The errors of the ops and their messages: "<op>: <argument> must be <need>, got <value>"."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ CASES = [
     (
         lambda: ops.pool([A, A], G),
         ValueError,
-        "pool: gradients must be one tensor per block of activations, got 1 for 2 blocks",
+        "pool: gradients must be one tensor per layer of activations, got 1 for 2 layers",
     ),
     (
         lambda: ops.pool([], []),
         ValueError,
-        "pool: gradients must be one tensor per block of activations, got 0 for 0 blocks",
+        "pool: gradients must be one tensor per layer of activations, got 0 for 0 layers",
     ),
     (lambda: ops.pool(A, G[0]), ValueError, "pool: gradients must be [T, S, D], got [6, 8]"),
     (
@@ -54,7 +54,7 @@ CASES = [
     (
         lambda: ops.pool([A, A[:4]], [G, G[:, :4]]),
         ValueError,
-        "pool: gradients must have the same T and cells in every block, got [2, 4, 8] after [2, 6, 8]",
+        "pool: gradients must have the same T and cells in every layer, got [2, 4, 8] after [2, 6, 8]",
     ),
     (
         lambda: ops.pool(A[:, :0], G[..., :0]),
@@ -123,7 +123,7 @@ CASES = [
     (
         lambda: ops.upsample(MAPS, BOXES, (0, 14)),
         ValueError,
-        "upsample: size must be (H, W) of a pixel at least, got (0, 14)",
+        "upsample: size must be (H, W) of at least one pixel, got (0, 14)",
     ),
     (
         lambda: ops.overlay(MAPS, IMAGE.float(), BOXES),
@@ -133,7 +133,7 @@ CASES = [
     (
         lambda: ops.overlay(MAPS, IMAGE, BOXES, "no such map"),
         ValueError,
-        "overlay: colormap must be the name of one of matplotlib's, got 'no such map'",
+        "overlay: colormap must be the name of a matplotlib colormap, got 'no such map'",
     ),
     (
         lambda: ops.overlay(MAPS, IMAGE, BOXES, torch.zeros(256, 4)),
@@ -220,7 +220,7 @@ def test_content(backend):
 
 
 def test_raw_operators():
-    """Called past the wrappers, an operator still refuses what would reach beyond memory."""
+    """Called past the wrappers, an operator still raises for arguments that would reach beyond memory."""
     native = torch.ops.dcam_fast
     settings = list(dcam_fast.RELEASED.packed)
     wild = settings.copy()

@@ -1,4 +1,4 @@
-"""What only a GPU can show of the CUDA backend: the same bits on every run, capture, streams, devices."""
+"""Properties of the CUDA backend that only a GPU shows: bitwise identical runs, capture, streams, devices."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from dcam_fast import ops
 from dcam_fast.config import DEFAULT, RELEASED
+from dcam_fast.images import grid_boxes
 from dcam_fast.ops import _backends, reference
 from dcam_fast.ops.cuda_graphs import GraphCache
 
@@ -30,7 +31,7 @@ def operands(T=6, S=729, D=1032, device="cuda"):
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_same_bits(aggregation):
+def test_identical_runs(aggregation):
     A, G = operands()
     first = ops.diffusion_cam(A, G, (27, 27), None, aggregation, RELEASED, backend="cuda")
     for _ in range(100):
@@ -49,7 +50,7 @@ def test_capture(aggregation):
 
 
 @pytest.mark.parametrize("grid", [(27, 27), (48, 48), (96, 96)], ids=str)
-def test_guided_same_bits(grid):
+def test_guided_identical_runs(grid):
     """Its fields in shared memory, and where they do not fit; the first map whatever else is in the batch."""
     random = torch.Generator().manual_seed(4)
     maps = torch.rand(9, *grid, generator=random)
@@ -120,9 +121,7 @@ def test_capture_of_pixels(backend):
     random = torch.Generator().manual_seed(10)
     maps = torch.rand(2, 27, 27, generator=random).cuda()
     image = torch.randint(0, 256, (300, 400, 3), generator=random, dtype=torch.uint8).cuda()
-    axis = torch.arange(27.0)
-    corners = torch.stack(torch.meshgrid(axis * 14, axis * 11, indexing="xy"), -1)
-    boxes = torch.cat((corners, corners + torch.tensor([14.0, 11.0])), -1).cuda()
+    boxes = grid_boxes((27, 27), (297, 378)).cuda()
 
     def run():
         options = {"check": False, "backend": backend}
@@ -144,7 +143,7 @@ def test_capture_of_pixels(backend):
 
 
 def test_two_threads_capture_and_compute():
-    """Each with a cache of its own, while the other allocates and launches."""
+    """Each has its own cache, while the other allocates and launches."""
     random = torch.Generator().manual_seed(9)
     maps, guide = (torch.rand(count, 27, 27, generator=random).cuda() for count in (5, 3))
     expected = ops.refine(maps, DEFAULT, guide=guide, backend="cuda")

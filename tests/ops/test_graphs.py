@@ -53,7 +53,7 @@ def test_layout():
 
 
 class HostRecording:
-    """Stands for a captured call on a machine without a GPU: calls what would be captured, over buffers of its own."""
+    """Stands for a captured call on a machine without a GPU: calls what would be captured, over separate buffers."""
 
     made = 0
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dcam_fast import ops
 from dcam_fast.config import DEFAULT, MAX_RADIUS, MIN_EPSILON, PAPER
-from dcam_fast.images import cell_colors
+from dcam_fast.images import cell_colors, grid_boxes
 from dcam_fast.ops import reference
 
 GRIDS = [(1, 1), (1, 6), (7, 1), (2, 2), (3, 5), (9, 13), (16, 16), (17, 33), (27, 27), (48, 48)]
@@ -136,13 +136,13 @@ def test_refine(backend, random, grid):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_not_finite(backend, random, bad):
     maps, guide = torch.rand(4, 10, 12, generator=random).to(backend.device), scene(6, 10, 12).to(backend.device)
-    clean = ops.refine(maps, DEFAULT, guide=guide, backend=backend.backend)
+    unspoiled = ops.refine(maps, DEFAULT, guide=guide, backend=backend.backend)
     maps[2, 3, 4] = bad
     with pytest.raises(ValueError, match=r"^refine: maps must be finite, got NaN or Inf in map 2$"):
         ops.refine(maps, DEFAULT, guide=guide, backend=backend.backend)
     got = ops.refine(maps, DEFAULT, guide=guide, check=False, backend=backend.backend)
     assert got[2].count_nonzero() == 0
-    assert torch.equal(got[[0, 1, 3]], clean[[0, 1, 3]])
+    assert torch.equal(got[[0, 1, 3]], unspoiled[[0, 1, 3]])
 
 
 MAPS, GUIDE = torch.rand(2, 5, 7), torch.rand(3, 5, 7)
@@ -169,18 +169,16 @@ ERRORS = [
     ),
     (
         lambda: ops.refine(MAPS.flatten(), DEFAULT, grids=[(5, 7), (5, 7)], guide=GUIDE),
-        "refine of a flat batch: config must be one without a guide, which only refine and guided_filter take, "
+        "refine of a flat batch: config must not need a guide, which only refine and guided_filter take, "
         "got denoise='guided'",
     ),
     (
         lambda: ops.refine_array(MAPS[0].numpy(), DEFAULT),
-        "refine_array: config must be one without a guide, which only refine and guided_filter take, "
-        "got denoise='guided'",
+        "refine_array: config must not need a guide, which only refine and guided_filter take, got denoise='guided'",
     ),
     (
         lambda: ops.diffusion_cam(torch.ones(4, 8), torch.ones(1, 4, 8), (2, 2), config=DEFAULT),
-        "diffusion_cam: config must be one without a guide, which only refine and guided_filter take, "
-        "got denoise='guided'",
+        "diffusion_cam: config must not need a guide, which only refine and guided_filter take, got denoise='guided'",
     ),
 ]
 
@@ -216,7 +214,4 @@ def test_cell_colors():
 
 def test_cell_colors_of_one_pixel():
     image = np.full((1, 1, 3), 51, np.uint8)
-    axis = torch.arange(3) / 3
-    columns, rows = torch.meshgrid(axis, axis, indexing="xy")
-    boxes = torch.stack([columns, rows, columns + 1 / 3, rows + 1 / 3], -1)
-    assert torch.allclose(cell_colors(image, boxes), torch.full((3, 3, 3), 0.2))
+    assert torch.allclose(cell_colors(image, grid_boxes((3, 3), (1, 1))), torch.full((3, 3, 3), 0.2))

@@ -58,7 +58,7 @@ GRIDS = [(1, 1), (1, 7), (6, 1), (2, 2), (9, 13), (27, 27)]
 @pytest.mark.parametrize(
     "placement", [(4.0, 0.0, 0.0, 0.0), (3.5, 5.25, -4.75, 0.0), (2.0, 3.0, 3.0, 2.5), (0.4, 1, 1, 0)]
 )
-def test_faces(backend, random, grid, placement):
+def test_against_reference(backend, random, grid, placement):
     cell, left, top, gap = placement
     maps = torch.rand(4, *grid, generator=random) * 1.6 - 0.3
     boxes = grid_boxes(*grid, cell, left, top, gap)
@@ -113,10 +113,10 @@ def test_unseen_pixels_keep_the_image(backend):
     table = torch.zeros(256, 3, dtype=torch.uint8, device=backend.device)
     maps = torch.rand(1, 2, 2).to(backend.device)
     out = ops.overlay(maps, image, boxes, table, 1.0, backend=backend.backend)[0].cpu()
-    seen = torch.zeros(30, 40, dtype=torch.bool)
-    seen[5:19, 10:24] = True
-    assert (out[seen] == 0).all()
-    assert (out[~seen] == 200).all()
+    visible = torch.zeros(30, 40, dtype=torch.bool)
+    visible[5:19, 10:24] = True
+    assert (out[visible] == 0).all()
+    assert (out[~visible] == 200).all()
 
 
 def test_values(backend):

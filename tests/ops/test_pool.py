@@ -114,18 +114,18 @@ def test_every_half(backend):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_not_finite(backend, random, aggregation, dtype, bad):
     A, G = inputs(random, 3, 20, 70, dtype, False, backend.device)
-    clean = ops.pool(A, G, aggregation=aggregation, backend=backend.backend)
+    unspoiled = ops.pool(A, G, aggregation=aggregation, backend=backend.backend)
     for name in ("activations", "gradients"):
         # the last channel is a tail; zero in the other tensor must not hide it
         a, g = A.clone(), G.clone()
         (a if name == "activations" else g)[1, 11, 69] = bad
         (g if name == "activations" else a)[1, 11, 69] = 0
-        out = torch.full_like(clean, 7)
+        out = torch.full_like(unspoiled, 7)
         flags = torch.full((3,), 7, dtype=torch.int32, device=backend.device)
         ops.pool_out(out, flags, a, g, aggregation=aggregation, backend=backend.backend)
         unread = aggregation == "activation" and name == "gradients"
         assert flags.tolist() == [0, int(not unread), 0]
-        assert torch.equal(out[[0, 2]], clean[[0, 2]])
+        assert torch.equal(out[[0, 2]], unspoiled[[0, 2]])
         if unread:
             continue
         assert out[1].count_nonzero() == 0
@@ -142,8 +142,8 @@ def test_blocks_not_finite(backend, random):
     spoiled[2, 0, 0] = torch.inf
     for gradients in ([spoiled, G], [G, spoiled]):
         got = ops.pool([A, A], gradients, check=False, backend=backend.backend)
-        clean = ops.pool([A, A], [G, G], backend=backend.backend)
-        assert torch.equal(got[:2], clean[:2])
+        unspoiled = ops.pool([A, A], [G, G], backend=backend.backend)
+        assert torch.equal(got[:2], unspoiled[:2])
         assert got[2].count_nonzero() == 0
 
 

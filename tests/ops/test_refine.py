@@ -33,7 +33,7 @@ CONFIGS = {
 
 
 def peaked(random, *shape):
-    """Maps like those of attribution: mostly low, a few peaks, 0 at the least and 1 at the most."""
+    """Maps like those of attribution: mostly low, a few peaks, minimum 0 and maximum 1."""
     return torch.rand(shape, generator=random) ** 3
 
 
@@ -195,14 +195,14 @@ def test_degenerate(backend, config):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_not_finite(backend, random, bad):
     maps = peaked(random, 5, 10, 12).to(backend.device)
-    clean = ops.refine(maps, PAPER, image_side=384, backend=backend.backend)
+    unspoiled = ops.refine(maps, PAPER, image_side=384, backend=backend.backend)
     spoiled = maps.clone()
     spoiled[3, 9, 11] = bad
     with pytest.raises(ValueError, match=r"^refine: maps must be finite, got NaN or Inf in map 3$"):
         ops.refine(spoiled, PAPER, image_side=384, backend=backend.backend)
     got = ops.refine(spoiled, PAPER, image_side=384, check=False, backend=backend.backend)
     assert got[3].count_nonzero() == 0
-    assert torch.equal(got[[0, 1, 2, 4]], clean[[0, 1, 2, 4]])
+    assert torch.equal(got[[0, 1, 2, 4]], unspoiled[[0, 1, 2, 4]])
 
 
 def test_out(backend, random):
@@ -217,7 +217,7 @@ def test_out(backend, random):
     assert torch.equal(ops.refine(maps, UNGUIDED, out=maps, backend=backend.backend), expected)
 
 
-def test_neighbours_untouched(random):
+def test_neighbors_untouched(random):
     """The array entries write their own array only, at every width around the vectors'."""
     for width in range(1, 36):
         map = peaked(random, 1, 5, width)

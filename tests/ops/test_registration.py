@@ -9,6 +9,7 @@ import torch
 
 from dcam_fast import ops
 from dcam_fast.config import PAPER, RELEASED
+from dcam_fast.images import grid_boxes
 from dcam_fast.ops import _backends
 
 
@@ -18,8 +19,7 @@ def operands(name: str) -> list[tuple]:
     maps = torch.rand(3, 4, 5, generator=random)
     cells, grids, ratios = torch.tensor([3, 0, 11]), torch.tensor([[4, 5], [5, 4], [2, 10]]), torch.rand(3)
     settings = list(PAPER.packed)
-    start = torch.stack(torch.meshgrid(torch.arange(5.0), torch.arange(4.0), indexing="xy"), -1)
-    boxes = torch.cat([start, start + 1], -1)
+    boxes = grid_boxes((4, 5), (4, 5))
     image, table = torch.zeros(6, 7, 3, dtype=torch.uint8), torch.zeros(256, 3, dtype=torch.uint8)
     flags = torch.zeros(3, dtype=torch.int32)
     return {
@@ -93,8 +93,7 @@ def chain(A, G, image, boxes, ratios):
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compile():
     """One graph, also with another number of targets; and the results of the eager calls."""
-    start = torch.stack(torch.meshgrid(torch.arange(3.0), torch.arange(4.0), indexing="xy"), -1) * 2
-    boxes = torch.cat([start, start + 2], -1)
+    boxes = grid_boxes((4, 3), (8, 6))
     compiled = torch.compile(chain, fullgraph=True, dynamic=True)
     for T in (2, 5):
         A, G = torch.randn(12, 40), torch.randn(T, 12, 40)

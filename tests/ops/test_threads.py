@@ -1,4 +1,4 @@
-"""The threads of the CPU ops: any count and any number of callers give the same bits, also in a forked child."""
+"""The threads of the CPU ops: results are identical for any number of threads and callers, also in a forked child."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 import dcam_fast
 from dcam_fast import ops
+from dcam_fast.images import grid_boxes
 from dcam_fast.ops import _backends, threads
 
 ROOT = Path(__file__).parents[2]
@@ -37,9 +38,7 @@ def everything() -> list[Tensor]:
     G = torch.randn(4, 729, 1024, generator=random).bfloat16()
     maps, guide = torch.rand(64, 27, 27, generator=random), torch.rand(3, 27, 27, generator=random)
     image = torch.randint(0, 256, (300, 400, 3), generator=random, dtype=torch.uint8)
-    x, y = torch.linspace(0, 400, 28), torch.linspace(0, 300, 28)
-    edges = (x[None, :-1], y[:-1, None], x[None, 1:], y[1:, None])
-    boxes = torch.stack([edge.expand(27, 27) for edge in edges], -1).contiguous()
+    boxes = grid_boxes((27, 27), (300, 400))
     return [
         *(ops.pool(A, G, aggregation=name) for name in ops.AGGREGATIONS),
         ops.refine(maps, dcam_fast.RELEASED),
@@ -55,7 +54,7 @@ def assert_same(one: list[Tensor], other: list[Tensor]) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_any_count_gives_the_same_bits():
+def test_any_count_gives_identical_results():
     dcam_fast.set_num_threads(1)
     expected = everything()
     for count in (2, 3, 8):
@@ -76,7 +75,7 @@ def test_several_callers():
 @needs_native
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
 def test_forked_child():
-    """A child has none of its parent's threads: it starts some of its own. In a process of its own, where torch's
+    """A child has none of its parent's threads: it starts new ones. In a separate process, where torch's
     threads, which do not survive a fork, were never started."""
     code = """
         import os, sys, torch
@@ -196,7 +195,7 @@ def test_pool_without_python(sanitizer, tmp_path):
     program = tmp_path / "threads"
     sources = [str(ROOT / "tests/ops/threads.cpp"), str(ROOT / "csrc/dcam/cpu/threads.cpp")]
     subprocess.run([compiler, *flags, *sources, "-o", str(program)], check=True)
-    # ThreadSanitizer allows a forked child no threads of its own
+    # ThreadSanitizer does not allow a forked child to start threads
     arguments = ["fork"] if sanitizer is None else []
     done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")

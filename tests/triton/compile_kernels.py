@@ -1,7 +1,7 @@
 """Compiles every kernel for one GPU architecture, with no GPU, and prints what each needs as JSON.
 
 The ops' own launch code runs, on CPU tensors, with Triton told to compile for the architecture and not to launch: what
-is compiled is what a machine with such a GPU would compile. Run by test_compiles.py, in a process of its own.
+is compiled is what a machine with such a GPU would compile. Run by test_compiles.py, in a separate process.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def compile_all() -> None:
             # a real model's sizes, in memory that is never touched
             A, G = torch.empty(2304, 4096, dtype=dtype), torch.empty(1, 2304, 4096, dtype=dtype).expand(T, 2304, 4096)
             pool.pool([A], [G], cells if gathered else None, aggregation, False)
-    case = "activations of their own"
+    case = "separate activations"
     A = torch.empty(1, 2304, 4096, dtype=torch.bfloat16).expand(3, 2304, 4096)
     pool.pool([A], [A], None, 0, False)
     case = "sizes of one, which Triton compiles as constants"
@@ -145,12 +145,12 @@ def main(arch: str) -> None:
     driver.set_active(Driver(target))
     JITFunction.run = compile_only
     compile_all()
-    rows, seen = [], set()
+    rows, known = [], set()
     with tempfile.TemporaryDirectory() as folder:
         for name, of, kernel in compiled:
-            if kernel.hash in seen:
+            if kernel.hash in known:
                 continue
-            seen.add(kernel.hash)
+            known.add(kernel.hash)
             row = {"kernel": name, "case": of, "shared": kernel.metadata.shared, "warps": kernel.metadata.num_warps}
             rows.append(row | needs(kernel, Path(folder)))
     json.dump(rows, sys.stdout)

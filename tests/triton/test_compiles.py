@@ -63,6 +63,6 @@ def test_compiles(compilations: dict[str, Future], arch: str):
         if lanes == 32:
             assert row["registers"] * lanes * row["warps"] <= REGISTER_FILE, row
     for kernel in sorted(KERNELS):
-        mine = [row for row in rows if row["kernel"] == kernel]
-        most = {name: max(row[name] for row in mine) for name in ("registers", "shared", "spilled")}
-        print(f"{arch:7} {kernel:19} {len(mine):3} variants, at most {most}")
+        variants = [row for row in rows if row["kernel"] == kernel]
+        most = {name: max(row[name] for row in variants) for name in ("registers", "shared", "spilled")}
+        print(f"{arch:7} {kernel:19} {len(variants):3} variants, at most {most}")

@@ -1,6 +1,6 @@
 """The kernels run by Triton's interpreter, against the reference, on every machine.
 
-In a process of its own: TRITON_INTERPRET has to be set before anything imports Triton. `TRITON_INTERPRET=1 pytest
+In a separate process: TRITON_INTERPRET has to be set before anything imports Triton. `TRITON_INTERPRET=1 pytest
 tests/ops -k triton` runs all op tests in this way (four minutes); here are those that show most for their time.
 """
 

@@ -26,7 +26,7 @@ DEVICE = next(
 pytestmark = [pytest.mark.gpu] if DEVICE != "cpu" else []
 OTHERS = _backends.others("triton", DEVICE)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# One target of its own rows; rows for each target; shared activations of enough targets for the matrix product.
+# One target with separate rows; rows for each target; shared activations of enough targets for the matrix product.
 SHAPES = [(1, 7, 3, True), (3, 5, 37, False), (9, 13, 70, True)]
 CONFIGS = {
     "released": RELEASED,
@@ -76,14 +76,14 @@ def test_pool_not_finite(random, aggregation, bad):
     """A target's NaN or infinity reaches its own map only, on the path by rows and by the matrix product."""
     for T, S, D, shared in SHAPES[1:]:
         A, G = pool_inputs(random, T, S, D, shared)
-        clean = ops.pool(A, G, aggregation=aggregation, backend="triton")
+        unspoiled = ops.pool(A, G, aggregation=aggregation, backend="triton")
         G[1, 4, D - 1] = bad
-        out, flags = torch.full_like(clean, 7), torch.full((T,), 7, dtype=torch.int32, device=DEVICE)
+        out, flags = torch.full_like(unspoiled, 7), torch.full((T,), 7, dtype=torch.int32, device=DEVICE)
         ops.pool_out(out, flags, A, G, aggregation=aggregation, backend="triton")
         reached = aggregation != "activation"
         assert flags.tolist() == [int(reached and t == 1) for t in range(T)]
         kept = [t for t in range(T) if not (reached and t == 1)]
-        assert torch.equal(out[kept], clean[kept])
+        assert torch.equal(out[kept], unspoiled[kept])
         if reached:
             assert out[1].count_nonzero() == 0
             with pytest.raises(ValueError, match=r"^pool: gradients must be finite, got NaN or Inf$"):
@@ -92,7 +92,7 @@ def test_pool_not_finite(random, aggregation, bad):
 
 @pytest.mark.parametrize("aggregation", ops.AGGREGATIONS)
 def test_pool_of_no_row(random, aggregation):
-    """A cell that is no row is refused; unchecked, it reads nothing and makes the maps zeros."""
+    """A cell out of range raises; unchecked, it reads nothing and makes the maps zeros."""
     for T, S, D, shared in SHAPES:
         A, G = pool_inputs(random, T, S, D, shared)
         for wrong in (S, -1, 2**40):
@@ -142,19 +142,19 @@ def test_largest_grid(random, config):
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_refine_not_finite(random, config):
     maps = peaked(random, 3, 7, 9).to(DEVICE)
-    clean = ops.refine(maps, config, image_side=512, check=False, backend="triton")
+    unspoiled = ops.refine(maps, config, image_side=512, check=False, backend="triton")
     for bad in (torch.nan, torch.inf, -torch.inf):
         maps[1, 6, 8] = bad
         got = ops.refine(maps, config, image_side=512, check=False, backend="triton")
         assert got[1].count_nonzero() == 0
-        assert torch.equal(got[[0, 2]], clean[[0, 2]])
+        assert torch.equal(got[[0, 2]], unspoiled[[0, 2]])
     with pytest.raises(ValueError, match=r"^refine: maps must be finite, got NaN or Inf in map 1$"):
         ops.refine(maps, config, image_side=512, backend="triton")
 
 
 @pytest.mark.parametrize("config", [UNGUIDED, RELEASED], ids=["unguided", "released"])
 def test_refine_in_place(random, config):
-    """Into the maps themselves; memory that overlaps them otherwise is refused."""
+    """`out` may be the maps themselves; any other overlap raises."""
     room = torch.cat([peaked(random, 3, 16, 17), torch.zeros(1, 16, 17)]).to(DEVICE)
     expected = ops.refine(room[:3], config, backend="triton")
     again = room.clone()
@@ -212,10 +212,10 @@ def test_guided_filter(random, dtype):
 
 def test_guided_filter_not_finite(random):
     maps, guide = peaked(random, 3, 8, 9).to(DEVICE), torch.rand(3, 8, 9, generator=random).to(DEVICE)
-    clean = ops.guided_filter(maps, guide, 2, backend="triton")
+    unspoiled = ops.guided_filter(maps, guide, 2, backend="triton")
     maps[1, 4, 4] = torch.nan
     got = ops.guided_filter(maps, guide, 2, backend="triton")
-    assert torch.equal(got[[0, 2]], clean[[0, 2]])
+    assert torch.equal(got[[0, 2]], unspoiled[[0, 2]])
     assert got[1, 4, 4].isnan()
     assert ops.guided_filter(maps[:0], guide, backend="triton").shape == (0, 8, 9)
 
@@ -326,6 +326,6 @@ def test_table():
 def test_tuner_needs_a_gpu(monkeypatch):
     blind = replace(_backends.BACKENDS["triton"], unavailable_reason=lambda: "torch finds no GPU")
     monkeypatch.setitem(_backends.BACKENDS, "triton", blind)
-    text = r"^tune: needs a GPU that Triton serves, and there is none here \(torch finds no GPU\)$"
+    text = r"^tune: needs a GPU that Triton serves, but none is available \(torch finds no GPU\)$"
     with pytest.raises(SystemExit, match=text):
         tune.main()

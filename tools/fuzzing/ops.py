@@ -1,5 +1,8 @@
-"""The ops and `RefineConfig`: a random call, compared with the reference in float64. Tolerances are those of the tests,
-magnified where the method magnifies roundings, and none where a rounding decides (`benchmarks/stability.py`)."""
+"""Random calls of the ops and of `RefineConfig`, compared with the reference in float64.
+
+Tolerances are those of the tests, larger where the method magnifies rounding. Where rounding decides between cells,
+there is no tolerance, and only the range is checked (`benchmarks/stability.py`).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ SUBNORMALS = 1e-43  # some steps of float32's
 
 
 def pick(rng: np.random.Generator, choices: Any) -> Any:
-    """One of several; as it is, not as NumPy's."""
+    """A random item, without conversion by NumPy."""
     choices = list(choices)
     return choices[int(rng.integers(len(choices)))]
 
@@ -41,10 +44,10 @@ def random_grid(rng: np.random.Generator) -> tuple[int, int]:
 
 
 def random_config(rng: np.random.Generator) -> RefineConfig:
-    """Any config without a guide that is accepted, the ends of the ranges among them."""
+    """Any valid config without a guide, often with values at the ends of the ranges."""
 
-    def number(least: float, most: float) -> float:
-        return pick(rng, (least, most, float(rng.uniform(least, most)), float(rng.uniform(least, most))))
+    def number(low: float, high: float) -> float:
+        return pick(rng, (low, high, float(rng.uniform(low, high)), float(rng.uniform(low, high))))
 
     if rng.random() < 0.3:
         return pick(rng, [config for config in PROFILES.values() if not config.needs_guide])
@@ -81,8 +84,8 @@ def assert_close(got: Tensor, expected: Tensor, allowed: float | Tensor, what: o
 def assert_in_range(got: Tensor, what: object) -> None:
     assert bool(got.isfinite().all()), f"not finite: {what}"
     if got.numel():
-        assert float(got.min()) >= 0, f"least {float(got.min())}: {what}"
-        assert float(got.max()) <= 1 + 1e-6, f"greatest {float(got.max())}: {what}"
+        assert float(got.min()) >= 0, f"minimum {float(got.min())}: {what}"
+        assert float(got.max()) <= 1 + 1e-6, f"maximum {float(got.max())}: {what}"
 
 
 def refine(rng: np.random.Generator) -> None:
@@ -116,7 +119,7 @@ def refine_array(rng: np.random.Generator) -> None:
     map, config = random_map(rng, *random_grid(rng)), random_config(rng)
     options = {"repetition": float(rng.random()), "image_side": float(rng.integers(1, 2000))}
     got = ops.refine_array(map.numpy(), config, **options)
-    assert np.array_equal(got, ops.refine(map[None], config, **options)[0].numpy()), f"another answer: {config}"
+    assert np.array_equal(got, ops.refine(map[None], config, **options)[0].numpy()), f"another result: {config}"
 
 
 def rank_filter(rng: np.random.Generator) -> None:
@@ -148,7 +151,7 @@ def guided_filter(rng: np.random.Generator) -> None:
 
 
 def _operands(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    T, S, D = (int(rng.integers(least, most)) for least, most in ((1, 5), (1, 40), (1, 70)))
+    T, S, D = (int(rng.integers(low, high)) for low, high in ((1, 5), (1, 40), (1, 70)))
     shared, dtype = bool(rng.random() < 0.5), pick(rng, DTYPES)
     A, G = (
         torch.stack([random_map(rng, S, D) for _ in range(count)]).clamp(-1e6, 1e6) for count in (1 if shared else T, T)
@@ -159,7 +162,7 @@ def _operands(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 
 
 def _pool_error(A: Tensor, G: Tensor, aggregation: str) -> tuple[Tensor, Tensor]:
-    """The normalized map of one block, and what a float32 sum may make of it [T]."""
+    """The normalized map of one layer, and the tolerance for float32 sums [T]."""
     A = A if A.dim() == 3 else A[None]
     raw = reference._aggregate(A, G, aggregation)
     weights = G.abs()
@@ -207,7 +210,7 @@ def diffusion_cam(rng: np.random.Generator) -> None:
 
 
 def _boxes(rng: np.random.Generator, h: int, w: int) -> Tensor:
-    """Separable and ordered; with gaps and overlaps, in and beyond the image."""
+    """Separable and ordered boxes, with gaps and overlaps, inside and outside of the image."""
 
     def axis(cells: int) -> np.ndarray:
         steps = rng.uniform(0.1, 5, cells).cumsum() + rng.uniform(-5, 5)
@@ -258,7 +261,7 @@ WRONG = ("3", "", None, float("nan"), float("inf"), -1, -0.5, 2.5, True, [], [1,
 
 
 def config(rng: np.random.Generator) -> None:
-    """A config's JSON, as it is or with one or two fields of anything."""
+    """A config as JSON, unchanged or with one or two random fields."""
     start = pick(rng, [*PROFILES.values(), random_config(rng)])
     fields = json.loads(json.dumps(dataclasses.asdict(start)))
     changed = [pick(rng, fields) for _ in range(int(rng.integers(0, 3)))]

@@ -33,7 +33,7 @@ ODD: Final = (None, True, -1, 0, 3, 7.5, 1e300, float("nan"), float("inf"), 10**
 
 
 def read(reader: Callable[..., Any], *args: object) -> Any:
-    """What a reader gives; None where it raises an error of the right form."""
+    """The result of a reader; None if it raises an error of the documented form."""
     try:
         return reader(*args)
     except ERRORS as error:
@@ -46,14 +46,14 @@ def read(reader: Callable[..., Any], *args: object) -> Any:
 
 @functools.cache
 def folder() -> Path:
-    """A folder of this process, gone with it."""
+    """A temporary folder of this process."""
     owner = tempfile.TemporaryDirectory(prefix="dcam-fuzz-")
     folder.owner = owner  # type: ignore[attr-defined]
     return Path(owner.name)
 
 
 def damaged(rng: np.random.Generator, content: bytes) -> bytes:
-    """Bytes with some changed, left out, repeated or cut off; now and then as they are."""
+    """Bytes with some changed, left out, repeated or cut off; sometimes unchanged."""
     result = bytearray(content)
     for _ in range(rng.integers(0, 6)):
         place = int(rng.integers(0, len(result) + 1))
@@ -105,7 +105,7 @@ def images(rng: np.random.Generator) -> None:
     buffer = io.BytesIO()
     try:
         image.save(buffer, kind, **options)
-    except Exception:  # not every format has every mode: that is the writer's to say
+    except Exception:  # not every format supports every mode: the writer decides
         buffer = io.BytesIO()
         Image.new("RGB", size).save(buffer, "png")
     path = folder() / "picture"
@@ -135,7 +135,7 @@ def encode_runs(lengths: list[int]) -> str:
 
 
 def decode_runs(text: str) -> list[int]:
-    """The run lengths of a string of `encode_runs`, one character after the other; ValueError where it is none."""
+    """The run lengths of a string of `encode_runs`, character by character; ValueError for anything else."""
     lengths: list[int] = []
     digits: list[int] = []
     for character in text:
@@ -185,7 +185,7 @@ def rle(rng: np.random.Generator) -> None:
 
 
 def polygons(rng: np.random.Generator) -> None:
-    """Polygons, now and then far outside or none at all; what lies well within a convex one must be in its mask."""
+    """Polygons, sometimes far outside or degenerate; the inside of a convex one must be in its mask."""
     height, width = rng.integers(1, 40, 2).tolist()
     shape = rng.random((int(rng.integers(0, 7)), 2)) * (width, height)
     far = rng.choice([1e9, -1e9, 2e8, 100, -5], 2) if rng.random() < 0.1 else ()

@@ -18,7 +18,7 @@ Target = Callable[[np.random.Generator], None]
 
 
 def targets() -> dict[str, Target]:
-    """Every target by name; those of the readers where they are part of this checkout."""
+    """Every target by name; those of the readers if this checkout has them."""
     found: dict[str, Target] = dict(ops.TARGETS)
     if importlib.util.find_spec("fuzzing.readers") is not None:
         from . import readers
@@ -33,14 +33,14 @@ def generator(name: str, seed: int, call: int) -> np.random.Generator:
 
 
 def run(name: str, target: Target, seed: int, calls: range, deadline: float) -> tuple[int, int]:
-    """Calls made, and those of them that failed; each failure is printed, and ten end the target."""
+    """The numbers of calls and of failures. Each failure is printed, and ten end the target."""
     done = failed = 0
     for call in calls:
         if time.monotonic() > deadline or failed == 10:
             break
         try:
             target(generator(name, seed, call))
-        except Exception as error:  # whatever is raised is a finding
+        except Exception as error:  # any exception is a finding
             failed += 1
             where = traceback.extract_tb(error.__traceback__)[-1]
             print(f"{name}: call {call} of seed {seed}: {type(error).__name__}: {error}", flush=True)
@@ -51,7 +51,7 @@ def run(name: str, target: Target, seed: int, calls: range, deadline: float) -> 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; 1 where anything disagreed."""
+    """Run the command; returns 1 if any call disagreed."""
     every = targets()
     parser = argparse.ArgumentParser(prog="tools/fuzz", description="Random calls against the reference.")
     parser.add_argument("--target", default="all", choices=["all", *every])

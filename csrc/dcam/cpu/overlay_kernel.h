@@ -37,17 +37,17 @@ static void overlay(const OverlayParams& p, int64_t begin, int64_t end) {
     float* values = cells + p.columns.cells + 1;
     float* colors = values + width;  // alpha times the table, and half a level to round by
     for (int i = 0; i < 256; ++i)
-        for (int c = 0; c < 3; ++c) colors[4 * i + c] = weighted_colour(p.alpha, p.table[3 * i + c]);
+        for (int c = 0; c < 3; ++c) colors[4 * i + c] = weighted_color(p.alpha, p.table[3 * i + c]);
     const float keep = 1 - p.alpha;
     for (int64_t row = begin; row < end; ++row) {
         const int64_t y = row % p.rows.pixels;
         const uint8_t* image = p.image + y * width * 3;
         uint8_t* out = p.out + row * width * 3;
         std::memcpy(out, image, width * 3);
-        if (y < p.rows.seen[0] || y >= p.rows.seen[1]) continue;
+        if (y < p.rows.covered[0] || y >= p.rows.covered[1]) continue;
         const float* map = p.maps + row / p.rows.pixels * p.rows.cells * p.columns.cells;
-        upsample_row(p, map, y, cells, values, tame);
-        for (int64_t x = p.columns.seen[0]; x < p.columns.seen[1]; ++x) {
+        upsample_row(p, map, y, cells, values, sanitize);
+        for (int64_t x = p.columns.covered[0]; x < p.columns.covered[1]; ++x) {
             const float* color = colors + 4 * level_of(values[x]);
             for (int c = 0; c < 3; ++c) out[3 * x + c] = blended(keep, image[3 * x + c], color[c]);
         }

@@ -69,14 +69,14 @@ struct Activation {  // the gradient is not read
     }
 };
 
-// Gathered rows are too short for a hardware prefetcher, so the next one is asked for here.
+// Gathered rows are too short for a hardware prefetcher, so the next one is prefetched here.
 template <int64_t Count, class Stored>
 DCAM_HD void prefetch(const Stored* p) {
     constexpr int64_t line = 64 / sizeof *p;
     for (int64_t i = 0; i < Count; i += line) __builtin_prefetch(p + i, 0, 2);
 }
 
-// `next` is the row that is wanted from memory after this one.
+// `next` is the row to prefetch.
 template <class Rule, class TA, class TG>
 DCAM_HD float pool_row(const typename TA::Stored* a, const typename TG::Stored* g, const typename TA::Stored* next,
                        int64_t channels) {
@@ -237,16 +237,16 @@ static void pool_weights(const PoolParams& p, int64_t begin, int64_t end) {
 static void normalize(float* maps, int32_t* flags, int64_t count, int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
         float* map = maps + t * count;
-        float least = map[0], greatest = map[0], nan_probe = 0;
-#pragma omp simd reduction(min : least) reduction(max : greatest) reduction(+ : nan_probe)
+        float lowest = map[0], highest = map[0], nan_probe = 0;
+#pragma omp simd reduction(min : lowest) reduction(max : highest) reduction(+ : nan_probe)
         for (int64_t n = 0; n < count; ++n) {
-            least = map[n] < least ? map[n] : least;
-            greatest = map[n] > greatest ? map[n] : greatest;
+            lowest = map[n] < lowest ? map[n] : lowest;
+            highest = map[n] > highest ? map[n] : highest;
             nan_probe += map[n] * 0.0f;
         }
         const bool finite = nan_probe == 0;
-        const float span = greatest - least + 1e-8f;
-        for (int64_t n = 0; n < count; ++n) map[n] = finite ? (map[n] - least) / span : 0;
+        const float span = highest - lowest + 1e-8f;
+        for (int64_t n = 0; n < count; ++n) map[n] = finite ? (map[n] - lowest) / span : 0;
         if (flags && !finite) flags[t] = 1;
     }
 }

@@ -9,17 +9,17 @@
 namespace dcam::DCAM_ISA {
 
 struct Range {
-    float least, greatest;
+    float lowest, highest;
 };
 
 DCAM_HD Range range_of(const float* x, int64_t n) {
-    float least = x[0], greatest = x[0];
-#pragma omp simd reduction(min : least) reduction(max : greatest)
+    float lowest = x[0], highest = x[0];
+#pragma omp simd reduction(min : lowest) reduction(max : highest)
     for (int64_t i = 0; i < n; ++i) {
-        least = x[i] < least ? x[i] : least;
-        greatest = x[i] > greatest ? x[i] : greatest;
+        lowest = x[i] < lowest ? x[i] : lowest;
+        highest = x[i] > highest ? x[i] : highest;
     }
-    return {least, greatest};
+    return {lowest, highest};
 }
 
 DCAM_HD bool all_finite(const float* x, int64_t n) {
@@ -76,15 +76,15 @@ static void gate(const MapView& map, const RefineSettings& s, const Taps& taps, 
     const int64_t n = map.cells;
     const auto [mean, std] = moments<float>(w.z, n);
     const double percent = gating_percent(s, mean, std);
-    int64_t lit = 0;
+    int64_t nonzero = 0;
     for (int64_t i = 0; i < n; ++i) {
-        w.other[lit] = w.z[i];
-        lit += w.z[i] != 0;
+        w.other[nonzero] = w.z[i];
+        nonzero += w.z[i] != 0;
     }
-    float zeta = kNanProbe;
-    if (lit > 0) {
-        const Range range = range_of(w.other, lit);
-        const float found = percentile(w.other, lit, percent, range.least, range.greatest);
+    float zeta = kMinLevel;
+    if (nonzero > 0) {
+        const Range range = range_of(w.other, nonzero);
+        const float found = percentile(w.other, nonzero, percent, range.lowest, range.highest);
         zeta = found > zeta ? found : zeta;
     }
     gaussian_map(w.z, w.padded, w.other, map.height, map.width, taps);
@@ -103,11 +103,11 @@ static float background(const float* z, int64_t n, const RefineSettings& s) {
         sum += z[i] > 0 ? z[i] : 0;
         positive += z[i] > 0 ? 1 : 0;
     }
-    if (positive == 0) return kNanProbe;
-    const auto [least, greatest] = range_of(z, n);
-    const float median = between_ranks(z, n, median_of_positive(n, positive), 0, n - positive, greatest);
-    const float p60 = percentile(z, n, 60, least, greatest);
-    return background_level(s, median, p60, sum / static_cast<float>(positive), greatest);
+    if (positive == 0) return kMinLevel;
+    const auto [lowest, highest] = range_of(z, n);
+    const float median = between_ranks(z, n, median_of_positive(n, positive), 0, n - positive, highest);
+    const float p60 = percentile(z, n, 60, lowest, highest);
+    return background_level(s, median, p60, sum / static_cast<float>(positive), highest);
 }
 
 static void attenuate(float* z, int64_t n, const RefineSettings& s) {
@@ -118,17 +118,17 @@ static void attenuate(float* z, int64_t n, const RefineSettings& s) {
 
 // Clip to 0..ceiling, then min-max.
 static void normalize_one(float* z, int64_t n, float ceiling) {
-    float least = __builtin_inff(), greatest = -__builtin_inff();
-#pragma omp simd reduction(min : least) reduction(max : greatest)
+    float lowest = __builtin_inff(), highest = -__builtin_inff();
+#pragma omp simd reduction(min : lowest) reduction(max : highest)
     for (int64_t i = 0; i < n; ++i) {
         const float value = clipped(z[i], ceiling);
         z[i] = value;
-        least = value < least ? value : least;
-        greatest = value > greatest ? value : greatest;
+        lowest = value < lowest ? value : lowest;
+        highest = value > highest ? value : highest;
     }
-    const float span = span_of(least, greatest);
+    const float span = span_of(lowest, highest);
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) z[i] = (z[i] - least) / span;
+    for (int64_t i = 0; i < n; ++i) z[i] = (z[i] - lowest) / span;
 }
 
 // The result is in `z` or in `other`: returns which.
@@ -143,17 +143,17 @@ static const float* debias(const float* z, float* other, int64_t n, const Refine
     }
     if (energy == 0) return z;
     const float alpha = instance_share(s, projection, energy);
-    float least = __builtin_inff(), greatest = 0, z_least = __builtin_inff(), z_greatest = 0;
-#pragma omp simd reduction(min : least, z_least) reduction(max : greatest, z_greatest)
+    float lowest = __builtin_inff(), highest = 0, z_lowest = __builtin_inff(), z_highest = 0;
+#pragma omp simd reduction(min : lowest, z_lowest) reduction(max : highest, z_highest)
     for (int64_t i = 0; i < n; ++i) {
         const float value = instance.removed(z[i], alpha);
         other[i] = value;
-        least = value < least ? value : least;
-        greatest = value > greatest ? value : greatest;
-        z_least = z[i] < z_least ? z[i] : z_least;
-        z_greatest = z[i] > z_greatest ? z[i] : z_greatest;
+        lowest = value < lowest ? value : lowest;
+        highest = value > highest ? value : highest;
+        z_lowest = z[i] < z_lowest ? z[i] : z_lowest;
+        z_highest = z[i] > z_highest ? z[i] : z_highest;
     }
-    return keeps_map(s, greatest - least, z_greatest - z_least) ? z : other;
+    return keeps_map(s, highest - lowest, z_highest - z_lowest) ? z : other;
 }
 
 static void refine(const RefineParams& params, int64_t begin, int64_t end) {
@@ -176,10 +176,10 @@ static void refine(const RefineParams& params, int64_t begin, int64_t end) {
         float* memory = scratch(need + 2 * (n + kSlack));
         Workspace w{memory, memory + need, memory + need + n + kSlack};
         denoise(map, s, params.image_side, smoothing, w);
-        // the identity smoothing of the released code leaves nothing to gate
+        // with the identity smoothing of the official code, DACG changes nothing
         if (s.gating && s.gating_sigma > 0) gate(map, s, gating, w);
         if (s.attenuation) attenuate(w.z, n, s);
-        normalize_one(w.z, n, range_of(map.x, n).greatest);
+        normalize_one(w.z, n, range_of(map.x, n).highest);
         const float repetition = params.repetitions ? params.repetitions[i] : params.repetition;
         const float* result = s.debiasing ? debias(w.z, w.other, n, s, repetition) : w.z;
         std::memcpy(out, result, n * sizeof(float));

@@ -13,20 +13,20 @@ DCAM_HD int64_t count_at_most(const float* values, int64_t n, float bound) {
     return count;
 }
 
-DCAM_HD float least_above(const float* values, int64_t n, float bound) {
-    float least = __builtin_inff();
-#pragma omp simd reduction(min : least)
+DCAM_HD float min_above(const float* values, int64_t n, float bound) {
+    float lowest = __builtin_inff();
+#pragma omp simd reduction(min : lowest)
     for (int64_t i = 0; i < n; ++i) {
         const float candidate = values[i] > bound ? values[i] : __builtin_inff();
-        least = candidate < least ? candidate : least;
+        lowest = candidate < lowest ? candidate : lowest;
     }
-    return least;
+    return lowest;
 }
 
-// The value `share` of the way from rank `below` to the next (0-based) among n finite values, all at most `greatest`.
+// The value `share` of the way from rank `below` to the next (0-based) among n finite values, all at most `highest`.
 // `under` of them are at most `floor`, and the rank sought is past those.
-static float between_ranks(const float* values, int64_t n, Position at, float floor, int64_t under, float greatest) {
-    int32_t low = ordered(floor), high = ordered(greatest);
+static float between_ranks(const float* values, int64_t n, Position at, float floor, int64_t under, float highest) {
+    int32_t low = ordered(floor), high = ordered(highest);
     int64_t over = n;  // values at most `high`
     // one candidate left, or only copies of one
     while (over - under > 1 && static_cast<int64_t>(high) - low > 1) {
@@ -35,19 +35,19 @@ static float between_ranks(const float* values, int64_t n, Position at, float fl
         (count > at.below ? high : low) = middle;
         (count > at.below ? over : under) = count;
     }
-    const float value = least_above(values, n, from_ordered(low));
+    const float value = min_above(values, n, from_ordered(low));
     if (at.share == 0 || over > at.below + 1) return value;
-    return value + at.share * (least_above(values, n, value) - value);
+    return value + at.share * (min_above(values, n, value) - value);
 }
 
-// Any percentile of n > 0 finite values. Copies of the least are counted first, because there may be no float between
+// Any percentile of n > 0 finite values. Copies of the minimum are counted first, because there may be no float between
 // it and a floor below it that comparisons tell apart: 0 has -0, and subnormals count as 0 where they are flushed.
-static float percentile(const float* values, int64_t n, double percent, float least, float greatest) {
+static float percentile(const float* values, int64_t n, double percent, float lowest, float highest) {
     const Position at = percentile_position(n, percent);
-    const int64_t copies = count_at_most(values, n, least);
-    if (at.below >= copies) return between_ranks(values, n, at, least, copies, greatest);
-    if (at.share == 0 || at.below + 1 < copies) return least;
-    return least + at.share * (least_above(values, n, least) - least);
+    const int64_t copies = count_at_most(values, n, lowest);
+    if (at.below >= copies) return between_ranks(values, n, at, lowest, copies, highest);
+    if (at.share == 0 || at.below + 1 < copies) return lowest;
+    return lowest + at.share * (min_above(values, n, lowest) - lowest);
 }
 
 }  // namespace dcam::DCAM_ISA

@@ -31,8 +31,8 @@ DCAM_HD vf load(const float* p) { return *reinterpret_cast<const vf_anywhere*>(p
 DCAM_HD void store(float* p, vf v) { *reinterpret_cast<vf_anywhere*>(p) = v; }
 DCAM_HD vf fill(float x) { return x - vf{}; }
 
-// The storage types. `widen` reads 2 W elements, in an order of its own that depends on nothing but the type: what is
-// multiplied or added elementwise must come through the same one.
+// The storage types. `widen` reads 2 W elements, in an order that depends on the type alone: operands of elementwise
+// operations must be widened by the same one.
 struct Float32 {
     using Stored = float;
     static DCAM_HD void widen(const Stored* p, vf& a, vf& b) {

@@ -16,6 +16,12 @@ namespace dcam {
 
 namespace {
 
+void pause() {
+#ifdef __x86_64__
+    __builtin_ia32_pause();
+#endif
+}
+
 // One call's work. A helper that comes late finds no part left and has touched nothing but the job itself, which it
 // owns a share of.
 class Job {
@@ -53,12 +59,6 @@ class Job {
     }
 
   private:
-    static void pause() {
-#ifdef __x86_64__
-        __builtin_ia32_pause();
-#endif
-    }
-
     void run(int64_t begin) {
         try {
             body_(context_, begin, std::min(begin + division_.part, division_.count));
@@ -91,19 +91,21 @@ class Pool {
         for (int64_t i = 0; i < std::min(helpers, free); ++i) {
             if (sleeping_ <= static_cast<int64_t>(offers_.size()) && !start()) break;
             offers_.push_back(job);
+            open_.store(offers_.size(), std::memory_order_release);
             wanted_.notify_one();
         }
     }
 
-    // The caller has done what it could: whoever has not begun need not come.
+    // The caller has finished its work: helpers that have not begun are not needed.
     void withdraw(const std::shared_ptr<Job>& job) {
         const std::lock_guard lock(mutex_);
         --callers_;
         offers_.erase(std::remove(offers_.begin(), offers_.end(), job), offers_.end());
+        open_.store(offers_.size(), std::memory_order_release);
     }
 
   private:
-    // A further helper, which counts as asleep from now on. False: the system gives no more threads.
+    // Starts another helper, which counts as asleep. False: the system provides no more threads.
     bool start() {
         try {
             offers_.reserve(offers_.size() + sleeping_ + 1);  // an offer to one that sleeps must not fail
@@ -124,6 +126,7 @@ class Pool {
             wanted_.wait(lock, [this] { return !offers_.empty(); });
             std::shared_ptr<Job> job = std::move(offers_.back());
             offers_.pop_back();
+            open_.store(offers_.size(), std::memory_order_release);
             --sleeping_;
             ++busy_;
             lock.unlock();
@@ -132,20 +135,31 @@ class Pool {
             lock.lock();
             --busy_;
             ++sleeping_;
+            lock.unlock();
+            linger();
+            lock.lock();
         }
+    }
+
+    // An op of several steps makes its next offer within some microseconds: sooner than a helper falls asleep and
+    // wakes.
+    void linger() const {
+        constexpr int kLooks = 1000;
+        for (int i = 0; i < kLooks && open_.load(std::memory_order_acquire) == 0; ++i) pause();
     }
 
     std::mutex mutex_;
     std::condition_variable wanted_;
     std::vector<std::shared_ptr<Job>> offers_;
+    std::atomic<size_t> open_{0};  // how many offers there are, to be looked at without the lock
     int64_t sleeping_ = 0, busy_ = 0, callers_ = 0;
 };
 
 std::atomic<int> limit{1};
 std::atomic<Pool*> current{nullptr};
 
-// Never destroyed: helpers sleep in it until the process ends. A forked child has none of them, and whatever locks
-// they held are held for ever there: it starts another pool.
+// Never destroyed: helpers sleep in it until the process ends. A forked child has none of them, and locks that
+// they held stay locked there: it starts another pool.
 Pool& pool() {
     static const int registered = pthread_atfork(nullptr, nullptr, [] { current.store(nullptr); });
     static_cast<void>(registered);

@@ -1,5 +1,5 @@
 // The threads that CPU work is divided among. Not OpenMP: its barriers wait whole time slices for a thread that the
-// system has descheduled. Here the calling thread takes part, takes whatever no other thread has begun, and so waits
+// system has descheduled. Here the calling thread takes part, takes parts that no other thread has begun, and so waits
 // for at most the one small part that each other thread is in.
 #pragma once
 

@@ -1,4 +1,4 @@
-// The cells of a map as the threads of a block share them out.
+// How the threads of a thread block divide the cells of a map.
 #pragma once
 
 #include "dcam/cuda/reduce.cuh"
@@ -6,15 +6,15 @@
 
 namespace dcam::cuda {
 
-// Threads that hold a map's cells, as evenly as can be: by its own size alone, so that a batch changes no sum.
+// Threads that hold a map's cells, as evenly as possible. Depends on its size alone, so that a batch changes no sum.
 DCAM_HD int threads_for(int64_t cells, int most) {
     const int64_t rounds = (cells + most - 1) / most;
     const int64_t threads = ((cells + rounds - 1) / rounds + 31) / 32 * 32;
     return threads < 64 ? 64 : static_cast<int>(threads);
 }
 
-// The cells of this thread, and their values as they become: in registers if there are at most C; C = 0: in shared
-// memory, any number.
+// The cells of this thread and their current values: in registers for up to C cells; C = 0: in shared memory, any
+// number.
 template <int C>
 struct Cells {
     int first, step, count;

@@ -25,7 +25,7 @@ struct alignas(16) Fields {
 // What a map takes: its fields, and as much again to sum them up in.
 int64_t field_bytes(const GuidedParams& p) { return p.height * p.width * static_cast<int64_t>(2 * sizeof(Fields)); }
 
-// Whether that fits the shared memory of a block on the current device.
+// Whether that fits the shared memory of a thread block on the current device.
 bool fits(const GuidedParams& p) {
     int device = 0, bytes = 0;
     return cudaGetDevice(&device) == cudaSuccess &&
@@ -92,7 +92,7 @@ __device__ __forceinline__ void window_means(const Cells<0>& cells, const View& 
     });
 }
 
-// In shared memory, or each block in its part of `memory`.
+// In shared memory, or each thread block in its part of `memory`.
 template <bool Shared>
 __global__ void __launch_bounds__(kMapThreads, 1) guided_maps(const __grid_constant__ GuidedParams p, Fields* memory) {
     DCAM_DYNAMIC_SHARED(Fields, shared);

@@ -1,4 +1,4 @@
-// How kernels are launched, and get at their dynamic shared memory: what a host that stands in for the GPU replaces.
+// How kernels are launched, and get at their dynamic shared memory: the part that a host emulator replaces.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,7 +11,7 @@
 
 namespace dcam::cuda {
 
-// Bytes that a block may have, static ones among them, without cudaFuncAttributeMaxDynamicSharedMemorySize.
+// Bytes that a thread block may have, static ones among them, without cudaFuncAttributeMaxDynamicSharedMemorySize.
 constexpr int64_t kSharedWithoutAsking = 48 * 1024;
 
 template <class... Parameters, class... Arguments>

@@ -45,7 +45,7 @@ struct Float16 {
     }
 };
 
-// V neighbors as they are stored, so that many loads are on their way before the first is waited for.
+// V neighbors as they are stored, so that many loads are in flight before the first is used.
 template <class T, int V>
 struct Vector {
     static constexpr int bytes = V * static_cast<int>(sizeof(typename T::Stored));
@@ -69,12 +69,12 @@ __device__ __forceinline__ Vector<T, V> fetch(const typename T::Stored* from) {
     return *reinterpret_cast<const Vector<T, V>*>(from);
 }
 
-// Zeros where it is not `wanted`; read it is all the same, for a branch would wait for the loads before it.
+// Zeros where it is not `exists`. It is read in either case, because a branch would wait for the loads before it.
 template <class T, int V>
-__device__ __forceinline__ Vector<T, V> fetch_if(bool wanted, const typename T::Stored* from) {
+__device__ __forceinline__ Vector<T, V> fetch_if(bool exists, const typename T::Stored* from) {
     auto vector = fetch<T, V>(from);
 #pragma unroll
-    for (int i = 0; i < Vector<T, V>::words; ++i) vector.word[i] = wanted ? vector.word[i] : 0;
+    for (int i = 0; i < Vector<T, V>::words; ++i) vector.word[i] = exists ? vector.word[i] : 0;
     return vector;
 }
 

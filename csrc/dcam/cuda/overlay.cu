@@ -1,4 +1,4 @@
-// Upsampling and blending. A block takes a tile of the frame's pixels in memory order, whatever rows they are of; bytes
+// Upsampling and blending. A thread block takes a tile of the frame's pixels in memory order, across rows. Bytes
 // go through shared memory, so that three channels of a byte each still are read and written 16 bytes at a time.
 #include <algorithm>
 
@@ -13,7 +13,7 @@ constexpr int kThreads = 128;
 constexpr int kGroup = 4;  // pixels that a thread blends together: three words, and no two threads in a bank
 constexpr int kTile = 2048;
 constexpr int kWarp = 32;
-constexpr unsigned kMostMaps = 65535;  // of one grid; a block takes one map after the other
+constexpr unsigned kMaxMaps = 65535;  // of one grid; a thread block takes one map after the other
 
 struct alignas(16) Bytes16 {
     uint32_t word[4];
@@ -68,21 +68,21 @@ __global__ void __launch_bounds__(kThreads) axes_of_boxes(const __grid_constant_
         last = fmaxf(last, __shfl_xor_sync(0xffffffff, last, distance));
     }
     if (threadIdx.x > 0) return;
-    axis.seen[0] = seen_from(first, axis.pixels);
-    axis.seen[1] = seen_to(last, axis.pixels);
+    axis.covered[0] = covered_from(first, axis.pixels);
+    axis.covered[1] = covered_to(last, axis.pixels);
 }
 
 // Word: the largest that every tile of the image and of the result is aligned to.
 template <class Word>
 __global__ void __launch_bounds__(kThreads) overlay_tile(const __grid_constant__ OverlayParams p) {
     __shared__ float colors[256][4];
-    __shared__ int32_t seen[4];  // rows, then columns
+    __shared__ int32_t covered[4];  // rows, then columns
     alignas(16) __shared__ uint8_t tile[kTile * 3];
     const int width = static_cast<int>(p.columns.pixels), pixels = static_cast<int>(p.rows.pixels) * width;
     const int first = static_cast<int>(blockIdx.x) * kTile, count = min(kTile, pixels - first);
     const float keep = 1 - p.alpha;
-    if (threadIdx.x < 4) seen[threadIdx.x] = (threadIdx.x < 2 ? p.rows : p.columns).seen[threadIdx.x % 2];
-    for (int i = threadIdx.x; i < 256 * 3; i += kThreads) colors[i / 3][i % 3] = weighted_colour(p.alpha, p.table[i]);
+    if (threadIdx.x < 4) covered[threadIdx.x] = (threadIdx.x < 2 ? p.rows : p.columns).covered[threadIdx.x % 2];
+    for (int i = threadIdx.x; i < 256 * 3; i += kThreads) colors[i / 3][i % 3] = weighted_color(p.alpha, p.table[i]);
     for (int64_t t = blockIdx.y; t < p.count; t += gridDim.y) {
         const float* map = p.maps + t * p.rows.cells * p.columns.cells;
         copy<Word>(p.image + int64_t{3} * first, tile, 3 * count);
@@ -96,8 +96,8 @@ __global__ void __launch_bounds__(kThreads) overlay_tile(const __grid_constant__
                     x = 0;
                     row = Row(p, map, ++y);
                 }
-                if (y < seen[0] || y >= seen[1] || x < seen[2] || x >= seen[3]) continue;
-                const float* color = colors[level_of(row.at(p.columns, x, [](float cell) { return tame(cell); }))];
+                if (y < covered[0] || y >= covered[1] || x < covered[2] || x >= covered[3]) continue;
+                const float* color = colors[level_of(row.at(p.columns, x, [](float cell) { return sanitize(cell); }))];
                 for (int c = 0; c < 3; ++c) tile[3 * i + c] = blended(keep, tile[3 * i + c], color[c]);
             }
         }
@@ -123,7 +123,7 @@ cudaError_t launch_tiles(Kernel kernel, const OverlayParams& p, int tile, cudaSt
     if (p.count == 0) return cudaSuccess;
     if (p.rows.pixels > (int64_t{1} << 30) / p.columns.pixels) return cudaErrorInvalidValue;
     const int64_t tiles = (p.rows.pixels * p.columns.pixels + tile - 1) / tile;
-    const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(std::min<int64_t>(p.count, kMostMaps)));
+    const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(std::min<int64_t>(p.count, kMaxMaps)));
     return launch(kernel, grid, dim3(kThreads), 0, stream, p);
 }
 

@@ -1,11 +1,12 @@
-// Gradient-weighted pooling. A raw value is a row's sum of products, in one of two forms: a block per cell and a few
-// targets (`pool_rows`, one pass over the gradients, the activations from L2 after the first), or, where targets share
-// both their activations and a form linear in weights, a block per tile of cells and targets (`pool_product`). Mean
-// gradients come in two stages, sums of row ranges and then sums of these. Every sum has one writer and one order.
+// Gradient-weighted pooling. A raw value is a row's sum of products, in one of two forms: a thread block per cell and a
+// few targets (`pool_rows`, one pass over the gradients, the activations from L2 after the first), or, where targets
+// share both their activations and a form linear in weights, a thread block per tile of cells and targets
+// (`pool_product`). Every sum has one writer and one order.
 #include <algorithm>
 
 #include "dcam/cuda/launch.h"
 #include "dcam/cuda/load.cuh"
+#include "dcam/cuda/mean_gradients.cuh"
 #include "dcam/cuda/pool.h"
 #include "dcam/cuda/reduce.cuh"
 #include "dcam/cuda/select.cuh"
@@ -14,15 +15,12 @@
 namespace dcam::cuda {
 namespace {
 
-constexpr int kThreads = 128, kWarps = kThreads / 32;
-constexpr int kNormaliseThreads = 512;
-constexpr int kRowTargets = 4;                                                      // of one block of `pool_rows`
-constexpr int kTileCells = 8, kTileTargets = 8, kTile = kTileCells * kTileTargets;  // of one block of `pool_product`
+constexpr int kWarps = kThreads / 32;
+constexpr int kNormalizeThreads = 512;
+constexpr int kRowTargets = 4;  // of one thread block of `pool_rows`
+// of one thread block of `pool_product`
+constexpr int kTileCells = 8, kTileTargets = 8, kTile = kTileCells * kTileTargets;
 constexpr int kTileVector = 4;
-constexpr int64_t kMostBlocks = INT32_MAX;
-
-// NaN and infinities reach the result: a negative infinity becomes NaN here, not 0.
-__device__ __forceinline__ float relu(float x) { return x > 0 ? x : x * 0.0f; }
 
 // What a channel adds, from an activation and its gradient or weight; whether the sum is averaged or clipped at 0.
 struct Elementwise {  // and grad_cam_paper, with the weight as gradient
@@ -59,85 +57,6 @@ template <class Rule>
 __device__ __forceinline__ float raw_value(float sum, int64_t channels, bool exists) {
     const float value = Rule::mean ? sum / static_cast<float>(channels) : relu(sum);
     return exists ? value : from_bits(0x7fc00000);  // NaN
-}
-
-// The row of cell n; row 0 and false where there is none.
-__device__ __forceinline__ int64_t row_of(const PoolParams& p, int64_t n, bool& exists) {
-    const int64_t row = p.cells ? p.cells[n] : n;
-    exists = row >= 0 && row < p.rows;
-    return exists ? row : 0;
-}
-
-// ------------------------------------------------------------------------------------------------------ mean gradients
-
-int64_t weight_parts(const PoolParams& p) { return dcam::weight_parts(p.targets, p.count, p.channels); }
-
-template <int V>
-struct alignas(V < 4 ? sizeof(float) : 16) Sums {
-    float value[V];
-};
-
-// partial [targets, parts, weight_stride]: sums over the cells of each part.
-template <class T, int V, bool Positive>
-__global__ void __launch_bounds__(kThreads)
-    pool_partial_weights(const __grid_constant__ PoolParams p, float* partial, unsigned parts, int64_t cells_of_part,
-                         int64_t stride) {
-    constexpr int columns = kThreads * V;
-    const auto blocks = static_cast<unsigned>((stride + columns - 1) / columns);
-    const unsigned item = blockIdx.x / blocks, t = item / parts, part = item % parts;
-    const int64_t d = int64_t{blockIdx.x % blocks} * columns + threadIdx.x * V;
-    if (d >= stride) return;
-    const auto* gradients =
-        static_cast<const typename T::Stored*>(p.gradients) + int64_t{t} * p.gradient_target_stride + d;
-    const int64_t begin = part * cells_of_part, end = min(begin + cells_of_part, p.count);
-    float sum[V] = {};
-    constexpr int ahead = 8;  // rows on their way at once
-    for (int64_t n = begin; n < end && d < p.channels; n += ahead) {
-        Vector<T, V> rows[ahead];
-#pragma unroll
-        for (int j = 0; j < ahead; ++j) {
-            bool exists = false;
-            const int64_t row = n + j < end ? row_of(p, n + j, exists) : 0;
-            rows[j] = fetch_if<T, V>(exists, gradients + row * p.gradient_row_stride);
-        }
-#pragma unroll
-        for (int j = 0; j < ahead; ++j)
-#pragma unroll
-            for (int i = 0; i < V; ++i) {
-                const float g = rows[j].at(i);
-                sum[i] += Positive ? relu(g) : g;
-            }
-    }
-    Sums<V> whole;
-#pragma unroll
-    for (int i = 0; i < V; ++i) whole.value[i] = sum[i];
-    *reinterpret_cast<Sums<V>*>(partial + int64_t{item} * stride + d) = whole;
-}
-
-__global__ void __launch_bounds__(kThreads) pool_weights_of_parts(const float* partial, float* weights, int64_t count,
-                                                                  int64_t parts, int64_t stride, float share) {
-    const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-    if (i >= count) return;
-    const float* from = partial + i / stride * parts * stride + i % stride;
-    float sum = 0;
-#pragma unroll 8
-    for (int64_t part = 0; part < parts; ++part) sum += from[part * stride];
-    weights[i] = sum * share;
-}
-
-template <class T, int V>
-cudaError_t launch_weights(const PoolParams& p, float* partial, cudaStream_t stream) {
-    const int64_t parts = weight_parts(p), stride = weight_stride(p.channels), count = p.targets * stride;
-    const int64_t blocks = p.targets * parts * ((stride + kThreads * V - 1) / (kThreads * V));
-    if (blocks > kMostBlocks) return cudaErrorInvalidValue;
-    const auto kernel =
-        p.aggregation == Aggregation::pooled ? pool_partial_weights<T, V, true> : pool_partial_weights<T, V, false>;
-    const cudaError_t error = launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream, p, partial,
-                                     static_cast<unsigned>(parts), (p.count + parts - 1) / parts, stride);
-    if (error != cudaSuccess) return error;
-    return launch(pool_weights_of_parts, dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)), dim3(kThreads),
-                  0, stream, static_cast<const float*>(partial), p.weights, count, parts, stride,
-                  1 / static_cast<float>(p.count));
 }
 
 // ---------------------------------------------------------------------------------------------------------- raw values
@@ -209,8 +128,8 @@ __device__ __forceinline__ void share_out(float (&value)[Size]) {
     const bool upper = threadIdx.x & Bit;
 #pragma unroll
     for (int i = 0; i < Half; ++i) {
-        const float mine = upper ? value[i + Half] : value[i], other = upper ? value[i] : value[i + Half];
-        value[i] = mine + __shfl_xor_sync(kWarp, other, Bit);
+        const float kept = upper ? value[i + Half] : value[i], other = upper ? value[i] : value[i + Half];
+        value[i] = kept + __shfl_xor_sync(kWarp, other, Bit);
     }
 }
 
@@ -271,10 +190,10 @@ __global__ void __launch_bounds__(kThreads) pool_product(const __grid_constant__
 
 template <class Rule, class TA, class TG, int V>
 cudaError_t launch_rows(const PoolParams& p, const Second& second, cudaStream_t stream) {
-    // a target of its own activations has nothing to share with its neighbors
+    // targets with separate activations share nothing
     const bool several = V > 1 && p.targets > 1 && p.activation_target_stride == 0;
     const int64_t tiles = several ? (p.targets + kRowTargets - 1) / kRowTargets : p.targets;
-    if (p.count > kMostBlocks / tiles) return cudaErrorInvalidValue;
+    if (p.count > kMaxBlocks / tiles) return cudaErrorInvalidValue;
     const dim3 grid(static_cast<unsigned>(p.count * tiles));
     if constexpr (V > 1)
         if (several) return launch(pool_rows<Rule, TA, TG, V, kRowTargets>, grid, dim3(kThreads), 0, stream, p, second);
@@ -287,7 +206,7 @@ cudaError_t launch_weighted(const PoolParams& p, cudaStream_t stream) {
         return launch_rows<Rule, T, Float32, V>(p, {p.weights, weight_stride(p.channels), 0}, stream);
     const int64_t cells = (p.count + kTileCells - 1) / kTileCells,
                   tiles = (p.targets + kTileTargets - 1) / kTileTargets;
-    if (cells > kMostBlocks / tiles) return cudaErrorInvalidValue;
+    if (cells > kMaxBlocks / tiles) return cudaErrorInvalidValue;
     const auto kernel =
         V > 1 && p.channels % kTileVector == 0 ? pool_product<Rule, T, kTileVector> : pool_product<Rule, T, 1>;
     return launch(kernel, dim3(static_cast<unsigned>(cells * tiles)), dim3(kThreads), 0, stream, p,
@@ -295,7 +214,7 @@ cudaError_t launch_weighted(const PoolParams& p, cudaStream_t stream) {
 }
 
 template <class T, int V>
-cudaError_t launch_block(const PoolParams& p, float* partial, cudaStream_t stream) {
+cudaError_t launch_layer(const PoolParams& p, float* partial, cudaStream_t stream) {
     const Second gradients{p.gradients, p.gradient_target_stride, p.gradient_row_stride};
     if (uses_weights(p.aggregation)) {
         // a last vector that is not whole would be read beyond its row
@@ -324,18 +243,18 @@ cudaError_t launch_block(const PoolParams& p, float* partial, cudaStream_t strea
 }
 
 template <class T>
-cudaError_t launch_block_of(const PoolParams& p, float* partial, cudaStream_t stream) {
+cudaError_t launch_layer_of(const PoolParams& p, float* partial, cudaStream_t stream) {
     constexpr int V = 16 / sizeof(typename T::Stored);
     const auto starts = reinterpret_cast<uintptr_t>(p.activations) | reinterpret_cast<uintptr_t>(p.gradients);
     const int64_t strides =
         p.activation_target_stride | p.activation_row_stride | p.gradient_target_stride | p.gradient_row_stride;
-    return starts % 16 == 0 && strides % V == 0 ? launch_block<T, V>(p, partial, stream)
-                                                : launch_block<T, 1>(p, partial, stream);
+    return starts % 16 == 0 && strides % V == 0 ? launch_layer<T, V>(p, partial, stream)
+                                                : launch_layer<T, 1>(p, partial, stream);
 }
 
-// The maps of several blocks, as many floats as keep what follows them aligned.
-int64_t block_maps(const PoolParams* blocks, int64_t count) {
-    return count > 1 ? (count * blocks->targets * blocks->count + 3) / 4 * 4 : 0;
+// The maps of several layers, as many floats as keep what follows them aligned.
+int64_t layer_maps(const PoolParams* layers, int64_t count) {
+    return count > 1 ? (count * layers->targets * layers->count + 3) / 4 * 4 : 0;
 }
 
 // ----------------------------------------------------------------------------------------------------------- normalize
@@ -346,43 +265,43 @@ struct Range {
 };
 
 __device__ __forceinline__ Range range_of(ReduceMemory& memory, const float* map, int64_t count) {
-    Least least;
-    Greatest greatest;
+    Min lowest;
+    Max highest;
     Sum<int> bad;
-    for (int64_t n = threadIdx.x; n < count; n += kNormaliseThreads) {
+    for (int64_t n = threadIdx.x; n < count; n += kNormalizeThreads) {
         const float value = map[n];
-        least.value = min(least.value, ordered(value));
-        greatest.value = max(greatest.value, ordered(value));
+        lowest.value = min(lowest.value, ordered(value));
+        highest.value = max(highest.value, ordered(value));
         bad.value += !(value * 0.0f == 0.0f);
     }
-    reduce(memory, least, greatest, bad);
-    const float low = from_ordered(least.value), high = from_ordered(greatest.value);
+    reduce(memory, lowest, highest, bad);
+    const float low = from_ordered(lowest.value), high = from_ordered(highest.value);
     return {low, high - low + 1e-8f, bad.value == 0};
 }
 
-// out [targets, count], the mean of raw [blocks, targets, count] (`out` itself if there is one block only).
-__global__ void __launch_bounds__(kNormaliseThreads)
-    pool_normalise(const float* raw, float* out, int32_t* flags, int64_t blocks, int64_t targets, int64_t count) {
+// out [targets, count], the mean of raw [layers, targets, count] (`out` itself for one layer).
+__global__ void __launch_bounds__(kNormalizeThreads)
+    pool_normalize(const float* raw, float* out, int32_t* flags, int64_t layers, int64_t targets, int64_t count) {
     __shared__ ReduceMemory memory;
     const int64_t t = blockIdx.x;
     float* map = out + t * count;
     bool finite = true;
-    for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t b = 0; b < layers; ++b) {
         const float* from = raw + (b * targets + t) * count;
         const Range range = range_of(memory, from, count);
         finite = finite && range.finite;
         // what a thread reads of `map` it wrote itself
-        for (int64_t n = threadIdx.x; n < count; n += kNormaliseThreads) {
+        for (int64_t n = threadIdx.x; n < count; n += kNormalizeThreads) {
             const float value = finite ? (from[n] - range.low) / range.span : 0;
-            if (blocks == 1)
+            if (layers == 1)
                 map[n] = value;
             else
-                map[n] = (b == 0 ? 0 : map[n]) + value / static_cast<float>(blocks);
+                map[n] = (b == 0 ? 0 : map[n]) + value / static_cast<float>(layers);
         }
     }
-    if (blocks > 1) {
+    if (layers > 1) {
         const Range range = range_of(memory, map, count);
-        for (int64_t n = threadIdx.x; n < count; n += kNormaliseThreads)
+        for (int64_t n = threadIdx.x; n < count; n += kNormalizeThreads)
             map[n] = finite ? (map[n] - range.low) / range.span : 0;
     }
     if (threadIdx.x == 0 && flags) flags[t] = !finite;
@@ -390,32 +309,32 @@ __global__ void __launch_bounds__(kNormaliseThreads)
 
 }  // namespace
 
-int64_t pool_workspace(const PoolParams* blocks, int64_t count) {
+int64_t pool_workspace(const PoolParams* layers, int64_t count) {
     int64_t weights = 0;
     for (int64_t b = 0; b < count; ++b)
-        if (uses_weights(blocks[b].aggregation))
+        if (uses_weights(layers[b].aggregation))
             weights = std::max(weights,
-                               blocks[b].targets * weight_stride(blocks[b].channels) * (1 + weight_parts(blocks[b])));
-    return weights + block_maps(blocks, count);
+                               layers[b].targets * weight_stride(layers[b].channels) * (1 + weight_parts(layers[b])));
+    return weights + layer_maps(layers, count);
 }
 
-cudaError_t pool(const PoolParams* blocks, int64_t count, float* workspace, int32_t* flags, cudaStream_t stream) {
-    const PoolParams& first = *blocks;
+cudaError_t pool(const PoolParams* layers, int64_t count, float* workspace, int32_t* flags, cudaStream_t stream) {
+    const PoolParams& first = *layers;
     const int64_t size = first.targets * first.count;
     if (size == 0) return cudaSuccess;
     float* maps = count > 1 ? workspace : first.out;
-    float* weights = workspace + block_maps(blocks, count);
+    float* weights = workspace + layer_maps(layers, count);
     for (int64_t b = 0; b < count; ++b) {
-        PoolParams p = blocks[b];
+        PoolParams p = layers[b];
         p.out = maps + b * size;
         p.weights = weights;
         float* partial = weights + p.targets * weight_stride(p.channels);
-        const cudaError_t error = p.dtype == Dtype::float32    ? launch_block_of<Float32>(p, partial, stream)
-                                  : p.dtype == Dtype::bfloat16 ? launch_block_of<BFloat16>(p, partial, stream)
-                                                               : launch_block_of<Float16>(p, partial, stream);
+        const cudaError_t error = p.dtype == Dtype::float32    ? launch_layer_of<Float32>(p, partial, stream)
+                                  : p.dtype == Dtype::bfloat16 ? launch_layer_of<BFloat16>(p, partial, stream)
+                                                               : launch_layer_of<Float16>(p, partial, stream);
         if (error != cudaSuccess) return error;
     }
-    return launch(pool_normalise, dim3(static_cast<unsigned>(first.targets)), dim3(kNormaliseThreads), 0, stream,
+    return launch(pool_normalize, dim3(static_cast<unsigned>(first.targets)), dim3(kNormalizeThreads), 0, stream,
                   static_cast<const float*>(maps), first.out, flags, count, first.targets, first.count);
 }
 

@@ -1,4 +1,4 @@
-// Reductions over a warp and over a block. Whatever the order in which warps come, the bits are the same.
+// Reductions over a warp and over a thread block. Bitwise identical for any order of the warps.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -21,7 +21,7 @@ __device__ __forceinline__ int warp_sum(int value) {
 #endif
 }
 
-__device__ __forceinline__ int warp_least(int value) {
+__device__ __forceinline__ int warp_min(int value) {
 #if defined(__CUDA_ARCH__)
     return __reduce_min_sync(kWarp, value);
 #else
@@ -56,21 +56,21 @@ struct Sum {
     }
 };
 
-struct Least {
+struct Min {
     int value = INT_MAX;
 
-    __device__ __forceinline__ void over_warp() { value = warp_least(value); }
+    __device__ __forceinline__ void over_warp() { value = warp_min(value); }
 };
 
-struct Greatest {
+struct Max {
     int value = INT_MIN;
 
-    __device__ __forceinline__ void over_warp() { value = ~warp_least(~value); }
+    __device__ __forceinline__ void over_warp() { value = ~warp_min(~value); }
 };
 
 constexpr int kMaxParts = 6;
 
-// Room for one part, of whichever type.
+// Memory for one part of any type.
 struct Slot {
     int64_t bits;
 
@@ -85,7 +85,7 @@ struct ReduceMemory {
     Slot partial[kMaxParts][kMaxWarps], total[kMaxParts];
 };
 
-// By the whole block: every part becomes the block's.
+// Called by the whole thread block. Reduces every part over it.
 template <class... Parts>
 __device__ __forceinline__ void reduce(ReduceMemory& memory, Parts&... parts) {
     static_assert(sizeof...(Parts) <= kMaxParts);

@@ -99,24 +99,25 @@ template <int C>
 __device__ __forceinline__ void gate(Cells<C>& cells, const View& view, const Arguments& args, float* map, float* other,
                                      Memory& memory) {
     Moments moments;
-    Sum<int> lit;
-    Least least;
-    Greatest greatest;
+    Sum<int> nonzero;
+    Min lowest;
+    Max highest;
     const float shift = args.settings.gating_dim;  // any value near the mean
     cells.each([&](float& z, int) {
         moments.add(z, shift);
         if (z != 0) {
-            ++lit.value;
-            least.value = min(least.value, ordered(z));
-            greatest.value = max(greatest.value, ordered(z));
+            ++nonzero.value;
+            lowest.value = min(lowest.value, ordered(z));
+            highest.value = max(highest.value, ordered(z));
         }
     });
-    reduce(memory.reduce, moments.sum, moments.squares, lit, least, greatest);
-    float zeta = kNanProbe;
-    if (lit.value > 0) {
+    reduce(memory.reduce, moments.sum, moments.squares, nonzero, lowest, highest);
+    float zeta = kMinLevel;
+    if (nonzero.value > 0) {
         const double percent = gating_percent(args.settings, static_cast<float>(moments.mean(view.cells, shift)),
                                               static_cast<float>(moments.std(view.cells)));
-        const Request request{percentile_position(lit.value, percent), least.value, greatest.value, 0, lit.value};
+        const Request request{percentile_position(nonzero.value, percent), lowest.value, highest.value, 0,
+                              nonzero.value};
         float found[1];
         select(memory.select, {request}, found, [&](auto take) {
             cells.each([&](float& z, int) {
@@ -138,30 +139,31 @@ template <int C>
 __device__ __forceinline__ float background(Cells<C>& cells, const View& view, const RefineSettings& s,
                                             Memory& memory) {
     Sum<float> sum;
-    Sum<int> lit;
-    Least least;
-    Greatest greatest;
+    Sum<int> positive;
+    Min lowest;
+    Max highest;
     cells.each([&](float& z, int) {
         sum.value += z > 0 ? z : 0;
-        lit.value += z > 0;
-        least.value = min(least.value, ordered(z));
-        greatest.value = max(greatest.value, ordered(z));
+        positive.value += z > 0;
+        lowest.value = min(lowest.value, ordered(z));
+        highest.value = max(highest.value, ordered(z));
     });
-    reduce(memory.reduce, sum, lit, least, greatest);
-    const int n = view.cells, dark = n - lit.value;
-    if (lit.value == 0) return kNanProbe;
-    const Request median{median_of_positive(n, lit.value), max(least.value, 1), greatest.value, dark, lit.value};
+    reduce(memory.reduce, sum, positive, lowest, highest);
+    const int n = view.cells, nonpositive = n - positive.value;
+    if (positive.value == 0) return kMinLevel;
+    const Request median{median_of_positive(n, positive.value), max(lowest.value, 1), highest.value, nonpositive,
+                         positive.value};
     // of whichever sign it is: a map may be full of equal zeros, which a histogram counts one by one
-    Request p60{percentile_position(n, 60), median.low, median.high, dark, lit.value};
-    if (p60.at.below < dark) p60 = {p60.at, least.value, 0, 0, dark};
+    Request p60{percentile_position(n, 60), median.low, median.high, nonpositive, positive.value};
+    if (p60.at.below < nonpositive) p60 = {p60.at, lowest.value, 0, 0, nonpositive};
     float found[2];
     select(memory.select, {median, p60}, found,
            [&](auto take) { cells.each([&](float& z, int) { take(ordered(z)); }); });
-    return background_level(s, found[0], found[1], sum.value / static_cast<float>(lit.value),
-                            from_ordered(greatest.value));
+    return background_level(s, found[0], found[1], sum.value / static_cast<float>(positive.value),
+                            from_ordered(highest.value));
 }
 
-// SICD. The least of z is 0, its greatest `top`.
+// SICD. The minimum of z is 0, its maximum `top`.
 template <int C>
 __device__ __forceinline__ void debias(Cells<C>& cells, const View& view, const RefineSettings& s, float repetition,
                                        float top, Memory& memory) {
@@ -174,8 +176,8 @@ __device__ __forceinline__ void debias(Cells<C>& cells, const View& view, const 
     // extremes of both.
     Sum<float> sum;
     Sum<int> count;
-    Greatest dim;
-    Least bright;
+    Max dim;
+    Min bright;
     cells.each([&](float& z, int) {
         const bool high = z > instance.high;
         sum.value += high ? z : 0;
@@ -187,17 +189,18 @@ __device__ __forceinline__ void debias(Cells<C>& cells, const View& view, const 
     });
     reduce(memory.reduce, sum, count, dim, bright);
     const float highs = static_cast<float>(count.value), rest = static_cast<float>(view.cells - count.value);
-    const float energy = highs * (instance.of_high * instance.of_high) + rest * (instance.of_all * instance.of_all);
+    const float energy =
+        highs * (instance.level_high * instance.level_high) + rest * (instance.level_all * instance.level_all);
     if (energy == 0) return;
     const float projection =
-        sum.value * instance.of_high + (static_cast<float>(moments.sum.value) - sum.value) * instance.of_all;
+        sum.value * instance.level_high + (static_cast<float>(moments.sum.value) - sum.value) * instance.level_all;
     const float alpha = instance_share(s, projection, energy);
-    float least = instance.removed(0, alpha), greatest = instance.removed(from_ordered(dim.value), alpha);
+    float lowest = instance.removed(0, alpha), highest = instance.removed(from_ordered(dim.value), alpha);
     if (count.value > 0) {
-        least = fminf(least, instance.removed(from_ordered(bright.value), alpha));
-        greatest = fmaxf(greatest, instance.removed(top, alpha));
+        lowest = fminf(lowest, instance.removed(from_ordered(bright.value), alpha));
+        highest = fmaxf(highest, instance.removed(top, alpha));
     }
-    if (keeps_map(s, greatest - least, top)) return;
+    if (keeps_map(s, highest - lowest, top)) return;
     cells.each([&](float& z, int) { z = instance.removed(z, alpha); });
 }
 
@@ -222,7 +225,7 @@ __global__ void __launch_bounds__(Wide ? kWideThreads : kNarrowThreads)
 
     for (int i = thread; i < kMaxRequests * kBins; i += blockDim.x) memory.select.histogram[i / kBins][i % kBins] = 0;
     Moments moments;
-    Greatest greatest;
+    Max highest;
     Sum<int> bad;
     const bool adaptive = s.denoise == Denoise::rank && s.kernel_size == 0;
     const float shift = x[0];
@@ -230,13 +233,13 @@ __global__ void __launch_bounds__(Wide ? kWideThreads : kNarrowThreads)
         const float value = x[i];
         map[i] = value;
         bad.value += value * 0.0f != 0;
-        greatest.value = max(greatest.value, ordered(value));
+        highest.value = max(highest.value, ordered(value));
         if (adaptive) moments.add(value, shift);
     });
     if (adaptive)
-        reduce(memory.reduce, greatest, bad, moments.sum, moments.squares);
+        reduce(memory.reduce, highest, bad, moments.sum, moments.squares);
     else
-        reduce(memory.reduce, greatest, bad);
+        reduce(memory.reduce, highest, bad);
     if (thread == 0 && args.flags) args.flags[index] = bad.value != 0;
     float* out = args.out + offset;
     if (bad.value != 0) {
@@ -245,23 +248,23 @@ __global__ void __launch_bounds__(Wide ? kWideThreads : kNarrowThreads)
     }
 
     cells.hold(denoise<C, Wide>(cells, view, args, moments.std(view.cells), map, other));
-    // the identity smoothing of the released code leaves nothing to gate
+    // with the identity smoothing of the official code, DACG changes nothing
     if (s.gating && s.gating_sigma > 0) gate(cells, view, args, map, other, memory);
     if (s.attenuation) {
         const float delta = background(cells, view, s, memory);
         cells.each([&](float& z, int) { z = attenuated(z, delta, s.attenuation_floor); });
     }
 
-    const float ceiling = from_ordered(greatest.value);
-    Least least;
-    Greatest top;
+    const float ceiling = from_ordered(highest.value);
+    Min lowest;
+    Max top;
     cells.each([&](float& z, int) {
         z = clipped(z, ceiling);
-        least.value = min(least.value, ordered(z));
+        lowest.value = min(lowest.value, ordered(z));
         top.value = max(top.value, ordered(z));
     });
-    reduce(memory.reduce, least, top);
-    const float low = from_ordered(least.value), high = from_ordered(top.value), span = span_of(low, high);
+    reduce(memory.reduce, lowest, top);
+    const float low = from_ordered(lowest.value), high = from_ordered(top.value), span = span_of(low, high);
     cells.each([&](float& z, int) { z = (z - low) / span; });
     if (s.debiasing) {
         const float repetition = args.repetitions ? args.repetitions[index] : args.repetition;

@@ -1,4 +1,4 @@
-// refine and rank_filter on the GPU: one launch each, on the given stream, nothing allocated and nothing waited for.
+// refine and rank_filter on the GPU: one launch each, on the given stream. Neither allocates nor synchronizes.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,8 +11,8 @@ namespace dcam::cuda {
 constexpr int64_t kMaxCells = 16384;
 
 // `maps`, `out`, `flags` and `repetitions` are device pointers. `grids` and `offsets` are host pointers, read before
-// the call returns: they travel as kernel arguments, which neither waits nor leaves anything behind that a captured
-// graph would need. Ragged batches take a launch per 128 maps. More cells than kMaxCells: cudaErrorInvalidValue.
+// the call returns: they are passed as kernel arguments, so that nothing is copied and a captured graph
+// needs no host memory. Ragged batches take a launch per 128 maps. More cells than kMaxCells: cudaErrorInvalidValue.
 cudaError_t refine(const RefineParams& params, cudaStream_t stream);
 
 // Device pointers; maps of any size; `out` must not overlap `maps`.

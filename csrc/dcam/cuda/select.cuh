@@ -1,5 +1,5 @@
-// Order statistics of the values that a block holds in its registers. A histogram over the integers that the floats
-// are ordered by narrows the range to a thousandth, until a warp can rank what is left: all exact.
+// Order statistics of the values that a thread block holds in its registers. A histogram over the integers that the
+// floats are ordered by narrows the range to a thousandth, until a warp can rank what is left: all exact.
 #pragma once
 
 #include <climits>
@@ -12,7 +12,7 @@ namespace dcam::cuda {
 constexpr int kBins = 1024;
 constexpr int kMaxRequests = 2;
 
-// Wanted: the value `at` of n ordered keys, of which `under` are less than `low` and `inside` are low..high.
+// Request for the value `at` of n ordered keys, of which `under` are less than `low` and `inside` are low..high.
 struct Request {
     Position at;
     int low, high, under, inside;
@@ -33,7 +33,7 @@ __device__ __forceinline__ int bin_shift(const Request& r) {
     return span < kBins ? 0 : 22 - __clz(static_cast<int>(span));
 }
 
-// By one warp: the request's range becomes the bin that its value lies in.
+// Called by one warp: the request's range becomes the bin that its value lies in.
 __device__ __forceinline__ void narrow_range(Request& request, int* histogram) {
     const Request r = request;
     const int lane = threadIdx.x & 31, target = static_cast<int>(r.at.below) - r.under;
@@ -57,26 +57,26 @@ __device__ __forceinline__ void narrow_range(Request& request, int* histogram) {
     request.inside = inside;
 }
 
-// By one warp: the value among the keys found in the range, or between two of them.
+// Called by one warp: the value among the keys found in the range, or between two of them.
 __device__ __forceinline__ float rank_found(const Request& r, const int* found, int above) {
     const int lane = threadIdx.x & 31, rank = static_cast<int>(r.at.below) - r.under;
     int low = r.low, next = r.low;
     if (r.low != r.high) {
-        const int mine = lane < r.inside ? found[lane] : INT_MAX;
+        const int own_key = lane < r.inside ? found[lane] : INT_MAX;
         int order = 0;
         for (int j = 0; j < 32; ++j) {
-            const int other = __shfl_sync(kWarp, mine, j);
-            order += other < mine || (other == mine && j < lane);
+            const int other = __shfl_sync(kWarp, own_key, j);
+            order += other < own_key || (other == own_key && j < lane);
         }
-        low = __shfl_sync(kWarp, mine, __ffs(__ballot_sync(kWarp, order == rank)) - 1);
-        next = __shfl_sync(kWarp, mine, (__ffs(__ballot_sync(kWarp, order == rank + 1)) - 1) & 31);
+        low = __shfl_sync(kWarp, own_key, __ffs(__ballot_sync(kWarp, order == rank)) - 1);
+        next = __shfl_sync(kWarp, own_key, (__ffs(__ballot_sync(kWarp, order == rank + 1)) - 1) & 31);
     }
     if (rank + 1 >= r.inside) next = above;
     const float value = from_ordered(low);
     return r.at.share == 0 ? value : value + r.at.share * (from_ordered(next) - value);
 }
 
-// By the whole block. `each(f)` calls f with the key of every value that this thread holds.
+// Called by the whole thread block. `each(f)` calls f with the key of every value that this thread holds.
 template <int R, class Each>
 __device__ __forceinline__ void select(SelectMemory& memory, const Request (&requests)[R], float (&results)[R],
                                        Each each) {
@@ -124,7 +124,7 @@ __device__ __forceinline__ void select(SelectMemory& memory, const Request (&req
     });
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-        above[r] = warp_least(above[r]);
+        above[r] = warp_min(above[r]);
         if (lane == 0) atomicMin(&memory.above[r], above[r]);
     }
     __syncthreads();

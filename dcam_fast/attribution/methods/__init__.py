@@ -1,4 +1,4 @@
-"""The methods: one file for each kind, their settings by name in `presets`."""
+"""Attribution methods: one file for each class; `presets` holds their settings by name."""
 
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.attribution.methods.presets import METHODS, method_named

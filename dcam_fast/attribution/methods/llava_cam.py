@@ -1,39 +1,43 @@
-"""LLaVA-CAM (arXiv 2406.06579): activations weighted by their pooled positive gradients, cut at half the maximum; plain
-and smoothed over noisy images (Smooth-CAM)."""
+"""LLaVA-CAM (arXiv 2406.06579): activations weighted by their pooled positive gradients, with values under half the
+maximum set to 0, and its Smooth-CAM variant, a mean over noisy images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.answer_states import State
-from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
+from dcam_fast.attribution.by_word import mean_by_word, word_index
 from dcam_fast.attribution.engine import CHUNK, capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets
 from dcam_fast.config import RAW, RefineConfig
-from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import Word
 
 
 @dataclass(frozen=True)
 class LlavaCam:
-    """The gradient is that of the summed own logits of a word's tokens, or of the whole answer's, as published, which
-    gives all words the same map.
+    """Maps from the gradient of summed logits.
 
     Attributes:
-        state, layers, profile: as in `GradientCAM`.
-        scope: whose tokens' logits are summed.
+        state: the answer state of the pass (`dcam_fast.attribution.answer_states`).
+        scope: `"word"`: the logits of the word's tokens are summed. `"answer"`: those of the whole answer, as in the
+            paper, which gives all words the same map.
+        target_layers: the layers whose maps are averaged, ascending. None: the adapter's default layers.
         threshold: values under this share of the maximum become 0.
-        runs: noisy images that the map is a mean over; 0: the image itself.
-        noise: standard deviation of the Gaussian noise on the image, whose values go from 0 to 1.
+        runs: number of noisy images that the map is averaged over. 0: the image itself.
+        noise: standard deviation of the Gaussian noise on image values in 0..1.
         seed: of the noise.
+        profile: how the map is refined.
 
-    Raises ValueError where one of them cannot be.
+    Raises:
+        ValueError: for an unknown scope, or if `threshold`, `runs` or `noise` is negative.
     """
 
     state: State = "final"
@@ -52,44 +56,39 @@ class LlavaCam:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"LlavaCam: {name} must be at least 0, got {getattr(self, name)}")
 
-    def raw_maps(
-        self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
-    ) -> Tensor:
-        """See `dcam_fast.attribution.AttributionMethod.raw_maps`."""
+    def raw_maps(self, answer: Answer, words: Sequence[Word]) -> Tensor:
+        """See `AttributionMethod.raw_maps`."""
         explained = words
         if self.scope == "answer" and words:
-            explained = [Word("", tuple(range(trajectory.length)))]
+            explained = [Word("", tuple(range(answer.trajectory.length)))]
         if self.runs:
             rng = np.random.default_rng(self.seed)
-            images = (_noisy(inputs.image, self.noise, rng) for _ in range(self.runs))
-            encoded = (adapter.encode(image, inputs.prompt) for image in images)
-            runs = [self._weighted(adapter, one, trajectory, explained, view) for one in encoded]
-            maps = torch.stack(runs).mean(0)
+            images = (_noisy(answer.inputs.image, self.noise, rng) for _ in range(self.runs))
+            noisy = (replace(answer, inputs=answer.adapter.encode(image, answer.inputs.prompt)) for image in images)
+            maps = torch.stack([self._weighted(run, explained) for run in noisy]).mean(0)
         else:
-            maps = self._weighted(adapter, inputs, trajectory, explained, view)
+            maps = self._weighted(answer, explained)
         maps = maps / maps.amax(1, keepdim=True).clamp(min=1e-8)
         maps = torch.where(maps < self.threshold, 0, maps)
-        return maps.expand(len(words), -1).reshape(-1, *view.cells.shape)
+        return maps.expand(len(words), -1).reshape(-1, *answer.view.cells.shape)
 
-    def _weighted(
-        self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
-    ) -> Tensor:
-        """``max(mean_d A w, 0)`` with ``w = mean_n max(G, 0)``, float32 ``[len(words), N]``; mean over layers."""
-        layers = adapter.default_layers if self.target_layers is None else self.target_layers
-        cells, owners = view.cells.flatten(), word_index(words).to(adapter.device)
-        positions = positions_of(words).to(adapter.device)
-        targets = build_targets(trajectory, positions, self.state, adapter.mask_token)
-        maps = view.boxes.new_zeros(len(words), len(cells))
+    def _weighted(self, answer: Answer, words: Sequence[Word]) -> Tensor:
+        """Mean over layers of `max(mean_d A w, 0)` with `w = mean_n max(G, 0)`, float32 `[len(words), N]`."""
+        adapter, layers, cells = answer.adapter, answer.layers(self.target_layers), answer.view.cells.flatten()
+        targets = build_targets(answer.trajectory, answer.positions(words), self.state, adapter.mask_token)
+        maps = answer.zeros(len(words)).flatten(1)
         if not words:
             return maps
+        indices = word_index(words).to(adapter.device)
+        passes = (capture(adapter, answer.inputs, chunk, layers, "logit") for chunk in targets.chunks(CHUNK))
         chunks = [
-            [(c.activations[:, cells].float(), c.gradients[:, cells].float()) for c in captured]
-            for captured in (capture(adapter, inputs, chunk, layers, "logit") for chunk in targets.chunks(CHUNK))
+            [(layer.activations[:, cells].float(), layer.gradients[:, cells].float()) for layer in captured]
+            for captured in passes
         ]
         for pairs in zip(*chunks, strict=True):
             A, G = (torch.cat(parts) for parts in zip(*pairs, strict=True))
             # the gradient of a sum is the sum of the gradients
-            summed = G.new_zeros(len(words), *G.shape[1:]).index_add(0, owners, G)
+            summed = G.new_zeros(len(words), *G.shape[1:]).index_add(0, indices, G)
             weights = summed.clamp(min=0).mean(1)
             maps += torch.einsum("wnd,wd->wn", mean_by_word(A, words), weights).clamp(min=0) / G.shape[2]
         return maps / len(layers)

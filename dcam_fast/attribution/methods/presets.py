@@ -1,4 +1,4 @@
-"""The methods by name: settings of Diffusion-CAM's family, and the baselines it is compared with."""
+"""The methods by name: Diffusion-CAM and the baselines it is compared with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dcam_fast.attribution.methods.random import Random
 from dcam_fast.attribution.methods.tam import Tam
 from dcam_fast.config import RAW, RELEASED
 
-# Diffusion-CAM (arXiv 2604.11005) with this package's settings, and with the paper's.
+# Diffusion-CAM (arXiv 2604.11005) with this package's settings, and as published
 DIFFUSION_CAM: Final = GradientCAM()
 PUBLISHED: Final = GradientCAM(
     objective="contrast_sum", state="final", aggregation="pooled", target_layers=(0,), profile=RELEASED
@@ -42,8 +42,13 @@ METHODS: Final[dict[str, AttributionMethod]] = {
 
 
 def method_named(method: str | AttributionMethod) -> AttributionMethod:
-    """The method itself, or the one of that name; ValueError for a name there is none of, TypeError for no method."""
-    need = f"explain: method must be one of {', '.join(METHODS)} or a GradientCAM"
+    """A method by name, or the method itself.
+
+    Raises:
+        ValueError: for an unknown name.
+        TypeError: for something that is not a method.
+    """
+    need = f"explain: method must be one of {', '.join(METHODS)} or an AttributionMethod"
     if isinstance(method, str):
         if method not in METHODS:
             raise ValueError(f"{need}, got {method!r}")

@@ -1,29 +1,44 @@
-"""What every method of making maps has in common."""
+"""The interface that every attribution method implements."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
+from dcam_fast.attribution.answer import Answer
 from dcam_fast.config import RefineConfig
-from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import Word
 
 
 class AttributionMethod(Protocol):
-    """A way to make a map for each word of an answer. Instances are frozen dataclasses: their fields are all that
-    distinguishes one method of a kind from another."""
+    """How to make a map for each word of an answer.
+
+    Instances are frozen dataclasses: two methods of one class with equal fields make equal maps. The page
+    docs/adding-a-method.md builds one.
+    """
 
     @property
     def target_layers(self) -> tuple[int, ...] | None:
-        """The layers that are explained, ascending; None: the adapter's choice."""
+        """The layers that are explained, ascending. None: the adapter's default layers."""
 
     @property
     def profile(self) -> RefineConfig:
-        """How the raw maps are refined unless the caller says otherwise."""
+        """How raw maps are refined unless the caller chooses another profile."""
 
-    def raw_maps(
-        self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
-    ) -> Tensor:
-        """Raw maps float32 ``[len(words), h, w]``, at least 0, over one view of the image."""
+    def raw_maps(self, answer: Answer, words: Sequence[Word]) -> Tensor:
+        """Raw maps of some words of an answer.
+
+        It is called with autograd enabled, in the package's own torch modes (docs/production.md).
+
+        Args:
+            answer: model, encoded image and prompt, and the answer's trajectory.
+            words: the words to explain, each with the positions of its tokens. There may be none.
+
+        Returns:
+            float32 `[len(words), h, w]`, at least 0, over the cells of `answer.view`, on the model's device.
+
+        Raises:
+            AdapterError: if the model does not support the method.
+        """

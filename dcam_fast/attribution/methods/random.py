@@ -1,38 +1,37 @@
-"""Random maps: the lower end of every scale."""
+"""Random maps: the lower bound of every metric."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from dcam_fast.attribution.answer import Answer
 from dcam_fast.config import RAW, RefineConfig
-from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import Word
 
 
 @dataclass(frozen=True)
 class Random:
-    """Uniform noise; the same for the same seed and image.
+    """Uniform noise, equal for equal seed and image.
 
     Attributes:
         seed: of the noise.
-        target_layers, profile: as in `AttributionMethod`; no layer is read.
+        target_layers: unused.
+        profile: how the map is refined.
     """
 
     seed: int = 0
     target_layers: tuple[int, ...] | None = None
     profile: RefineConfig = RAW
 
-    def raw_maps(
-        self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
-    ) -> Tensor:
-        """See `dcam_fast.attribution.AttributionMethod.raw_maps`."""
-        generator = torch.Generator().manual_seed(zlib.crc32(inputs.image.tobytes(), self.seed))
-        # one map per answer position, so that a word's map does not depend on which other words are explained
-        noise = torch.rand(len(trajectory.tokens), *view.cells.shape, generator=generator)
+    def raw_maps(self, answer: Answer, words: Sequence[Word]) -> Tensor:
+        """See `AttributionMethod.raw_maps`."""
+        generator = torch.Generator().manual_seed(zlib.crc32(answer.inputs.image.tobytes(), self.seed))
+        # one map for each answer position: a word's map does not depend on the other words explained
+        noise = torch.rand(len(answer.trajectory.tokens), *answer.view.cells.shape, generator=generator)
         first = torch.tensor([word.positions[0] for word in words], dtype=torch.int64)
-        return noise[first].to(adapter.device)
+        return noise[first].to(answer.adapter.device)

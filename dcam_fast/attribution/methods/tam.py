@@ -1,20 +1,20 @@
-"""TAM, token activation maps (arXiv 2506.23270): the logit of a word's own token read at every cell of the image,
-cleared of what other words of the answer explain. No gradient."""
+"""TAM, token activation maps (arXiv 2506.23270): the logit of a word's own token at every image cell, less what other
+words of the answer explain. No gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dcam_fast import ops
+from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.answer_states import canvases
-from dcam_fast.attribution.by_word import mean_by_word, positions_of
+from dcam_fast.attribution.by_word import mean_by_word
 from dcam_fast.config import RAW, RefineConfig
-from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import Word
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Tam:
     """Maps of the finished answer, from one forward pass.
 
     Attributes:
-        target_layers: no map depends on it.
-        kernel_size: side of the rank-Gaussian filter.
-        profile: what refines the map behind that filter.
+        target_layers: unused.
+        kernel_size: side of the rank-Gaussian filter, in cells.
+        profile: how the map is refined after that filter.
     """
 
     target_layers: tuple[int, ...] | None = None
@@ -32,33 +32,35 @@ class Tam:
     profile: RefineConfig = RAW
 
     @torch.no_grad()
-    def raw_maps(
-        self, adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory, words: Sequence[Word], view: ImageView
-    ) -> Tensor:
-        """See `dcam_fast.attribution.AttributionMethod.raw_maps`."""
+    def raw_maps(self, answer: Answer, words: Sequence[Word]) -> Tensor:
+        """See `AttributionMethod.raw_maps`."""
         if not words:
-            return view.boxes.new_zeros(0, *view.cells.shape)
-        answer = trajectory.tokens[: trajectory.length]
-        finished = canvases(trajectory, trajectory.steps.new_zeros(1), "final", adapter.mask_token)
+            return answer.zeros(0)
+        adapter, inputs, cells, tokens = answer.adapter, answer.inputs, answer.view.cells, answer.tokens
+        finished = canvases(answer.trajectory, tokens.new_zeros(1), "final", adapter.mask_token)
         hidden = adapter.embed(inputs, finished)
         for index in range(adapter.num_layers - 1):
             hidden = adapter.layer(index, hidden, inputs)
-        cells = adapter.image_logits(hidden, view.cells.flatten(), answer, inputs)[0].T
-        rows = torch.arange(len(answer), device=answer.device)[None]
+        cell_logits = adapter.image_logits(hidden, cells.flatten(), tokens, inputs)[0].T
+        rows = torch.arange(len(tokens), device=tokens.device)[None]
         logits = adapter.logits(adapter.layer(adapter.num_layers - 1, hidden, inputs), rows, inputs)[0]
-        scores = logits[:, answer].T  # [t, j]: token t's class read at position j
-        texts = [adapter.decode(answer[i : i + 1]).strip() for i in range(len(answer))]
-        context, baselines = (mask.to(answer.device) for mask in context_of(texts, adapter.causal))
-        maps = activation_maps(cells, scores, context, baselines).view(-1, *view.cells.shape)
-        return mean_by_word(ops.rank_filter(maps[positions_of(words).to(answer.device)], self.kernel_size), words)
+        scores = logits[:, tokens].T  # [t, j]: token t's class read at position j
+        texts = [adapter.decode(token).strip() for token in tokens.split(1)]
+        context, baselines = (mask.to(tokens.device) for mask in context_of(texts, adapter.causal))
+        maps = activation_maps(cell_logits, scores, context, baselines).view(-1, *cells.shape)
+        return mean_by_word(ops.rank_filter(maps[answer.positions(words)], self.kernel_size), words)
 
 
 def context_of(texts: Sequence[str], causal: bool) -> tuple[Tensor, Tensor]:
-    """Of the tokens of an answer, bool ``[T, T]`` each, row t: those that token t is read with, on a causal model the
-    earlier ones, otherwise all others; and of them those of another text, which may interfere with it."""
+    """Context and interfering tokens of each token of an answer.
+
+    Returns:
+        Two bool `[T, T]`. Row `t` of the first marks the context of token `t`: the earlier tokens on a causal model,
+        else all other tokens. Row `t` of the second marks those of them with another text.
+    """
     count = len(texts)
-    everything = torch.ones(count, count, dtype=torch.bool)
-    context = everything.tril(-1) if causal else ~torch.eye(count, dtype=torch.bool)
+    others = ~torch.eye(count, dtype=torch.bool)
+    context = others.tril() if causal else others
     different = torch.tensor([[a != b for b in texts] for a in texts], dtype=torch.bool).view(count, count)
     return context, context & different
 
@@ -67,13 +69,14 @@ def activation_maps(cells: Tensor, scores: Tensor, context: Tensor, baselines: T
     """Estimated causal inference and joint normalization.
 
     Args:
-        cells: ``[T, N]``, logits of every answer token at the image's cells.
-        scores: ``[T, T]``, logits of token t (row) at answer position j.
-        context, baselines: bool ``[T, T]``, see `context_of`.
+        cells: `[T, N]`, logits of every answer token at the image cells.
+        scores: `[T, T]`, logits of token t (row) at answer position j.
+        context: bool `[T, T]`, the context of each token; see `context_of`.
+        baselines: bool `[T, T]`, the tokens of the context that may interfere.
 
     Returns:
-        ``[T, N]`` in 0..1: 0 and 1 are the extremes of a token's map and its scores at its context together, so a word
-        that rests on other words has a weak map.
+        `[T, N]` in 0..1, normalized by the extremes of a token's map and of its scores at its context together. A word
+        that depends on other words has a weak map.
     """
     maps, scores = cells.clamp(min=0), scores.clamp(min=0)
     weights = torch.where(baselines, scores, 0)

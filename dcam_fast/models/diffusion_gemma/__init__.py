@@ -1,1 +1,1 @@
-"""DiffusionGemma."""
+"""DiffusionGemma, an encoder with a decoder that denoises uniform noise."""

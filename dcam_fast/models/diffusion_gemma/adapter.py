@@ -1,14 +1,13 @@
-"""DiffusionGemma (``model_type`` diffusion_gemma), as transformers has it since 5.11.
+"""DiffusionGemma (`model_type` diffusion_gemma), from transformers 5.11 on.
 
-An encoder reads image and prompt; a decoder denoises a canvas of uniform noise and reads, in each of its blocks, the
-keys and values of the encoder's block of the same number. So block ``i`` here is both: the encoder's is the image
-stream's part and the decoder's the canvas's. What the encoder's last block puts out nobody reads, which is why it
-cannot be explained.
+An encoder processes image and prompt. A decoder denoises a canvas of uniform noise; each of its layers reads the keys
+and values of the encoder's layer with the same index. So layer `i` here is both: the encoder's layer is the image
+stream's part, the decoder's layer the canvas's. Nothing reads the output of the encoder's last layer, so that layer
+cannot be a target layer.
 
-Nothing of an answer is final before the last step: tokens are accepted, taken back and written again. A token counts as
-committed at the step from which on the model's best guess for its position stays what it is in the answer. Every step
-but the first also reads the guesses of the step before (self-conditioning); they are kept as the mean embeddings that
-the decoder makes of them, which are a hundredth of the logits' size.
+No token is final before the last step: tokens are accepted, revoked and written again. A token's step is the one from
+which on the model's best guess for its position is the token of the answer. Every step but the first also reads the
+guesses of the step before (self-conditioning). They are kept as mean embeddings, a hundredth of the logits' size.
 """
 
 from __future__ import annotations
@@ -23,37 +22,37 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache
 
 from dcam_fast.models.adapter import (
     NO_MASK,
-    Adapter,
     AdapterError,
     Hidden,
     ImageView,
     Inputs,
     Trajectory,
-    Word,
+    even_boxes,
+    rows_at,
 )
 from dcam_fast.models.checkpoint import load_model
-from dcam_fast.models.diffusion_gemma.generation import RandomNumbers, Record, recording
+from dcam_fast.models.diffusion_gemma.generation import GenerationRecord, RandomNumbers, recording
+from dcam_fast.models.pretrained import PretrainedAdapter
 from dcam_fast.models.stepping import stepwise
-from dcam_fast.models.text import decode, words_of
 
-TRANSFORMERS = "5.11.0"  # the first release with the family; run with it and with 5.23.0
+TRANSFORMERS = "5.11.0"  # the first release with the family
 
 
 @dataclass(frozen=True)
 class DiffusionGemmaInputs(Inputs):
-    """What the model gets.
+    """What the model needs.
 
     Attributes:
-        tokens: int64 ``[1, S]``, the prompt with a token for every image cell.
-        image_tokens: what the processor made of the image: patches and their positions.
-        embedded: ``[1, S, D]``, the same embedded.
-        masks: attention masks of the encoder by layer type; None where causal attention is all.
-        positions: int64 ``[1, S]``.
+        tokens: int64 `[1, S]`, the prompt with a token for every image cell.
+        image_tokens: the processor's output: patches and their positions.
+        embedded: `[1, S, D]`, embeddings of tokens and image.
+        masks: attention masks of the encoder by layer type; None for plain causal attention.
+        positions: int64 `[1, S]`.
     """
 
     tokens: Tensor
@@ -64,7 +63,7 @@ class DiffusionGemmaInputs(Inputs):
 
 
 class _Context:
-    """Keys and values ``[C, heads, S, d]`` of one block, as the decoder's attention reads them from a cache."""
+    """Keys and values `[C, heads, S, d]` of one layer, in the form of a cache of transformers."""
 
     is_compileable = False
 
@@ -73,10 +72,11 @@ class _Context:
         self.keys, self.values = keys, values
 
 
-class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
-    """Answers of one canvas, by transformers' own generation. Sampling is seeded, so the same question has the same
+class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
+    """Answers of one canvas, by the generation of transformers. Sampling is seeded, so the same question has the same
     answer."""
 
+    family = "diffusion_gemma"
     mask_token = NO_MASK
     default_prompt = "Describe the image."
     has_two_streams = True
@@ -84,24 +84,20 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
     def __init__(self, model: Any, tokenizer: Any, processor: Any, *, name: str, seed: int = 0) -> None:
         """
         Args:
-            model: a ``DiffusionGemmaForBlockDiffusion``; it is frozen.
+            model: a `DiffusionGemmaForBlockDiffusion`; it is frozen.
             tokenizer: with a chat template that writes the image token for an image.
             processor: the image processor.
             name: shown in results.
             seed: of the noise and the sampling.
+
+        Raises:
+            AdapterError: for a model of fewer than two layers.
         """
-        model.eval().requires_grad_(False)
-        self.model = model
-        self.tokenizer = tokenizer
+        # The decoder's layers have all the weights: the encoder's share theirs.
+        super().__init__(model, tokenizer, name=name, layers=model.model.decoder.layers)
         self.processor = processor
-        self.name = name
         self.seed = seed
-        self.device = next(model.parameters()).device
         self.config = model.config
-        self.num_layers: int = self.config.text_config.num_hidden_layers
-        if self.num_layers < 2:
-            raise AdapterError(f"diffusion_gemma: model must have at least two blocks, got {self.num_layers}")
-        self.default_layers = (min(self.num_layers - 2, self.num_layers * 2 // 3),)
         self._conditioning: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
     # ------------------------------------------------------------------------------------------------------- encoding
@@ -113,7 +109,7 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
         except ValueError as error:
             h, w = image.shape[:2]
             raise AdapterError(
-                f"diffusion_gemma: image must be one the model can take, got {h} x {w}: {error}"
+                f"diffusion_gemma: image must be one that the model can process, got {h} x {w}: {error}"
             ) from error
         patches = {name: pixels[name].to(self.device) for name in ("pixel_values", "image_position_ids")}
         pool = self.processor.pooling_kernel_size
@@ -125,7 +121,7 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
         features = encoder.get_image_features(**patches, return_dict=True).pooler_output
         embedded = encoder.get_input_embeddings()(tokens)
         embedded = embedded.masked_scatter(is_image[..., None], features.to(embedded.dtype))
-        # `encoder.forward` makes these as well but does not use them: without them an image would be read causally
+        # `encoder.forward` makes these masks but does not use them: without them, image attention would be causal
         masks = encoder.create_masks_for_generate(
             config=self.config,
             inputs_embeds=embedded,
@@ -134,10 +130,11 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
             position_ids=positions,
             mm_token_type_ids=is_image.long(),
         )
+        boxes = even_boxes(image.shape[:2], (h, w)).to(self.device)  # the image is resized to whole cells
         return DiffusionGemmaInputs(
             image=image,
             prompt=prompt,
-            views=(ImageView("image", is_image[0].nonzero().view(h, w), self._boxes(image, h, w)),),
+            views=(ImageView("image", is_image[0].nonzero().view(h, w), boxes),),
             side=min(h, w) * pool * self.processor.patch_size,
             tokens=tokens,
             image_tokens=patches,
@@ -145,13 +142,6 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
             masks=masks,
             positions=positions,
         )
-
-    def _boxes(self, image: NDArray[np.uint8], h: int, w: int) -> Tensor:
-        """The whole image is squeezed to whole cells, so that cells share it out evenly."""
-        y = torch.linspace(0, image.shape[0], h + 1)
-        x = torch.linspace(0, image.shape[1], w + 1)
-        corners = [edge.expand(h, w) for edge in (x[None, :-1], y[:-1, None], x[None, 1:], y[1:, None])]
-        return torch.stack(corners, -1).to(self.device)
 
     def _tokenize(self, prompt: str, cells: int) -> Tensor:
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
@@ -166,9 +156,9 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
             raise AdapterError(
                 f"diffusion_gemma: prompt must leave one image token to the chat template, got {tokens.count(image)}"
             )
-        at = tokens.index(image)
+        start = tokens.index(image)
         span = [self.config.boi_token_id, *[image] * cells, self.config.eoi_token_id]
-        return torch.tensor([[*tokens[:at], *span, *tokens[at + 1 :]]], device=self.device)
+        return torch.tensor([[*tokens[:start], *span, *tokens[start + 1 :]]], device=self.device)
 
     # ----------------------------------------------------------------------------------------------------- generation
 
@@ -186,18 +176,18 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
         return self._denoised(inputs, steps)
 
     def _denoised(self, inputs: DiffusionGemmaInputs, steps: int | None) -> Iterator[Trajectory]:
-        """transformers' generation cannot be stepped, so it waits in a thread between steps."""
+        """The generation of transformers cannot be stepped, so it waits in a thread between steps."""
         numbers = RandomNumbers(self.seed, self.device)
-        so_far = stepwise(lambda hand: self._generate(inputs, steps, hand))
+        trajectories = stepwise(lambda callback: self._generate(inputs, steps, callback))
         try:
             while True:
                 with numbers.drawn():
-                    trajectory = next(so_far, None)
+                    trajectory = next(trajectories, None)
                 if trajectory is None:
                     return
                 yield trajectory
         finally:
-            so_far.close()
+            trajectories.close()
 
     def _check_generation(self, steps: int | None, block_length: int | None) -> None:
         length = self.config.canvas_length
@@ -210,35 +200,35 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
 
     @torch.no_grad()
     def _generate(
-        self, inputs: DiffusionGemmaInputs, steps: int | None, hand: Callable[[Trajectory], None]
+        self, inputs: DiffusionGemmaInputs, steps: int | None, callback: Callable[[Trajectory], None]
     ) -> Trajectory:
-        """The finished trajectory; to ``hand`` goes what there is of it after every step but the last."""
-        ends = self._ends()
-        given = {} if steps is None else {"max_denoising_steps": steps}
+        """The finished trajectory. `callback` gets the trajectory so far after every step but the last."""
+        end_tokens = self._end_tokens()
+        options = {} if steps is None else {"max_denoising_steps": steps}
 
-        def step_over(record: Record) -> None:
-            hand(record.trajectory(ends))
+        def after_step(record: GenerationRecord) -> None:
+            callback(record.trajectory(end_tokens))
 
-        with recording(self.model.model.decoder, self._conditioning, step_over) as record:
+        with recording(self.model.model.decoder, self._conditioning, after_step) as record:
             out = self.model.generate(
                 inputs.tokens,
                 mm_token_type_ids=(inputs.tokens == self.config.image_token_id).long(),
                 max_new_tokens=self.config.canvas_length,
-                max_length=None,  # which would win over as many new tokens as the default, and ask for several canvases
-                cache_implementation="dynamic",  # whatever the checkpoint asks for: the replay reads such a one
+                max_length=None,  # it would take precedence over max_new_tokens and request several canvases
+                cache_implementation="dynamic",  # whatever the checkpoint says: the replay uses a dynamic cache
                 streamer=record,
                 **inputs.image_tokens,
-                **given,
+                **options,
             )
         del out
-        return record.trajectory(ends)
+        return record.trajectory(end_tokens)
 
-    def _ends(self) -> list[int]:
-        """The tokens that end a generation of transformers: those of its generation config alone."""
+    def _end_tokens(self) -> list[int]:
+        """The tokens that end a generation of transformers: those of the generation config alone."""
         end = self.model.generation_config.eos_token_id
         return list(end) if isinstance(end, list | tuple) else [] if end is None else [end]
 
-    # --------------------------------------------------------------------------------------------------------- blocks
+    # --------------------------------------------------------------------------------------------------------- layers
 
     def embed(self, inputs: DiffusionGemmaInputs, canvases: Tensor) -> Hidden:
         decoder, length = self.model.model.decoder, self.config.canvas_length
@@ -248,23 +238,17 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
             if number:
                 if number not in self._conditioning:
                     raise AdapterError(
-                        "embed: canvases must be of a trajectory that is still there, got one that is not"
+                        "embed: canvases must be of a trajectory that still exists, got one that does not"
                     )
                 known[row] = self._conditioning[number]
         return Hidden(inputs.embedded, decoder.self_conditioning(embedded, known))
-
-    def layer(self, index: int, hidden: Hidden, inputs: DiffusionGemmaInputs) -> Hidden:
-        if hidden.canvas is None:
-            raise AdapterError("block: hidden must have a canvas stream, got none")
-        image, context = self.prefix_layer(index, hidden.image, inputs)
-        return Hidden(image, self.canvas_layer(index, hidden.canvas, context, inputs))
 
     def prefix_layer(
         self, index: int, image: Tensor, inputs: DiffusionGemmaInputs
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         encoder = self.model.model.encoder.language_model
         layer, kind = encoder.layers[index], self.config.text_config.layer_types[index]
-        cache = DynamicCache(config=self.config.text_config)  # which keeps a sliding block's last keys only
+        cache = DynamicCache(config=self.config.text_config)  # keeps only the last keys of a sliding-window layer
         mask = inputs.masks[kind]
         options = {
             "position_embeddings": encoder.rotary_emb(image, inputs.positions, kind),
@@ -296,29 +280,17 @@ class DiffusionGemmaAdapter(Adapter[DiffusionGemmaInputs]):
     def logits(self, hidden: Hidden, rows: Tensor, inputs: DiffusionGemmaInputs) -> Tensor:
         if hidden.canvas is None:
             raise AdapterError("logits: hidden must have a canvas stream, got none")
-        asked = hidden.canvas.gather(1, rows[..., None].expand(-1, -1, hidden.canvas.shape[-1]))
+        answer = self.model.model.decoder.norm(rows_at(hidden.canvas, rows))
         cap = self.model.final_logit_softcapping
-        return torch.tanh(self.model.lm_head(self.model.model.decoder.norm(asked)).float() / cap) * cap
-
-    def layer_module(self, index: int) -> nn.Module:
-        """The decoder's; the encoder's has the same weights wherever it has any of its own."""
-        return self.model.model.decoder.layers[index]
-
-    # ----------------------------------------------------------------------------------------------------------- text
-
-    def words(self, trajectory: Trajectory) -> tuple[Word, ...]:
-        return words_of(self.tokenizer, trajectory.tokens[: trajectory.length])
-
-    def decode(self, tokens: Tensor) -> str:
-        return decode(self.tokenizer, tokens)
+        return torch.tanh(self.model.lm_head(answer).float() / cap) * cap
 
 
 def load_adapter(
     path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
 ) -> DiffusionGemmaAdapter:
-    """See `dcam_fast.models.load`. The family needs no remote code, and so runs none, trusted or not."""
+    """See `dcam_fast.models.load`. The family needs no code from the checkpoint and never runs any."""
     if attention is not None:
-        raise AdapterError(f"diffusion_gemma: attention must be the model's own, None, got {attention!r}")
+        raise AdapterError(f"diffusion_gemma: attention must be None, the model's own, got {attention!r}")
     try:
         from transformers import DiffusionGemmaForBlockDiffusion
         from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil

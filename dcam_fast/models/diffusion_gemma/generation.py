@@ -1,4 +1,4 @@
-"""How an answer of DiffusionGemma comes about: transformers' own generation, watched."""
+"""Records the generation of DiffusionGemma as transformers runs it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,32 @@ from torch import Tensor, nn
 
 from dcam_fast.models.adapter import OPEN, Trajectory
 
-_GENERATING = threading.Lock()  # transformers samples from the random numbers that all threads share
-_NUMBERS = itertools.count(1)  # of what canvases are conditioned on
+_GENERATING = threading.Lock()  # transformers samples from the random state that all threads share
+_NUMBERS = itertools.count(1)  # identify the embeddings that canvases are conditioned on
 
 
 @dataclass(frozen=True)
 class DiffusionGemmaTrajectory(Trajectory):
-    """``conditioning``: for every step the ``[L, D]`` mean embeddings of the guesses before it, None before the first.
-    The last column of ``canvases`` names them, for as long as the trajectory lives."""
+    """A trajectory with what each canvas is conditioned on.
+
+    Attributes:
+        conditioning: for every step the mean embeddings `[L, D]` of the guesses before it, None at the first step. The
+            last column of `canvases` holds their numbers, valid as long as the trajectory exists.
+    """
 
     conditioning: tuple[Tensor | None, ...] = ()
 
 
 @dataclass
-class Record:
-    """What one generation goes through: canvases ``[L]``, what they are conditioned on and its number (0: nothing),
-    best guesses ``[L]``."""
+class GenerationRecord:
+    """The steps of one generation. It is a streamer of transformers (`put`, `put_draft`, `end`).
+
+    Attributes:
+        canvases: int64 `[L]`, the decoder's input at each step.
+        conditioning: `[L, D]` or None, what each canvas is conditioned on.
+        numbers: of each conditioning, 0 for none.
+        guesses: int64 `[L]`, the best guesses of each step.
+    """
 
     canvases: list[Tensor] = field(default_factory=list)
     conditioning: list[Tensor | None] = field(default_factory=list)
@@ -37,30 +47,30 @@ class Record:
     guesses: list[Tensor] = field(default_factory=list)
 
     def put(self, value: Tensor) -> None:
-        """Of a streamer: prompt and finished canvases, which are known anyway."""
+        """Ignores the prompt and the finished canvas."""
 
     def put_draft(self, value: Tensor) -> None:
-        """Of a streamer: the best guesses of a step."""
+        """Records the best guesses of a step."""
         self.guesses.append(value[0])
 
     def end(self) -> None:
-        """Of a streamer."""
+        """Called at the end of the generation."""
 
-    def trajectory(self, ends: Sequence[int]) -> DiffusionGemmaTrajectory:
-        """How the answer has come about by the last step that is over. ``ends``: the tokens that end an answer."""
+    def trajectory(self, end_tokens: Sequence[int]) -> DiffusionGemmaTrajectory:
+        """The trajectory up to the last finished step, given the token ids that end an answer."""
         count = len(self.guesses)
         device = self.canvases[0].device
         guesses = torch.stack(self.guesses).to(device)
         answer = guesses[-1]
-        steps = count - (guesses == answer).flip(0).cumprod(0).sum(0)  # from which on the guess stayed what it is
-        if len(self.canvases) > count:  # it is not over: what the next step does not get is not accepted yet
+        steps = count - (guesses == answer).flip(0).cumprod(0).sum(0)  # from which on the guess is unchanged
+        if len(self.canvases) > count:  # not finished: a token that the next step does not get is not accepted yet
             steps = torch.where(self.canvases[count] == answer, steps, OPEN)
         numbers = torch.tensor(self.numbers[:count], device=device)
-        end = (torch.isin(answer, torch.tensor(ends, device=device)) & (steps != OPEN)).nonzero()
+        ends = (torch.isin(answer, torch.tensor(end_tokens, device=device)) & (steps != OPEN)).nonzero()
         return DiffusionGemmaTrajectory(
             tokens=answer,
             steps=steps,
-            length=int(end[0]) if len(end) else len(answer),
+            length=int(ends[0]) if len(ends) else len(answer),
             canvases=torch.cat((torch.stack(self.canvases[:count]), numbers[:, None]), 1),
             conditioning=tuple(self.conditioning[:count]),
         )
@@ -68,23 +78,23 @@ class Record:
 
 @contextmanager
 def recording(
-    decoder: nn.Module, known: MutableMapping[int, Tensor], step_over: Callable[[Record], None]
-) -> Iterator[Record]:
-    """What the decoder reads while the context lasts, in this thread: in others it may be replaying or generating.
+    decoder: nn.Module, conditioning: MutableMapping[int, Tensor], after_step: Callable[[GenerationRecord], None]
+) -> Iterator[GenerationRecord]:
+    """Records the decoder's inputs while the context lasts, in this thread only: others may replay or generate.
 
     Args:
         decoder: the model's.
-        known: gets what canvases are conditioned on, by number.
-        step_over: is called after every step but the last, when the canvas of the next one is known.
+        conditioning: receives what canvases are conditioned on, by number.
+        after_step: called after every step but the last, once the canvas of the next step is known.
     """
-    record, thread = Record(), threading.get_ident()
+    record, thread = GenerationRecord(), threading.get_ident()
 
     def read_canvas(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
         if threading.get_ident() != thread:
             return
         record.canvases.append(kwargs["decoder_input_ids"][0].clone())
         if record.guesses:
-            step_over(record)
+            after_step(record)
         if kwargs["self_conditioning_logits"] is None:
             record.conditioning.append(None)
             record.numbers.append(0)
@@ -95,7 +105,7 @@ def recording(
         embeddings = args[1][0].clone()
         record.conditioning.append(embeddings)
         record.numbers.append(next(_NUMBERS))
-        known[record.numbers[-1]] = embeddings
+        conditioning[record.numbers[-1]] = embeddings
 
     hooks = [
         decoder.register_forward_pre_hook(read_canvas, with_kwargs=True),
@@ -109,7 +119,7 @@ def recording(
 
 
 class RandomNumbers:
-    """Those of one generation: from a seed on, and apart from whatever else draws some in between."""
+    """The random numbers of one generation: seeded, and independent of other draws in between."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._seed = seed
@@ -118,7 +128,7 @@ class RandomNumbers:
 
     @contextmanager
     def drawn(self) -> Iterator[None]:
-        """What draws random numbers inside goes on where it stopped; threads take turns."""
+        """A context whose draws continue where the last one ended; threads take turns."""
         with _GENERATING, torch.random.fork_rng(self._devices):
             if self._states:
                 torch.set_rng_state(self._states[0])

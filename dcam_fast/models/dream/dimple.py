@@ -1,4 +1,4 @@
-"""Dimple (``model_type`` dimple), by the code that comes with the checkpoint."""
+"""Dimple (`model_type` dimple, arXiv 2505.16990), by the code that comes with the checkpoint."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from dcam_fast.models.checkpoint import Releases
 from dcam_fast.models.dream.adapter import DreamAdapter, load_checkpoint
 
 Attention = Literal["prefix", "joint"]
-CONFIDENT: Final = 0.95
+THRESHOLD: Final = 0.95
 
 
 class DimpleAdapter(DreamAdapter):
-    """Answers of 64 tokens, by confident decoding: every step writes all guesses that are at least as sure as the
-    authors' example asks for, and where there is none, as many of the surest ones as their clock allows (maskgit_plus).
-    Guesses are the best ones, not sampled, so the same question has the same answer."""
+    """Answers of 64 tokens, by confident decoding.
+
+    Every step unmasks the positions whose best guess is above a confidence threshold. Where there is no such position,
+    it unmasks the most confident ones, as many as the official schedule says (`maskgit_plus`). Nothing is sampled, so
+    the same question has the same answer.
+    """
 
     family = "dimple"
-    transformers = Releases("4.46", "4.52", "the authors' configuration of the vision tower lacks what 4.52 asks of it")
+    transformers = Releases("4.46", "4.52", "the authors' vision configuration lacks attributes that 4.52 requires")
     topologies = ("prefix", "joint")
     projector = "img_projector"
     default_prompt = "Describe this image."
@@ -35,33 +38,36 @@ class DimpleAdapter(DreamAdapter):
         name: str,
         attention: Attention | None = None,
         answer_length: int = 64,
-        confident: float = CONFIDENT,
+        threshold: float = THRESHOLD,
     ) -> None:
         """
         Args:
-            model: a ``DimpleModel``; it is frozen.
+            model: a `DimpleModel`; it is frozen.
             processor: the checkpoint's, with its chat template.
             name: shown in results.
-            attention: of the generation, and so of its replay; None: prefix, as in the authors' example.
+            attention: topology of the generation and of its replay (None: prefix, as in the official example).
             answer_length: tokens in an answer.
-            confident: the probability above which a guess is written at once.
+            threshold: the probability above which a guess is unmasked at once.
+
+        Raises:
+            AdapterError: for a causal model or an attention that it does not support.
         """
         if not getattr(model.config, "full_attn_mask", True):
             raise AdapterError("dimple: full_attn_mask in the model's config must be true, got false")
-        self.confident = confident
+        self.threshold = threshold
         super().__init__(model, processor, name=name, attention=attention, answer_length=answer_length)
 
-    def num_to_unmask(self, left: int, step: int, times: Tensor) -> int:
-        """The first time to come at which any token is due, given how many are written already."""
-        share = torch.tensor(left, device=times.device) / self.answer_length
-        due = (left * (1 - times / share)).int()
-        due[-1] = left
+    def num_to_unmask(self, num_masked: int, step: int, times: Tensor) -> int:
+        """The number due at the first of the remaining times at which any token is due."""
+        share = torch.tensor(num_masked, device=times.device) / self.answer_length
+        due = (num_masked * (1 - times / share)).int()
+        due[-1] = num_masked
         due = due[step + 1 :]
         return int(due[due > 0][0])
 
-    def choose(self, sure: Tensor, count: int) -> Tensor:
-        confident = (sure > self.confident).nonzero()[:, 0]
-        return confident if len(confident) else super().choose(sure, count)
+    def choose(self, confidence: Tensor, count: int) -> Tensor:
+        confident = (confidence > self.threshold).nonzero()[:, 0]
+        return confident if len(confident) else super().choose(confidence, count)
 
 
 def load_adapter(

@@ -1,4 +1,4 @@
-"""Dream-VL (``model_type`` dream-vl), by the code that comes with the checkpoint."""
+"""Dream-VL (`model_type` dream-vl, arXiv 2512.22615), by the code that comes with the checkpoint."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ Attention = Literal["joint"]
 
 
 class DreamVLAdapter(DreamAdapter):
-    """Answers of 128 tokens in as many steps, each of which writes the guesses that are surest (maskgit_plus), as many
-    as the authors' clock says. Guesses are the best ones, not sampled, so the same question has the same answer."""
+    """Answers of 128 tokens in as many steps.
+
+    Every step unmasks the most confident guesses, as many as the official schedule says (`maskgit_plus`). Nothing is
+    sampled, so the same question has the same answer.
+    """
 
     family = "dream-vl"
     transformers = Releases("4.46", "4.52", "the authors' processor imports a name that 4.52 moved")
@@ -29,23 +32,28 @@ class DreamVLAdapter(DreamAdapter):
     ) -> None:
         """
         Args:
-            model: a ``DreamVLModel``; it is frozen.
+            model: a `DreamVLModel`; it is frozen.
             processor: the checkpoint's, with its chat template.
             name: shown in results.
-            attention: joint, the only one there is.
+            attention: joint, the only topology.
             answer_length: tokens in an answer.
+
+        Raises:
+            AdapterError: for another attention.
         """
         super().__init__(model, processor, name=name, attention=attention, answer_length=answer_length)
 
-    def chances(self, logits: Tensor) -> Tensor:
-        """Among the best guesses only, as many as the configuration says (``top_k``): 50, unless a checkpoint's own
-        says otherwise. It changes no guess, but which of them are surest."""
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities among the `top_k` most likely tokens only (a setting of the checkpoint, 50 by default).
+
+        This changes no guess, but which guesses are the most confident.
+        """
         floor = logits.topk(min(self.config.top_k, logits.shape[-1])).values[:, -1:]
         return logits.masked_fill(logits < floor, -torch.inf).softmax(-1)
 
-    def num_to_unmask(self, left: int, step: int, times: Tensor) -> int:
-        """The share of the time that is left."""
-        return left if step == len(times) - 2 else int(left * (1 - times[step + 1] / times[step]))
+    def num_to_unmask(self, num_masked: int, step: int, times: Tensor) -> int:
+        """The share of the masked positions that the step has of the remaining time."""
+        return num_masked if step == len(times) - 2 else int(num_masked * (1 - times[step + 1] / times[step]))
 
 
 def load_adapter(

@@ -1,1 +1,1 @@
-"""LaViDa and LLaDA-V, which share LLaVA's front."""
+"""LaViDa and LLaDA-V, which share LLaVA's image processing."""

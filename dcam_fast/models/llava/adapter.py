@@ -1,35 +1,36 @@
-"""What LaViDa and LLaDA-V share: both are LLaVA around LLaDA, each with a package ``llava`` of its own and with the
-``model_type`` llava_llada, and so one process can hold only one of them.
+"""What LaViDa and LLaDA-V share: both are LLaVA (arXiv 2304.08485) around LLaDA (arXiv 2502.09992).
 
-The authors' code makes the input of the first block (tiles, vision tower, projector, newlines); the adapters run the
-authors' blocks on it. Two views are there: ``"grid"``, the tiles put together, and ``"base"``, the whole photo squashed
-into one tile. Explained is the grid unless the caller says otherwise: it has more cells, and they are as wide as they
-are high on the photo.
+The official code computes the input of layer 0: tiles, vision tower, projector, newlines. The adapters run the official
+layers on it. There are two views: `"grid"`, the tiles put together, and `"base"`, the whole photo resized to one tile.
+The grid is the default, because it has more cells and keeps the photo's proportions.
+
+Both models come with a package named `llava` and have the `model_type` llava_llada. So one process can hold only one of
+them.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import AdapterError, Inputs, Trajectory
 from dcam_fast.models.checkpoint import Releases
 from dcam_fast.models.llava.anyres import Anyres, Grid
-from dcam_fast.models.text import check_prompt, decode, piece_of, words_of
-from dcam_fast.models.unmasking import Plan, even, steps_of_blocks, unmask
+from dcam_fast.models.pretrained import MaskedAdapter
+from dcam_fast.models.text import check_prompt, piece_of
+from dcam_fast.models.unmasking import UnmaskingSchedule, even_schedule, steps_per_block, unmask
 
 View = Literal["grid", "base"]
 
-IMAGE_TOKEN: Final = -200  # stands for the image among the prompt's ids
+IMAGE_TOKEN: Final = -200  # the image's placeholder among the prompt's ids
 SYSTEM: Final = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
     "provides, and assist the user with a variety of tasks using natural language."
@@ -38,47 +39,64 @@ SYSTEM: Final = (
 
 @dataclass(frozen=True)
 class LlavaInputs(Inputs):
-    """``embedded``: ``[1, P, D]``, prompt and image tokens as the first block takes them in."""
+    """What the layers need.
+
+    Attributes:
+        embedded: `[1, P, D]`, prompt and image tokens at the input of layer 0.
+    """
 
     embedded: Tensor
 
 
-class LlavaAdapter(Adapter[LlavaInputs]):
-    """An adapter of a model whose package is called ``llava``."""
+class LlavaAdapter(MaskedAdapter[LlavaInputs]):
+    """An adapter of a model whose package is called `llava`.
 
-    family: str
-    transformers = Releases("4.50", "4.56", "the authors' package imports a name that 4.56 took away")
-    source: str  # where the package is
-    needed: tuple[str, ...]  # the packages that it imports and dcam_fast does not
-    ends: tuple[str, ...]  # tokens that end the text
-    stops = False  # whether generation ends once all in front of the first of them is written
+    Attributes:
+        transformers: the supported releases.
+        architecture: of the checkpoint's config.json, and the name of the model's class.
+        source: address of the official code.
+        requirements: packages that the official code imports and dcam_fast does not.
+        end_tokens: tokens that end the text.
+        stops_at_end: whether generation ends once all positions before the first of them are unmasked.
+    """
+
+    transformers = Releases("4.50", "4.56", "the authors' package imports a name that 4.56 removed")
+    architecture: str
+    source: str
+    requirements: tuple[str, ...]
+    end_tokens: tuple[str, ...]
+    stops_at_end = False
     default_prompt = "Describe the image in detail."
 
     def __init__(
         self, model: Any, tokenizer: Any, *, name: str, layers: Any, mask_token: int, answer_length: int, view: View
     ) -> None:
+        """
+        Args:
+            model: of the official code; it is frozen.
+            tokenizer: the checkpoint's, with its chat template.
+            name: shown in results.
+            layers: the model's transformer layers.
+            mask_token: id of the mask token.
+            answer_length: tokens in an answer.
+            view: the default view.
+
+        Raises:
+            AdapterError: for another view, or a model without a vision tower or with another tiling.
+        """
         if view not in get_args(View):
             raise AdapterError(f"{self.family}: view must be one of {', '.join(get_args(View))}, got {view!r}")
-        if len(layers) < 2:
-            raise AdapterError(f"{self.family}: model must have at least two blocks, got {len(layers)}")
         tower = model.get_vision_tower()
         if tower is None:
             raise AdapterError(
                 f"{self.family}: model must have a vision tower (mm_vision_tower in its config), got none"
             )
-        model.eval().requires_grad_(False)
-        self.model = model
-        self.tokenizer = tokenizer
-        self.name = name
+        super().__init__(model, tokenizer, name=name, layers=layers)
         self.view = view
-        self.layers = layers
         self.mask_token = mask_token
         self.answer_length = answer_length
-        self.device = next(model.parameters()).device
-        self.num_layers = len(layers)
-        self.default_layers = (min(self.num_layers - 2, self.num_layers * 2 // 3),)
         self.anyres = Anyres.from_config(model.config, tower.image_size, tower.config.patch_size)
-        self._end_tokens = tuple(tokenizer.convert_tokens_to_ids(end) for end in self.ends)
+        self._end_ids = tuple(tokenizer.convert_tokens_to_ids(end) for end in self.end_tokens)
 
     # ------------------------------------------------------------------------------------------------------- encoding
 
@@ -91,7 +109,7 @@ class LlavaAdapter(Adapter[LlavaInputs]):
         tiles = importlib.import_module("llava.mm_utils").process_images(
             [Image.fromarray(image)], tower.image_processor, self.model.config
         )[0]
-        projector = next(self.model.get_model().mm_projector.parameters())  # the tower answers in its input's dtype
+        projector = next(self.model.get_model().mm_projector.parameters())  # the tower's output has its input's dtype
         tiles = tiles.to(projector)
         prepared = self.model.prepare_inputs_labels_for_multimodal(
             tokens[None], None, None, None, None, [tiles], ["image"], image_sizes=[(w, h)]
@@ -115,83 +133,50 @@ class LlavaAdapter(Adapter[LlavaInputs]):
         count = int((tokens == IMAGE_TOKEN).sum())
         if count != 1:
             raise AdapterError(f"{self.family}: prompt must leave '<image>' to the chat template, got {count} of them")
-        own = {self.mask_token: str(piece_of(self.tokenizer, self.mask_token))}
-        check_prompt(self.family, prompt, tokens.tolist(), own)
+        reserved = {self.mask_token: str(piece_of(self.tokenizer, self.mask_token))}
+        check_prompt(self.family, prompt, tokens.tolist(), reserved)
         return tokens.to(self.device)
 
     def _grid_of(self, grids: list[Grid], count: int) -> Grid:
-        """Whether the tower's grids are pooled is the authors' code's to say: the number of tokens tells."""
+        """The grid that has `count` tokens: the official code decides whether the tower's grids are pooled."""
         for grid in grids:
             if grid.tokens == count:
                 return grid
         expected = " or ".join(str(grid.tokens) for grid in grids)
         raise AdapterError(
-            f"{self.family}: the image must be {expected} tokens long, got {count}: the configuration tiles or cuts it "
-            "in a way that is not known here"
+            f"{self.family}: image must be {expected} tokens long, got {count}: the configuration tiles or crops it in "
+            "a way that is not supported"
         )
 
     # ----------------------------------------------------------------------------------------------------- generation
-
-    def generate(self, inputs: LlavaInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
-        (finished,) = deque(self.denoise(inputs, steps, block_length), maxlen=1)
-        return finished
 
     def denoise(
         self, inputs: LlavaInputs, steps: int | None = None, block_length: int | None = None
     ) -> Iterator[Trajectory]:
         length = self.answer_length
         size = length if block_length is None else block_length
-        each = steps_of_blocks(length, self.default_steps if steps is None else steps, size)
-        plan = Plan(
+        block_steps = steps_per_block(length, self.default_steps if steps is None else steps, size)
+        schedule = UnmaskingSchedule(
             length=length,
             block_length=size,
-            counts=self.schedule(size, each),
+            num_to_unmask=self.num_to_unmask(size, block_steps),
             mask_token=self.mask_token,
-            ends=self._end_tokens,
-            stops=self.stops,
-            lead=0 if self.has_two_streams else inputs.embedded.shape[1],
+            end_tokens=self._end_ids,
+            stops_at_end=self.stops_at_end,
+            num_leading=0 if self.has_two_streams else inputs.embedded.shape[1],
         )
-        return unmask(self.reader(inputs), plan, self.device)
+        return unmask(self.logits_fn(inputs), schedule, self.device)
 
     @property
     def default_steps(self) -> int:
-        """Denoising steps of an answer unless the caller says otherwise."""
+        """Denoising steps of an answer unless the caller chooses."""
         return self.answer_length
 
-    def schedule(self, tokens: int, steps: int) -> tuple[int, ...]:
-        """How many of a block's ``tokens`` each of its ``steps`` writes."""
-        return even(tokens, steps)
-
-    def reader(self, inputs: LlavaInputs) -> Callable[[Tensor], Tensor]:
-        """From a canvas, int64 ``[L]``, to the logits of all its positions, float32 ``[L, V]``, as generation reads
-        them."""
-        rows = torch.arange(self.answer_length, device=self.device)[None]
-
-        def read(canvas: Tensor) -> Tensor:
-            hidden = self.embed(inputs, canvas[None])
-            for index in range(self.num_layers):
-                hidden = self.layer(index, hidden, inputs)
-            return self.logits(hidden, rows, inputs)[0]
-
-        return read
-
-    def answer_rows(self, hidden: Hidden, rows: Tensor) -> Tensor:
-        """The hidden states ``[C, R, D]`` of answer positions ``rows``, int64 ``[C, R]``."""
-        answer = hidden.image[:, -self.answer_length :] if hidden.canvas is None else hidden.canvas
-        return answer.gather(1, rows[..., None].expand(-1, -1, answer.shape[-1]))
-
-    def layer_module(self, index: int) -> nn.Module:
-        return cast(nn.Module, self.layers[index])
-
-    # ----------------------------------------------------------------------------------------------------------- text
-
-    def words(self, trajectory: Trajectory) -> tuple[Word, ...]:
-        return words_of(self.tokenizer, trajectory.tokens[: trajectory.length])
-
-    def decode(self, tokens: Tensor) -> str:
-        return decode(self.tokenizer, tokens)
+    def num_to_unmask(self, tokens: int, steps: int) -> tuple[int, ...]:
+        """How many of a block's `tokens` each of its `steps` unmasks."""
+        return even_schedule(tokens, steps)
 
 
 def _sides(patches: int) -> tuple[int, int]:
-    """Cells along a tile, pooled by two and not."""
+    """Cells along a tile, with and without 2 x 2 pooling."""
     return -(-patches // 2), patches

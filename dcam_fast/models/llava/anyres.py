@@ -1,11 +1,11 @@
-"""LLaVA's "anyres" images: which pixels of the photo each image token stands for.
+"""LLaVA's "anyres" images: which pixels of the photo each image token covers.
 
-The photo is scaled to fit one of a few canvases made of square tiles, centerd there on black (a letterbox), and cut
-into tiles; the vision tower reads every tile on its own. The grids of the tiles are put together again, the rows or
-columns that are all letterbox are taken away, and a newline token is added behind every row. In front of all that goes
-the base view, the whole photo squashed into one tile.
+The photo is scaled to fit one of a few canvases of square tiles, centered on black (a letterbox), and cut into tiles.
+The vision tower runs on each tile separately. The grids of the tiles are put together again, without the rows or
+columns that are all letterbox, and each row ends in a newline token. The base view, the whole photo resized to one
+tile, comes first.
 
-A tower of patches of 14 pixels sees 378 of a tile's 384, so neighboring cells can have a gap between them.
+A tower with patches of 14 pixels covers 378 of a tile's 384, so there can be gaps between neighboring cells.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcam_fast.models.adapter import AdapterError, ImageView
+from dcam_fast.models.adapter import AdapterError, ImageView, boxes_between
 
-SHRINKS_ABOVE = 1.1  # times as many cells along a side as the budget has room for
+SHRINKS_ABOVE = 1.1  # a grid is interpolated if a side has more than this many times the budget's cells
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Grid:
     Attributes:
         side: cells along a tile.
         full: rows and columns of all tiles together.
-        trimmed: rows and columns that were taken away at the top and at the left, and as many opposite.
-        kept: rows and columns that are left.
-        shape: rows and columns of tokens: those kept, or fewer where they were over the budget and were interpolated.
+        trimmed: rows and columns that are removed at the top and left, and as many at the bottom and right.
+        kept: rows and columns that remain.
+        shape: rows and columns of tokens: those kept, or fewer where the grid was over the budget and interpolated.
     """
 
     side: int
@@ -44,7 +44,7 @@ class Grid:
 
     @property
     def tokens(self) -> int:
-        """Of the grid with its newlines and of the base view."""
+        """Number of tokens of the base view and of the grid with its newlines."""
         return self.side**2 + self.shape[0] * (self.shape[1] + 1)
 
 
@@ -53,10 +53,10 @@ class Anyres:
     """How a model tiles its images.
 
     Attributes:
-        canvases: (width, height) in pixels of every canvas there is.
+        canvases: (width, height) in pixels of every canvas.
         tile: side of a tile in pixels.
         patch: side of the tower's patches in pixels.
-        budget: how many tiles' worth of cells a grid may have before it is interpolated; None: any number.
+        budget: a grid with more cells than this many tiles have is interpolated (None: never).
     """
 
     canvases: tuple[tuple[int, int], ...]
@@ -66,10 +66,15 @@ class Anyres:
 
     @classmethod
     def from_config(cls, config: Any, tile: int, patch: int) -> Anyres:
-        """Of a model whose config has ``image_aspect_ratio``, ``image_grid_pinpoints`` and ``mm_patch_merge_type``.
+        """From a config with `image_aspect_ratio`, `image_grid_pinpoints` and `mm_patch_merge_type`.
+
+        Args:
+            config: the model's.
+            tile: side of a tile in pixels.
+            patch: side of the tower's patches in pixels.
 
         Raises:
-            AdapterError: for images that are not tiled like this.
+            AdapterError: for images that are tiled in another way.
         """
         kind = str(getattr(config, "image_aspect_ratio", None))
         merge = str(getattr(config, "mm_patch_merge_type", None))
@@ -83,8 +88,8 @@ class Anyres:
         return cls(_canvases(config.image_grid_pinpoints, tile), tile, patch, budget)
 
     def canvas(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The (width, height) of the canvas for a photo of ``size`` (width, height): the one that keeps most of its
-        pixels, and of several the one with the least room to spare."""
+        """The (width, height) of the canvas for a photo of `size` (width, height): the one that keeps most of its
+        pixels, and of several the one with the smallest letterbox."""
         w, h = size
 
         def merit(canvas: tuple[int, int]) -> tuple[int, int]:
@@ -102,10 +107,10 @@ class Anyres:
         return min(math.ceil(w * (canvas_h / h)), canvas_w), canvas_h
 
     def grid(self, size: tuple[int, int], side: int) -> Grid:
-        """The grid of a photo of ``size`` (width, height) with ``side`` cells along a tile.
+        """The grid of a photo of `size` (width, height) with `side` cells along a tile.
 
         Raises:
-            AdapterError: for a photo so long and narrow that nothing of it is left.
+            AdapterError: for a photo too narrow for one row of cells.
         """
         w, h = size
         columns, rows = (edge // self.tile * side for edge in self.canvas(size))
@@ -125,11 +130,17 @@ class Anyres:
         return Grid(side, (rows, columns), (down, across), kept, shape)
 
     def views(self, size: tuple[int, int], grid: Grid, start: int, device: torch.device) -> tuple[ImageView, ImageView]:
-        """The views ``"grid"`` and ``"base"`` of a photo of ``size`` (width, height) whose first token is at row
-        ``start`` of the image stream."""
+        """The views `"grid"` and `"base"` of a photo.
+
+        Args:
+            size: (width, height) of the photo.
+            grid: of the photo.
+            start: row of the photo's first token in the image stream.
+            device: of the views.
+        """
         n, (h, w) = grid.side, grid.shape
         base = torch.arange(n * n).view(n, n) + start
-        rows = torch.arange(h)[:, None] * (w + 1)  # one more than the row is wide: the newline
+        rows = torch.arange(h)[:, None] * (w + 1)  # a row of tokens ends in a newline
         cells = start + n * n + rows + torch.arange(w)
         return (
             ImageView("grid", cells.to(device), self._grid_boxes(size, grid).to(device)),
@@ -139,7 +150,7 @@ class Anyres:
     def _base_boxes(self, size: tuple[int, int], side: int) -> Tensor:
         edges = torch.arange(side + 1, dtype=torch.float64) * self._covered / side
         x, y = (edges * (length / self.tile) for length in size)
-        return _boxes((x[:-1], x[1:]), (y[:-1], y[1:]))
+        return boxes_between((x[:-1], x[1:]), (y[:-1], y[1:]))
 
     def _grid_boxes(self, size: tuple[int, int], grid: Grid) -> Tensor:
         canvas, resized = self.canvas(size), self.resized(size)
@@ -149,31 +160,29 @@ class Anyres:
             starts, ends = self._edges(grid, axis)
             scale = size[edge] / resized[edge]
             sides.append(((starts - offset) * scale, (ends - offset) * scale))
-        return _boxes(*sides)
+        return boxes_between(*sides)
 
     @property
     def _covered(self) -> int:
-        """How much of a tile's side the tower sees, in pixels."""
+        """How much of a tile's side the tower covers, in pixels."""
         return self.tile // self.patch * self.patch
 
     def _edges(self, grid: Grid, axis: int) -> tuple[Tensor, Tensor]:
-        """Where rows (``axis`` 0) or columns (1) of the grid start and end on the canvas, in pixels."""
+        """Where rows (`axis` 0) or columns (1) of the grid start and end on the canvas, in pixels."""
         count, n = grid.shape[axis], grid.side
         edges = torch.arange(count + 1, dtype=torch.float64) * grid.kept[axis] / count + grid.trimmed[axis]
         starts, ends = edges[:-1], edges[1:]
-        first, last = (starts / n).floor(), (ends / n).ceil() - 1  # a cell ends in the tile in front of the seam
+        first, last = (
+            (starts / n).floor(),
+            (ends / n).ceil() - 1,
+        )  # a cell that ends at a seam belongs to the tile before
         cell = self._covered / n
         return first * self.tile + (starts - first * n) * cell, last * self.tile + (ends - last * n) * cell
 
 
-def _boxes(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Tensor:
-    h, w = len(y[0]), len(x[0])
-    corners = (x[0][None], y[0][:, None], x[1][None], y[1][:, None])
-    return torch.stack([corner.expand(h, w) for corner in corners], -1).float()
-
-
 def _canvases(pinpoints: Any, tile: int) -> tuple[tuple[int, int], ...]:
-    """A list of (width, height), such a list as text, or a range of tile counts such as ``"(1x1),...,(6x6)"``."""
+    """Canvases from a list of (width, height), such a list as text, or a range of tile counts such as
+    `"(1x1),...,(6x6)"`."""
     if isinstance(pinpoints, str) and "x" in pinpoints:
         counts = [(int(a), int(b)) for a, b in re.findall(r"\((\d+)x(\d+)\)", pinpoints)]
         if not counts:

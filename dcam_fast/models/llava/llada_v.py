@@ -1,7 +1,7 @@
-"""LLaDA-V (``model_type`` llava_llada, architecture LlavaLLaDAModelLM), by the authors' package.
+"""LLaDA-V (arXiv 2505.16933; `model_type` llava_llada, architecture LlavaLLaDAModelLM), by the authors' package.
 
-Prompt, image and answer are one sequence in which every token sees every other: the only attention there is. The
-authors' dLLM-Cache, an approximation that they can switch on, is not replayed.
+Prompt, image and answer are one sequence in which every token attends to every other. The optional dLLM-Cache of the
+official code, an approximation, is not supported.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, get_args
 import torch
 from torch import Tensor
 
-from dcam_fast.models.adapter import AdapterError, Hidden
+from dcam_fast.models.adapter import AdapterError, Hidden, rows_at
 from dcam_fast.models.llava.adapter import LlavaAdapter, LlavaInputs, View
 
 Attention = Literal["joint"]
@@ -21,15 +21,17 @@ NEVER_WRITTEN: Final = (126081, 126080, 126346, 126347)  # end and start of the 
 
 
 class LladavAdapter(LlavaAdapter):
-    """Answers of 128 tokens in as many steps, as the authors' example asks for, which stop at the end of the turn;
-    always the model's best guess, so the same question has the same answer."""
+    """Answers of 128 tokens in as many steps, as in the official example, which stop at the end of the turn.
+
+    Nothing is sampled, so the same question has the same answer.
+    """
 
     family = "llada-v"
     architecture = "LlavaLLaDAModelLM"
     source = "https://github.com/ML-GSAI/LLaDA-V"
-    needed = ("einops", "requests")
-    ends = ("<|eot_id|>",)
-    stops = True
+    requirements = ("einops", "requests")
+    end_tokens = ("<|eot_id|>",)
+    stops_at_end = True
 
     def __init__(
         self,
@@ -45,14 +47,17 @@ class LladavAdapter(LlavaAdapter):
     ) -> None:
         """
         Args:
-            model: a ``LlavaLLaDAModelLM``; it is frozen.
+            model: a `LlavaLLaDAModelLM`; it is frozen.
             tokenizer: the checkpoint's, with its chat template.
             name: shown in results.
-            attention: of the generation, and so of its replay.
-            view: the grid that is explained.
-            mask_token: what stands where nothing is written yet.
-            never_written: tokens that generation does not write, however sure the model is of them.
+            attention: joint, the only topology.
+            view: the default view.
+            mask_token: id of the mask token.
+            never_written: token ids that generation never writes, whatever their probability.
             answer_length: tokens in an answer.
+
+        Raises:
+            AdapterError: for another attention or view, or a model without a vision tower.
         """
         if attention not in get_args(Attention):
             raise AdapterError(f"llada-v: attention must be joint, got {attention!r}")
@@ -69,9 +74,9 @@ class LladavAdapter(LlavaAdapter):
             view=view,
         )
 
-    def reader(self, inputs: LlavaInputs) -> Callable[[Tensor], Tensor]:
-        read, never = super().reader(inputs), self.never_written.to(self.device)
-        return lambda canvas: read(canvas).index_fill(1, never, -torch.inf)
+    def logits_fn(self, inputs: LlavaInputs) -> Callable[[Tensor], Tensor]:
+        logits_of, never = super().logits_fn(inputs), self.never_written.to(self.device)
+        return lambda canvas: logits_of(canvas).index_fill(1, never, -torch.inf)
 
     def embed(self, inputs: LlavaInputs, canvases: Tensor) -> Hidden:
         canvas = self.core.embed_tokens(canvases)
@@ -82,10 +87,10 @@ class LladavAdapter(LlavaAdapter):
         return Hidden(self.layers[index](hidden.image, position_ids=positions)[0])
 
     def logits(self, hidden: Hidden, rows: Tensor, inputs: LlavaInputs) -> Tensor:
-        logits: Tensor = self.model.lm_head(self.core.norm(self.answer_rows(hidden, rows)))
+        logits: Tensor = self.model.lm_head(self.core.norm(rows_at(hidden.answer(self.answer_length), rows)))
         return logits.float()
 
     def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: LlavaInputs) -> Tensor:
-        behind = self.layer(self.num_layers - 1, hidden, inputs).image[:, cells]
-        logits: Tensor = self.core.norm(behind) @ self.model.lm_head.weight[tokens].T
+        output = self.layer(self.num_layers - 1, hidden, inputs).image[:, cells]
+        logits: Tensor = self.core.norm(output) @ self.model.lm_head.weight[tokens].T
         return logits.float()

@@ -1,4 +1,4 @@
-"""Checkpoints with the ``model_type`` llava_llada: LaViDa's and LLaDA-V's, told apart by their ``architectures``."""
+"""Checkpoints with the `model_type` llava_llada: LaViDa's and LLaDA-V's, which differ in their `architectures`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from dcam_fast.models.llava.llada_v import LladavAdapter
 def load_adapter(
     path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
 ) -> LlavaAdapter:
-    """See `dcam_fast.models.load`. The code is that of an installed package; code that comes with the checkpoint is
-    not run, trusted or not."""
+    """See `dcam_fast.models.load`. The code is that of the authors' package: code that comes with the checkpoint never
+    runs."""
     families: dict[str, type[LavidaAdapter] | type[LladavAdapter]] = {
         family.architecture: family for family in (LavidaAdapter, LladavAdapter)
     }
@@ -37,13 +37,13 @@ def load_adapter(
         raise AdapterError(f"load: {path} must have a tokenizer.json or tokenizer.model, got neither")
     family = families[named[0]]
     check_transformers(family.family, LlavaAdapter.transformers)
-    package = package_of(family.family, family.architecture, family.source, family.needed)
+    package = package_of(family.family, family.architecture, family.source, family.requirements)
     model_class = getattr(package, family.architecture)
 
     def build(config: Any) -> Any:
         model = model_class(config)
         tower = model.get_vision_tower()
-        if not getattr(tower, "is_loaded", True):  # the configuration leaves it to whoever loads the model
+        if not getattr(tower, "is_loaded", True):  # the configuration leaves it to the caller
             tower.load_model()
         return model
 
@@ -53,27 +53,33 @@ def load_adapter(
     return family(model, tokenizer, name=path.resolve().name, **options)
 
 
-def package_of(family: str, architecture: str, source: str, needed: tuple[str, ...]) -> ModuleType:
+def package_of(family: str, architecture: str, source: str, requirements: tuple[str, ...]) -> ModuleType:
     """The module of the authors' package that holds the model.
 
+    Args:
+        family: the name that error messages begin with.
+        architecture: the model's class.
+        source: address of the official code.
+        requirements: packages that it imports.
+
     Raises:
-        AdapterError: where it is not there, is another family's, or cannot be imported with this transformers.
+        AdapterError: where the package is missing, is another family's, or cannot be imported.
     """
-    help_ = (
+    instructions = (
         f"it is not on PyPI: clone {source} and put the folder that holds `llava` on PYTHONPATH, with what it "
-        f"imports: pip install {' '.join(needed)}"
+        f"imports: pip install {' '.join(requirements)}"
     )
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with redirect_stdout(said):  # where the package prints the errors that it goes on after
+        with redirect_stdout(output):  # the package prints import errors and carries on
             module = importlib.import_module("llava.model.language_model.llava_llada")
     except (ImportError, AttributeError, RuntimeError) as error:
-        hidden = [line.partition("Error: ")[2] for line in said.getvalue().splitlines() if "Failed to import" in line]
+        hidden = [line.partition("Error: ")[2] for line in output.getvalue().splitlines() if "Failed to import" in line]
         causes = "; ".join(dict.fromkeys([*hidden, repr(error)]))
-        raise AdapterError(f"{family}: package `llava` must be importable, got {causes}; {help_}") from error
+        raise AdapterError(f"{family}: package `llava` must be importable, got {causes}; {instructions}") from error
     if not hasattr(module, architecture):
         raise AdapterError(
             f"{family}: package `llava` must be that of {source}, got {module.__file__}. LaViDa and LLaDA-V both call "
-            f"theirs `llava`, so that one process can hold only one of them; {help_}"
+            f"theirs `llava`, so one process can hold only one of them; {instructions}"
         )
     return module

@@ -1,4 +1,4 @@
-"""The embedded model: scenes, architecture, words and pixels, training, accuracy, and its adapter."""
+"""The embedded model: layers, model, tokenizer and image processor, training, accuracy, and its adapter."""
 
 from pathlib import Path
 from typing import Final

@@ -1,8 +1,7 @@
-"""The embedded model as an adapter: the smallest complete example of one."""
+"""The embedded model's adapter: the smallest complete example of one."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,20 +12,38 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import (
+    Adapter,
+    AdapterError,
+    Hidden,
+    ImageView,
+    Inputs,
+    Trajectory,
+    Word,
+    even_boxes,
+    rows_at,
+)
 from dcam_fast.models.text import check_prompt
 from dcam_fast.models.tiny import WEIGHTS
-from dcam_fast.models.tiny.modeling import CELL, Attention, TinyForMaskedDiffusion, attend
+from dcam_fast.models.tiny.layers import CELL, attend
+from dcam_fast.models.tiny.modeling import Attention, TinyForMaskedDiffusion
 from dcam_fast.models.tiny.processing import EOS, MASK, PAD, SPECIAL, TOKENIZER, UNKNOWN, VOCABULARY, TinyImageProcessor
 from dcam_fast.scenes import CAPTION_PROMPT
 
-SMALL = 256  # hidden size up to which a second thread of torch saves less time than it may lose
+SMALL = 256  # hidden size up to which a second torch thread costs more time than it saves
 
 
 @dataclass(frozen=True)
 class TinyInputs(Inputs):
-    """``embedded``: ``[1, N, D]``, what the tower makes of the image.
-    ``prompt_tokens``: int64 ``[1, P]``. ``rotary_*``: tables of the streams."""
+    """What the layers need.
+
+    Attributes:
+        embedded: `[1, N, D]`, the image's cells.
+        prompt_tokens: int64 `[1, P]`.
+        rotary_prefix: cosines and sines of the positions of image and prompt.
+        rotary_canvas: the same of the answer.
+        rotary_joint: the same of the whole sequence.
+    """
 
     embedded: Tensor
     prompt_tokens: Tensor
@@ -38,7 +55,7 @@ class TinyInputs(Inputs):
 def load_adapter(
     path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
 ) -> TinyAdapter:
-    """See `dcam_fast.models.load`. The folder is one that `dcam-fast train-tiny` wrote; it holds no code."""
+    """See `dcam_fast.models.load`. The folder is the output of `dcam-fast train-tiny`; it holds no code."""
     topology = "prefix" if attention is None else attention
     return TinyAdapter(path, device, topology, dtype or torch.float32)  # type: ignore[arg-type]
 
@@ -54,7 +71,14 @@ def _read_tokenizer(file: Path) -> Tokenizer:
 
 
 class TinyAdapter(Adapter[TinyInputs]):
-    """The embedded model with joint or prefix attention."""
+    """The embedded model with joint or prefix attention.
+
+    Example:
+        >>> adapter = TinyAdapter(attention="joint")
+        >>> inputs = adapter.encode(np.zeros((64, 64, 3), np.uint8), adapter.default_prompt)
+        >>> adapter.embed(inputs, adapter.generate(inputs, steps=1).tokens[None])
+        Hidden(image=float32[1, 300, 128], canvas=None)
+    """
 
     default_layers = (2,)
     mask_token = MASK
@@ -96,12 +120,8 @@ class TinyAdapter(Adapter[TinyInputs]):
         tokens = self._encode_prompt(prompt)
         pixels = self.processor(image).to(self.device, self.dtype)
         h, w = (side // CELL for side in pixels.shape[2:])
-        y = torch.linspace(0, image.shape[0], h + 1)
-        x = torch.linspace(0, image.shape[1], w + 1)
-        corners = [edge.expand(h, w) for edge in (x[None, :-1], y[:-1, None], x[None, 1:], y[1:, None])]
-        view = ImageView(
-            "image", torch.arange(h * w, device=self.device).view(h, w), torch.stack(corners, -1).to(self.device)
-        )
+        cells = torch.arange(h * w, device=self.device).view(h, w)
+        boxes = even_boxes(image.shape[:2], (h, w)).to(self.device)
         prefix = h * w + tokens.shape[1]
         cos, sin = self.model.rotary(
             torch.arange(prefix + self.model.config.answer_length, device=self.device), self.dtype
@@ -109,7 +129,7 @@ class TinyAdapter(Adapter[TinyInputs]):
         return TinyInputs(
             image=image,
             prompt=prompt,
-            views=(view,),
+            views=(ImageView("image", cells, boxes),),
             side=min(pixels.shape[2:]),
             embedded=self._embed_image(pixels),
             prompt_tokens=tokens,
@@ -121,10 +141,6 @@ class TinyAdapter(Adapter[TinyInputs]):
     @torch.no_grad()
     def _embed_image(self, pixels: Tensor) -> Tensor:
         return self.model.embed_image(pixels)
-
-    def generate(self, inputs: TinyInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
-        (finished,) = deque(self.denoise(inputs, steps, block_length), maxlen=1)
-        return finished
 
     def denoise(
         self, inputs: TinyInputs, steps: int | None = None, block_length: int | None = None
@@ -145,31 +161,27 @@ class TinyAdapter(Adapter[TinyInputs]):
     def layer(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
         if hidden.canvas is None:
             return Hidden(self.model.layers()[index](hidden.image, inputs.rotary_joint))
-        image, context = self.prefix_layer(index, hidden.image, inputs)
-        return Hidden(image, self.canvas_layer(index, hidden.canvas, context, inputs))
+        return super().layer(index, hidden, inputs)
 
     def prefix_layer(self, index: int, image: Tensor, inputs: TinyInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        block = self.model.layers()[index]
-        q, k, v = block.project(image, inputs.rotary_prefix)
-        return image if index == self.num_layers - 1 else block.finish(image, attend(q, k, v)), (k, v)
+        layer = self.model.layers()[index]
+        q, k, v = layer.project(image, inputs.rotary_prefix)
+        return image if index == self.num_layers - 1 else layer.finish(image, attend(q, k, v)), (k, v)
 
     def canvas_layer(self, index: int, canvas: Tensor, context: tuple[Tensor, Tensor], inputs: TinyInputs) -> Tensor:
         return self.model.layers()[index].extend(canvas, inputs.rotary_canvas, *context)
 
     def logits(self, hidden: Hidden, rows: Tensor, inputs: TinyInputs) -> Tensor:
-        length = self.model.config.answer_length
-        canvas = hidden.image[:, -length:] if hidden.canvas is None else hidden.canvas
-        return self.model.logits(canvas.gather(1, rows[..., None].expand(-1, -1, canvas.shape[-1])))
+        return self.model.logits(rows_at(hidden.answer(self.model.config.answer_length), rows))
 
     def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: TinyInputs) -> Tensor:
-        block = self.model.layers()[-1]
         rotary = inputs.rotary_joint if hidden.canvas is None else inputs.rotary_prefix
-        image = block(hidden.image, rotary)
+        image = self.model.layers()[-1](hidden.image, rotary)
         return self.model.logits(image[:, cells])[..., tokens]
 
     def batched(self, inputs: Sequence[TinyInputs]) -> Iterator[tuple[TinyInputs, slice]]:
         if inputs:
-            embedded = torch.cat([one.embedded for one in inputs])
+            embedded = torch.cat([item.embedded for item in inputs])
             yield replace(inputs[0], embedded=embedded), slice(0, len(inputs))
 
     def layer_module(self, index: int) -> nn.Module:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from dcam_fast import scenes
-from dcam_fast.models.tiny.modeling import CELL
+from dcam_fast.models.tiny.layers import CELL
 from dcam_fast.scenes.textures import PHOTOGRAPHIC, TEXTURES
 
 SPECIAL = ("<pad>", "<mask>", "<eos>", "<unk>")

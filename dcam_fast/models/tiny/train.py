@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from dcam_fast import scenes
 from dcam_fast.folders import check_writable, replacing
 from dcam_fast.models.tiny.curriculum import STAGES, TOWER, TrainingPhase, TrainingStage
-from dcam_fast.models.tiny.modeling import CELL, TinyConfig, TinyForMaskedDiffusion, VisionTower
+from dcam_fast.models.tiny.layers import CELL, TinyConfig, VisionTower
+from dcam_fast.models.tiny.modeling import TinyForMaskedDiffusion
 from dcam_fast.models.tiny.processing import (
     EOS,
     MASK,
@@ -322,7 +323,7 @@ def train(folder: Path, *, scale: float = 1.0, compile: bool = False) -> Path:
             torch.save(tower, draft / "tower.pt")
     model.vision.load_state_dict(torch.load(folder / "tower.pt"))
     if compile:
-        for layer in model.blocks:
+        for layer in model.layers():
             layer.compile()
     for stage in STAGES:
         run = TrainingRun.start(model, stage)

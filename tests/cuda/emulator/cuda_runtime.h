@@ -78,7 +78,7 @@ struct Warp {
 // What a block's shared memory may be: without asking, and at most.
 constexpr size_t kWithoutAsking = 48 * 1024;
 inline size_t shared_limit = 227 * 1024;
-inline std::map<const void*, size_t> asked;
+inline std::map<const void*, size_t> requested;
 
 // Launches are noted, not run.
 inline bool dry = false;
@@ -223,7 +223,7 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
 template <class... Parameters>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), int, int bytes) {
     if (static_cast<size_t>(bytes) > emulator::shared_limit) return cudaErrorInvalidValue;
-    emulator::asked[reinterpret_cast<const void*>(kernel)] = static_cast<size_t>(bytes);
+    emulator::requested[reinterpret_cast<const void*>(kernel)] = static_cast<size_t>(bytes);
     return cudaSuccess;
 }
 
@@ -231,7 +231,7 @@ template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments... arguments) {
     const auto* key = reinterpret_cast<const void*>(kernel);
-    if (config->dynamicSmemBytes > max(emulator::kWithoutAsking, emulator::asked[key])) return cudaErrorInvalidValue;
+    if (config->dynamicSmemBytes > max(emulator::kWithoutAsking, emulator::requested[key])) return cudaErrorInvalidValue;
     emulator::launched[key] = max(emulator::launched[key], config->dynamicSmemBytes);
     if (emulator::dry) return cudaSuccess;
     gridDim = config->gridDim;

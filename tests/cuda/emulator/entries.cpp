@@ -16,7 +16,7 @@ void set_order(int order, unsigned seed) {
 
 void set_shared_limit(int64_t bytes) {
     emulator::shared_limit = static_cast<size_t>(bytes);
-    emulator::asked.clear();
+    emulator::requested.clear();
 }
 
 // From here on launches are noted and not run, or run as ever.
@@ -61,7 +61,7 @@ int pool(const int64_t* numbers, int64_t count, int32_t* flags) {
         p.aggregation = static_cast<dcam::Aggregation>(n[13]);
         blocks.push_back(p);
     }
-    // poisoned, and no more than was asked for: a sanitizer sees a float beyond it
+    // poisoned, and no more than was requested: a sanitizer sees a float beyond it
     std::vector<float> workspace(dcam::cuda::pool_workspace(blocks.data(), count), NAN);
     return dcam::cuda::pool(blocks.data(), count, workspace.data(), flags, nullptr);
 }
@@ -81,11 +81,11 @@ int guided_filter(const float* maps, const float* guide, float* out, int64_t cou
 int overlay(const float* maps, const uint8_t* image, const float* boxes, const uint8_t* table, float* values,
             uint8_t* out, int64_t count, int64_t height, int64_t width, int64_t rows, int64_t columns, float alpha) {
     // poisoned, so that what is not filled shows
-    std::vector<int32_t> left(rows + columns, -1), seen(4, -1);
+    std::vector<int32_t> left(rows + columns, -1), covered(4, -1);
     std::vector<float> share(rows + columns, NAN);
     dcam::OverlayParams p{maps, image, table, values, out, count, alpha, {}, {}};
-    p.rows = {left.data(), share.data(), seen.data(), rows, height};
-    p.columns = {left.data() + rows, share.data() + rows, seen.data() + 2, columns, width};
+    p.rows = {left.data(), share.data(), covered.data(), rows, height};
+    p.columns = {left.data() + rows, share.data() + rows, covered.data() + 2, columns, width};
     if (const int error = dcam::cuda::fill_axes(p, boxes, nullptr)) return error;
     return image ? dcam::cuda::overlay(p, nullptr) : dcam::cuda::upsample(p, nullptr);
 }

@@ -13,11 +13,13 @@ from transformers import DynamicCache
 
 class Denoising:
     def weighed(self, logits: Tensor) -> Tensor:
-        """Probabilities ``[n, V]`` of all guesses."""
+        """Probabilities `[n, V]` of all guesses."""
         return logits.softmax(-1)
 
-    def chosen(self, sure: Tensor, left: int, step: int, times: Tensor, length: int, threshold: float | None) -> Tensor:
-        """Which of the ``left`` masked positions are written, given the probability of the best guess for each."""
+    def chosen(
+        self, confidence: Tensor, num_masked: int, step: int, times: Tensor, length: int, threshold: float | None
+    ) -> Tensor:
+        """Which of the `num_masked` masked positions are written, given the probability of the best guess for each."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -35,8 +37,8 @@ class Denoising:
         alg_p_threshold: float | None = None,
         **_as_theirs: Any,
     ) -> SimpleNamespace:
-        """Tokens ``[1, S]`` of prompt and answer, and all of them behind every step. With ``use_cache`` the prompt but
-        its last token runs once, in front of an answer that is all masks."""
+        """Tokens `[1, S]` of prompt and answer, and all of them after every step. With `use_cache` the prompt but
+        its last token runs once, before an answer that is all masks."""
         prompt, mask = inputs.shape[1], self.config.mask_token_id
         tokens = F.pad(inputs, (0, max_new_tokens), value=mask)
         attended = F.pad(attention_mask, (0, max_new_tokens), value=True)
@@ -60,10 +62,10 @@ class Denoising:
             if use_cache:
                 start = prompt - 1
                 cache.crop(-len(answer) - 1)
-            logits = self.lm_head(hidden)[:, -max_new_tokens - 1 : -1]  # a row in front of what they are of
+            logits = self.lm_head(hidden)[:, -max_new_tokens - 1 : -1]  # shifted by one row
             logits = generation_logits_hook_func(step, tokens, logits)
-            sure, guess = self.weighed(logits[0, masked]).max(-1)
-            chosen = self.chosen(sure, len(masked), step, times, max_new_tokens, alg_p_threshold)
+            confidence, guess = self.weighed(logits[0, masked]).max(-1)
+            chosen = self.chosen(confidence, len(masked), step, times, max_new_tokens, alg_p_threshold)
             answer[masked[chosen]] = guess[chosen]
             history.append(tokens.clone())
         return SimpleNamespace(sequences=tokens, history=history)

@@ -21,7 +21,7 @@ class Norm(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Cosines and sines ``[3, 1, S, d]`` of positions ``[3, 1, S]``."""
+    """Cosines and sines `[3, 1, S, d]` of positions `[3, 1, S]`."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Rotary(nn.Module):
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor, sections: list[int]) -> Tensor:
-    """``[C, heads, S, d]``, every pair of channels turned by the position on the axis that its section belongs to."""
+    """`[C, heads, S, d]`, every pair of channels turned by the position on the axis that its section belongs to."""
     axis = torch.repeat_interleave(torch.arange(3), torch.tensor(sections)).repeat(2)
     channel = torch.arange(len(axis))
     cos, sin = (part[axis, :, :, channel].permute(1, 2, 0)[:, None] for part in (cos, sin))
@@ -95,8 +95,8 @@ class Layer(nn.Module):
         past_key_value: Any = None,
         position_embeddings: Any = None,
     ) -> tuple[Tensor]:
-        seen = self.self_attn(self.input_layernorm(hidden_states), attention_mask, past_key_value, position_embeddings)
-        hidden_states = hidden_states + seen
+        mixed = self.self_attn(self.input_layernorm(hidden_states), attention_mask, past_key_value, position_embeddings)
+        hidden_states = hidden_states + mixed
         return (hidden_states + self.mlp(self.post_attention_layernorm(hidden_states)),)
 
 
@@ -117,7 +117,7 @@ class Language(nn.Module):
         past_key_values: Any = None,
         use_cache: bool = False,
     ) -> tuple[Tensor]:
-        """The rows at ``cache_position`` of a sequence that ``attention_mask``, bool ``[1, S]``, is of."""
+        """The rows at `cache_position` of a sequence that `attention_mask`, bool `[1, S]`, is of."""
         both = attention_mask[:, None, cache_position, None] & attention_mask[:, None, None]
         rotary = self.rotary_emb(inputs_embeds, position_ids)
         hidden = inputs_embeds

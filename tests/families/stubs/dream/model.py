@@ -39,12 +39,12 @@ class DreamModel(Denoising, PreTrainedModel):
         ), None
 
     def embedded(self, tokens: Tensor, pixels: Tensor, grid: Tensor) -> Tensor:
-        """Rows ``[1, S, D]`` that the first layer takes in."""
+        """Rows `[1, S, D]` that the first layer takes in."""
         cells = getattr(self, self.projector_name)(self.visual(pixels, grid_thw=grid))
         is_cell = (tokens == self.config.image_token_id)[..., None]
         return self.model.embed_tokens(tokens).masked_scatter(is_cell, cells)
 
 
 def filled(config: PretrainedConfig, vision: type[PretrainedConfig], given: dict | PretrainedConfig | None) -> None:
-    """Sets a configuration's ``vision_config``, which a file gives as a table."""
+    """Sets a configuration's `vision_config`, which a file gives as a table."""
     config.vision_config = given if isinstance(given, vision) else vision(**(given or {}))

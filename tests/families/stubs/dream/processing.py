@@ -49,7 +49,7 @@ class ByteTokenizer(PreTrainedTokenizer):
 
 
 class CellImageProcessor(BaseImageProcessor):
-    """A photo squashed to whole cells of 28 x 28 pixels, at least ``min_pixels`` and at most ``max_pixels`` of them,
+    """A photo squashed to whole cells of 28 x 28 pixels, at least `min_pixels` and at most `max_pixels` of them,
     as patches of 14 x 14, the four of a cell one after another."""
 
     model_input_names = ["pixel_values", "image_grid_thw"]  # noqa: RUF012
@@ -104,8 +104,8 @@ class CellProcessor(ProcessorMixin):
         return [image_class.from_pretrained(path, local_files_only=True), tokenizer]
 
     def __call__(self, *, text: list[str], images: list[Image.Image], return_tensors: str) -> BatchFeature:
-        seen = self.image_processor(images)
-        count = int(seen["image_grid_thw"].prod()) // self.image_processor.merge_size**2
-        written = [one.replace("<|image_pad|>", "<|image_pad|>" * count) for one in text]
-        read = self.tokenizer(written, return_tensors=return_tensors)
-        return BatchFeature({**read, **seen})
+        recorded = self.image_processor(images)
+        count = int(recorded["image_grid_thw"].prod()) // self.image_processor.merge_size**2
+        written = [part.replace("<|image_pad|>", "<|image_pad|>" * count) for part in text]
+        encoded = self.tokenizer(written, return_tensors=return_tensors)
+        return BatchFeature({**encoded, **recorded})

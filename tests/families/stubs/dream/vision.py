@@ -34,7 +34,7 @@ class TowerBlock(nn.Module):
 
 
 class Tower(nn.Module):
-    """Pixels ``[4 h w, 3 * 2 * 14 * 14]`` of one image to cells ``[h w, out]``."""
+    """Pixels `[4 h w, 3 * 2 * 14 * 14]` of one image to cells `[h w, out]`."""
 
     def __init__(self, config: object, width: int, out: int) -> None:
         super().__init__()
@@ -53,8 +53,8 @@ class Tower(nn.Module):
 
 
 def cell_positions(tokens: Tensor, grid: Tensor, merge: int, image: int, start: int) -> Tensor:
-    """Positions ``[3, 1, S]`` of ``tokens``, ``[1, S]``, by time, row and column: one after another, but of an image
-    that a mark ``start`` announces all at one time, and what is behind it goes on from its longer side. Without the
+    """Positions `[3, 1, S]` of `tokens`, `[1, S]`, by time, row and column: one after another, but of an image
+    that a mark `start` announces all at one time, and what follows continues from its longer side. Without the
     mark an image is text."""
     marks = (tokens[0, :-1] == start) & (tokens[0, 1:] == image)
     count = tokens.shape[1]
@@ -63,6 +63,6 @@ def cell_positions(tokens: Tensor, grid: Tensor, merge: int, image: int, start: 
     first = int(marks.nonzero()[0]) + 1
     h, w = (int(side) // merge for side in grid[0, 1:])
     cells = torch.stack((torch.zeros(h * w), torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)))
-    behind = torch.arange(count - first - h * w) + first + max(h, w)
-    positions = torch.cat((torch.arange(first).expand(3, -1), cells + first, behind.expand(3, -1)), 1)
+    following = torch.arange(count - first - h * w) + first + max(h, w)
+    positions = torch.cat((torch.arange(first).expand(3, -1), cells + first, following.expand(3, -1)), 1)
     return positions.long().to(tokens.device)[:, None]

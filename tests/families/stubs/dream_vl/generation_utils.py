@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 class DreamVLGenerationMixin:
-    """As many of the surest as the clock says, which may be none."""
+    """As many of the most confident as the schedule says, which may be none."""
 
     stops_early = False
 
@@ -13,7 +13,9 @@ class DreamVLGenerationMixin:
         best = logits.topk(self.config.top_k)
         return torch.zeros_like(logits).scatter(-1, best.indices, best.values.softmax(-1))
 
-    def chosen(self, sure: Tensor, left: int, step: int, times: Tensor, length: int, threshold: float | None) -> Tensor:
+    def chosen(
+        self, confidence: Tensor, num_masked: int, step: int, times: Tensor, length: int, threshold: float | None
+    ) -> Tensor:
         if step == len(times) - 2:
-            return torch.arange(left)
-        return sure.topk(int(left * (1 - times[step + 1] / times[step]))).indices
+            return torch.arange(num_masked)
+        return confidence.topk(int(num_masked * (1 - times[step + 1] / times[step]))).indices

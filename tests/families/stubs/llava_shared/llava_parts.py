@@ -40,7 +40,7 @@ def pixels(picture: Image.Image) -> Tensor:
 
 
 def process_images(pictures: list[Image.Image], _processor: object, config: object) -> list[Tensor]:
-    """The whole photo in a tile, then the tiles of its canvas, row by row: ``[1 + tiles, 3, 384, 384]`` of each."""
+    """The whole photo in a tile, then the tiles of its canvas, row by row: `[1 + tiles, 3, 384, 384]` of each."""
     out = []
     for picture in pictures:
         width, height = canvas_for(picture.size, config.image_grid_pinpoints)
@@ -83,7 +83,7 @@ class Tower(nn.Module):
 
 
 class Multimodal:
-    """A model with ``vision_tower``, ``mm_projector`` and ``image_newline`` in ``get_model()``."""
+    """A model with `vision_tower`, `mm_projector` and `image_newline` in `get_model()`."""
 
     pooled = False
 
@@ -107,7 +107,7 @@ class Multimodal:
         return None, None, None, None, whole, None
 
     def rows(self, tiles: Tensor, size: tuple[int, int]) -> Tensor:
-        """The grid of all tiles, less its margins, and a newline behind every row."""
+        """The grid of all tiles, less its margins, and a newline after every row."""
         core, n = self.get_model(), tiles.shape[1]
         width, height = canvas_for(size, self.config.image_grid_pinpoints)
         across, down = width // TILE, height // TILE
@@ -138,7 +138,7 @@ def add_image_parts(core: nn.Module, width: int) -> None:
 
 
 def rotate(x: Tensor, first: int = 0) -> Tensor:
-    """Rotary positions from ``first`` on, of ``[B, heads, S, d]``."""
+    """Rotary positions from `first` on, of `[B, heads, S, d]`."""
     half = x.shape[-1] // 2
     frequency = 10000.0 ** (-torch.arange(half, device=x.device) / half)
     angle = (torch.arange(x.shape[2], device=x.device) + first)[:, None] * frequency
@@ -147,11 +147,11 @@ def rotate(x: Tensor, first: int = 0) -> Tensor:
 
 
 def likeliest(logits: Tensor, masked: Tensor, end: int, count: int, before: int) -> tuple[Tensor, Tensor]:
-    """Guesses, and the ``count`` positions to write of those masked in front of ``end``, in an answer ``[L]`` behind
-    ``before`` positions that are ranked with it."""
+    """Guesses, and the `count` positions to write of those masked before `end`, in an answer `[L]` after
+    `before` positions that are ranked with it."""
     guess = logits.argmax(-1)
-    sure = logits.double().softmax(-1).amax(-1)
-    rank = torch.where(masked & (torch.arange(len(sure)) < end), sure, -torch.inf)
+    confidence = logits.double().softmax(-1).amax(-1)
+    rank = torch.where(masked & (torch.arange(len(confidence)) < end), confidence, -torch.inf)
     chosen = torch.cat((torch.full((before,), -torch.inf, dtype=rank.dtype), rank)).topk(count).indices - before
     chosen = chosen[chosen >= 0]
     return guess, chosen[masked[chosen]]

@@ -1,4 +1,4 @@
-"""Stand-in of LaViDa: LLaDA's blocks, whose cache holds keys without their positions, around which a prompt's cache or
+"""Stub of LaViDa: LLaDA's layers, whose cache holds keys without their positions, around which a prompt's cache or
 the whole sequence goes; tokens written by the shifted schedule."""
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Block(nn.Module):
         if layer_past is not None:
             k, v = torch.cat((layer_past[0], k), 2), torch.cat((layer_past[1], v), 2)
         cache = (k, v) if use_cache else None
-        seen = F.scaled_dot_product_attention(rotate(q, k.shape[2] - q.shape[2]), rotate(k), v)
-        x = x + self.attn_out(seen.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(rotate(q, k.shape[2] - q.shape[2]), rotate(k), v)
+        x = x + self.attn_out(attended.transpose(1, 2).flatten(2))
         normed = self.ff_norm(x)
         return x + self.ff_out(F.silu(self.ff_proj(normed)) * self.up_proj(normed)), cache
 

@@ -1,4 +1,4 @@
-"""Stand-in of LLaDA-V: one sequence in which all see all, its masks known by their embedding, and an answer that ends
+"""Stub of LLaDA-V: one sequence in which all see all, its masks known by their embedding, and an answer that ends
 with the turn."""
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Attention(nn.Module):
             part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.q_proj, self.k_proj, self.v_proj)
         )
         first = int(position_ids[0, 0])
-        seen = F.scaled_dot_product_attention(rotate(q, first), rotate(k, first), v)
-        return self.o_proj(seen.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(rotate(q, first), rotate(k, first), v)
+        return self.o_proj(attended.transpose(1, 2).flatten(2))
 
 
 class Layer(nn.Module):

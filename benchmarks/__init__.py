@@ -1,1 +1,1 @@
-"""The one way to measure and to report: `dcam-fast bench`. Imported as `dcam_fast.benchmarks`."""
+"""Benchmarks, imported as `dcam_fast.benchmarks`. `dcam-fast bench` runs the suite."""

@@ -1,7 +1,7 @@
-"""What the ops are measured against: the released algorithm as a loop, as array operations, under numba, and as one
-would write it in PyTorch (docs/method.md, sections 1 to 5, profile `released`).
+"""Baselines of the ops: the official algorithm as a loop, as array operations, under numba, and in PyTorch.
 
-Those in NumPy compute one map ``[h, w]`` in float64, those in PyTorch a batch in float32.
+They compute the profile `released` (docs/method.md, sections 1 to 5). NumPy versions take one map `[h, w]` in float64,
+PyTorch versions a batch in float32.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def kernel_size(values: Map, step_ratio: float = 0.5) -> int:
 
 
 def loop_filter(values: Map, k: int) -> Map:
-    """One window at a time, as the released code does it."""
+    """One window at a time, as in the official code."""
     radius = k // 2
     padded = np.pad(values, radius, mode="reflect")
     ranks = np.arange(k * k) - k * k // 2
@@ -56,7 +56,11 @@ def array_filter(values: Map, k: int) -> Map:
 
 
 def numba_filter() -> Filter:
-    """The loop, compiled. Raises ImportError where numba is not installed."""
+    """The compiled loop.
+
+    Raises:
+        ImportError: numba is not installed.
+    """
     import numba
 
     @numba.njit(cache=False)
@@ -97,12 +101,12 @@ def numba_filter() -> Filter:
 
 
 def refine_released(values: Map, repetition: float, rank_filter: Filter) -> Map:
-    """The whole released profile around one of the filters: its gate changes nothing, so three modules are left."""
+    """The profile `released` with one of the filters. Its gating changes nothing, so three modules remain."""
     z = rank_filter(values, kernel_size(values))
-    lit = z[z > 0]
+    positive = z[z > 0]
     delta = 1e-6
-    if lit.size:
-        delta = 0.15 * np.median(lit) + 0.15 * np.percentile(z, 60) + 0.20 * lit.mean() + 0.015 * z.max()
+    if positive.size:
+        delta = 0.15 * np.median(positive) + 0.15 * np.percentile(z, 60) + 0.20 * positive.mean() + 0.015 * z.max()
     z = np.where(z < delta, z * np.clip(z / delta, 0.5, 1), z)
     z = np.clip(z, 0, values.max())
     z = (z - z.min()) / (z.max() - z.min() + 1e-8)
@@ -115,7 +119,7 @@ def refine_released(values: Map, repetition: float, rank_filter: Filter) -> Map:
 
 
 def pool_array(A: NDArray[np.float32], G: NDArray[np.float32], aggregation: str) -> NDArray[np.float32]:
-    """`pooled` or `elementwise` pooling of A [N, D] and G [T, N, D] to [T, N], a target at a time."""
+    """`pooled` or `elementwise` pooling of A [N, D] and G [T, N, D] to [T, N], one target at a time."""
     maps = np.empty(G.shape[:2], np.float32)
     for raw, g in zip(maps, G, strict=True):
         raw[:] = np.maximum(A * (np.maximum(g, 0).mean(0) if aggregation == "pooled" else g), 0).mean(-1)
@@ -134,16 +138,16 @@ def pool_torch(A: Tensor, G: Tensor, aggregation: str) -> Tensor:
 
 
 def refine_torch(maps: Tensor, repetition: float) -> Tensor:
-    """The released profile on [T, h, w] of up to 64 rows, on which its kernel is 3 whatever the map."""
+    """The profile `released` on [T, h, w] with up to 64 rows, for which its kernel size is always 3."""
     windows = F.unfold(F.pad(maps[:, None], (1, 1, 1, 1), mode="reflect"), 3).sort(1).values
     mean = windows.mean(1, keepdim=True)
     sigma = windows.std(1, keepdim=True, correction=0) / mean
     ranks = torch.arange(-4, 5, device=maps.device, dtype=maps.dtype)[:, None]
     weights = torch.exp(-(ranks**2) / (2 * sigma**2).clamp(min=1e-30))
     z = torch.where(mean[:, 0] > 0, (weights * windows).sum(1) / weights.sum(1), 0)
-    lit = torch.where(z > 0, z, torch.nan)
-    delta = 0.15 * lit.nanquantile(0.5, 1, keepdim=True) + 0.15 * z.quantile(0.6, 1, keepdim=True)
-    delta = delta + 0.20 * lit.nanmean(1, keepdim=True) + 0.015 * z.amax(1, keepdim=True)
+    positive = torch.where(z > 0, z, torch.nan)
+    delta = 0.15 * positive.nanquantile(0.5, 1, keepdim=True) + 0.15 * z.quantile(0.6, 1, keepdim=True)
+    delta = delta + 0.20 * positive.nanmean(1, keepdim=True) + 0.015 * z.amax(1, keepdim=True)
     z = torch.where(z < delta, z * (z / delta).clamp(0.5, 1), z)
     z = torch.minimum(z.clamp(min=0), maps.flatten(1).amax(1, keepdim=True))
     low, high = z.amin(1, keepdim=True), z.amax(1, keepdim=True)
@@ -161,13 +165,13 @@ def overlay_pillow(
 ) -> NDArray[np.uint8]:
     """One map [h, w] over an image [H, W, 3], with Pillow's resize and the color table [256, 3]."""
     height, width = image.shape[:2]
-    grown = np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR))
-    colored = table[(grown.clip(0, 1) * 255 + 0.5).astype(np.uint8)]
+    resized = np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR))
+    colored = table[(resized.clip(0, 1) * 255 + 0.5).astype(np.uint8)]
     return ((1 - alpha) * image + alpha * colored + 0.5).astype(np.uint8)
 
 
 def overlay_torch(maps: Tensor, image: Tensor, table: Tensor, alpha: float) -> Tensor:
     """[T, h, w] over [H, W, 3], with the color table [256, 3]."""
-    grown = F.interpolate(maps[:, None], image.shape[:2], mode="bilinear", align_corners=False)[:, 0]
-    colored = table[(grown.clamp(0, 1) * 255 + 0.5).long()].float()
+    resized = F.interpolate(maps[:, None], image.shape[:2], mode="bilinear", align_corners=False)[:, 0]
+    colored = table[(resized.clamp(0, 1) * 255 + 0.5).long()].float()
     return ((1 - alpha) * image + alpha * colored + 0.5).to(torch.uint8)

@@ -1,6 +1,6 @@
-"""Maps that break kernels: exact zeros of both signs, ties, negative values, subnormals, one value repeated, spikes.
+"""Edge cases for kernels: exact zeros of both signs, ties, negative values, subnormals, constant maps, spikes.
 
-One generator for the tests of every op and backend, the suite's correctness check and tools/fuzz.
+Used by the tests of all ops and backends, the correctness check of the benchmarks and tools/fuzz.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _signed_zeros(rng: np.random.Generator, u: Array) -> Array:
 
 
 def _subnormals(rng: np.random.Generator, u: Array) -> Array:
-    """Few ordinary values among subnormals of both signs and zeros."""
+    """A few normal values among subnormals of both signs and zeros."""
     return np.where(u > 0.8, u, np.where(u > 0.4, (u - 0.6) * 1e-39, 0.0))
 
 

@@ -11,7 +11,7 @@ from dcam_fast.folders import replacing, write_text
 
 
 def write(results: Results, folder: Path, stem: str) -> list[Path]:
-    """JSON, Markdown and pictures; returns their paths."""
+    """Writes JSON, Markdown and plots; returns their paths."""
     with replacing(folder, "bench") as draft:
         write_text(draft / f"{stem}.json", results.to_json())
         write_text(draft / f"{stem}.md", f"# Benchmarks\n\n{markdown(results, level=2)}\n")

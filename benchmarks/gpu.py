@@ -1,7 +1,7 @@
-"""For whoever has a GPU: ``python benchmarks/gpu.py``. Correctness first, then all timings, in under 8 minutes.
+"""Tests and benchmarks on a GPU: `python benchmarks/gpu.py`. Correctness first, then all timings, in under 8 minutes.
 
-Needs the repository, torch with CUDA, and no network; builds the package in ``build/lib``, for this GPU. Writes
-``benchmarks/results/DATE-DEVICE.json`` (and a copy to the folder $OUT, if set). Exit codes: 0 all right, 1 something is
+Needs a checkout and torch with CUDA, and no network. It builds the package in `build/lib` for this GPU and writes
+`benchmarks/results/DATE-DEVICE.json`, with a copy in the folder $OUT if set. Exit codes: 0 all correct, 1 something is
 wrong, 3 no GPU.
 """
 
@@ -23,18 +23,18 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "build" / "lib"
 NO_GPU = 3
 TOTAL_S = 450.0
-# The longest that each stage may take, in seconds.
+# Maximum seconds of each stage.
 BUDGETS = {"build": 150.0, "tests": 120.0, "sanitizer": 60.0, "ncu": 40.0}
 
-# Calls of each of the main ops, for the tools that watch kernels.
-WATCHED = """
-from dcam_fast.benchmarks.cases import Case, make_inputs
+# Calls of the main ops, for compute-sanitizer and ncu.
+CALLS = """
+from dcam_fast.benchmarks.op_cases import BenchmarkCase, make_inputs
 from dcam_fast.benchmarks.implementations import available_backends, _backend_call
-for case in (Case("op", "pool", "pooled", {T}, (27, 27), 4096, "bfloat16"),
-             Case("op", "refine", "released", {T}, (48, 48)),
-             Case("op", "refine", "default", {T}, (48, 48)),
-             Case("op", "guided_filter", "default", {T}, (96, 96)),  # fields in global memory
-             Case("op", "overlay", "turbo", 1, (27, 27), image=(1080, 1920))):
+for case in (BenchmarkCase("op", "pool", "pooled", {T}, (27, 27), 4096, "bfloat16"),
+             BenchmarkCase("op", "refine", "released", {T}, (48, 48)),
+             BenchmarkCase("op", "refine", "default", {T}, (48, 48)),
+             BenchmarkCase("op", "guided_filter", "default", {T}, (96, 96)),  # fields in global memory
+             BenchmarkCase("op", "overlay", "turbo", 1, (27, 27), image=(1080, 1920))):
     inputs = make_inputs(case, "cuda")
     for backend in available_backends("cuda"):
         _backend_call(backend)(case, inputs)()
@@ -43,8 +43,8 @@ import torch; torch.cuda.synchronize()
 
 
 @dataclass(frozen=True)
-class Stage:
-    """How a command ended: its exit code, None where it was cut at its time or is not there."""
+class StageResult:
+    """How a command ended; `code` is None if it did not finish in time."""
 
     name: str
     code: int | None
@@ -53,15 +53,15 @@ class Stage:
 
 
 def environment() -> dict[str, str]:
-    """The environment of every stage: what was built here, whether or not the package is installed."""
+    """The environment of all stages: imports the package from `build/lib`, installed or not."""
     return {**os.environ, "PYTHONPATH": str(BUILT), "PYTHONSAFEPATH": "1"}
 
 
-def stage(name: str, command: list[str], seconds: float) -> Stage:
-    """Runs a command for at most `seconds`; says in one line how it ended."""
+def stage(name: str, command: list[str], seconds: float) -> StageResult:
+    """Runs a command for at most `seconds`."""
     print(f"gpu: {name}", flush=True)
     if seconds <= 0:
-        return Stage(name, None, "", f"{name}: not run, no time left")
+        return StageResult(name, None, "", f"{name}: not run, no time left")
     try:
         done = subprocess.run(
             command, cwd=ROOT, env=environment(), timeout=seconds, text=True, stdout=subprocess.PIPE,
@@ -69,9 +69,9 @@ def stage(name: str, command: list[str], seconds: float) -> Stage:
         )  # fmt: skip
     except subprocess.TimeoutExpired as cut:
         output = cut.stdout.decode(errors="replace") if isinstance(cut.stdout, bytes) else cut.stdout or ""
-        return Stage(name, None, output, f"{name}: cut after {seconds:.0f} s, so not known")
+        return StageResult(name, None, output, f"{name}: cut after {seconds:.0f} s, result unknown")
     lines = done.stdout.strip().splitlines() or [""]
-    return Stage(name, done.returncode, done.stdout, f"{name}: exit code {done.returncode}, {lines[-1][:200]}")
+    return StageResult(name, done.returncode, done.stdout, f"{name}: exit code {done.returncode}, {lines[-1][:200]}")
 
 
 def tool(name: str) -> str | None:
@@ -81,13 +81,13 @@ def tool(name: str) -> str | None:
 
 
 def sanitizer_errors(output: str) -> int | None:
-    """What compute-sanitizer counts in its last line; None where it has none."""
+    """The error count in the last line of compute-sanitizer, if any."""
     counts = re.findall(r"(?:ERROR SUMMARY|RACECHECK SUMMARY): (\d+) ", output)
     return int(counts[-1]) if counts else None
 
 
 def ncu_summary(output: str) -> list[str]:
-    """A line a kernel from ncu's CSV: share of the memory bandwidth, occupancy, duration."""
+    """One line per kernel from the CSV of ncu: share of the memory bandwidth, occupancy, duration."""
     lines = output.splitlines()
     start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), None)
     if start is None:
@@ -107,41 +107,43 @@ METRICS = (
 
 
 def check(started: float) -> tuple[list[str], bool]:
-    """Tests, then compute-sanitizer and ncu where they are: what came of it, and whether all that ran is right."""
+    """Runs the tests, then compute-sanitizer and ncu if installed. Returns notes, and whether all that ran passed."""
 
     def left(name: str) -> float:
         return min(BUDGETS[name], TOTAL_S - (time.monotonic() - started))
 
-    def watched(T: int) -> list[str]:
-        return [sys.executable, "-c", WATCHED.format(T=T)]
+    def calls_command(T: int) -> list[str]:
+        return [sys.executable, "-c", CALLS.format(T=T)]
 
     notes, right = [], True
     missing = [name for name in ("pytest", "hypothesis") if importlib.util.find_spec(name) is None]
     if "pytest" in missing:
-        notes.append("tests: not run, pytest is not installed; every timing is still gated on the reference")
+        notes.append("tests: not run, pytest is not installed; every timing is still checked against the reference")
     else:
         if missing:
-            notes.append("tests: hypothesis is not installed, the files that need it are left out")
-        skipped = [f"--ignore={path}" for path in needs_hypothesis()] if missing else []
+            notes.append("tests: hypothesis is not installed, files that need it are skipped")
+        skipped = [f"--ignore={path}" for path in hypothesis_files()] if missing else []
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests", *skipped]
         done = stage("tests", [*command, "-o", "addopts=--import-mode=importlib"], left("tests"))
         notes.append(done.note)
         right = done.code == 0
     sanitizer, profiler = tool("compute-sanitizer"), tool("ncu")
     for kind in ("memcheck", "racecheck", "initcheck", "synccheck") if sanitizer else ():
-        command = [str(sanitizer), "--tool", kind, *watched(2)]
+        command = [str(sanitizer), "--tool", kind, *calls_command(2)]
         done = stage(kind, command, left("sanitizer"))
         errors = sanitizer_errors(done.output)
         notes.append(done.note if errors is None else f"compute-sanitizer {kind}: {errors} errors")
         right &= errors == 0
     if profiler:
-        done = stage("ncu", [profiler, "--csv", "--metrics", METRICS, *watched(16)], left("ncu"))
+        done = stage("ncu", [profiler, "--csv", "--metrics", METRICS, *calls_command(16)], left("ncu"))
         notes += ncu_summary(done.output) or [done.note]
-    notes += [f"{name}: not here" for name, found in (("compute-sanitizer", sanitizer), ("ncu", profiler)) if not found]
+    notes += [
+        f"{name}: not installed" for name, found in (("compute-sanitizer", sanitizer), ("ncu", profiler)) if not found
+    ]
     return notes, right
 
 
-def needs_hypothesis() -> list[str]:
+def hypothesis_files() -> list[str]:
     """Test files that cannot be imported without hypothesis."""
     files = (ROOT / "tests").rglob("*.py")
     return [str(path.relative_to(ROOT)) for path in sorted(files) if "import hypothesis" in (t := path.read_text())
@@ -163,11 +165,14 @@ def main() -> int:
     notes.append(built.note)
     sys.path.insert(0, str(BUILT))
     from dcam_fast.benchmarks.files import write
-    from dcam_fast.benchmarks.suite import Plan, run
+    from dcam_fast.benchmarks.suite import BenchmarkPlan, run
 
     found, right = check(started)
     left = max(60.0, TOTAL_S - (time.monotonic() - started))
-    results = run(Plan("cuda", total_s=left, most=1000, least=200), lambda name: print(f"gpu: {name}", flush=True))
+    results = run(
+        BenchmarkPlan("cuda", total_s=left, max_samples=1000, min_samples=200),
+        lambda name: print(f"gpu: {name}", flush=True),
+    )
     results = replace(results, notes=[*notes, *found, *results.notes])
     stem = f"{date.today()}-{re.sub(r'[^a-z0-9]+', '-', results.machine['device'].lower())}"
     for path in write(results, ROOT / "benchmarks" / "results", stem):

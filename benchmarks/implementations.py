@@ -1,10 +1,11 @@
-"""Who is measured: the released algorithm written the usual ways, then every backend of the ops that can run here."""
+"""The implementations: the official algorithm as usually written, then all available backends of the ops."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,33 +23,39 @@ from dcam_fast.benchmarks.baselines import (
     refine_released,
     refine_torch,
 )
-from dcam_fast.benchmarks.cases import ALPHA, IMAGE_SIDE, REPETITION, Case, Inputs
+from dcam_fast.benchmarks.op_cases import ALPHA, IMAGE_SIDE, REPETITION, BenchmarkCase, Inputs
 from dcam_fast.ops import reference
 from dcam_fast.ops._backends import BACKENDS
 
 Call = Callable[[], Tensor]
-POOLINGS = ("elementwise", "pooled")  # that the baselines know
+POOLINGS = ("elementwise", "pooled")  # supported by the baselines
 
 
 class UnavailableError(Exception):
-    """Why a implementation cannot run a case here."""
+    """An implementation cannot run a case here; the message says why."""
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """`build(case, inputs)` gives the call that is timed, or raises UnavailableError."""
+    """One implementation of the cases.
+
+    Attributes:
+        name: in tables and result files.
+        build: maps a case and its inputs to the call that is timed, or raises `UnavailableError`.
+        ours: whether it belongs to this package.
+    """
 
     name: str
-    build: Callable[[Case, Inputs], Call]
+    build: Callable[[BenchmarkCase, Inputs], Call]
     ours: bool = False
 
 
-def _numpy(kind: str) -> Callable[[Case, Inputs], Call]:
-    def build(case: Case, inputs: Inputs) -> Call:
+def _numpy(kind: str) -> Callable[[BenchmarkCase, Inputs], Call]:
+    def build(case: BenchmarkCase, inputs: Inputs) -> Call:
         rank_filter = {"loop": lambda: loop_filter, "array": lambda: array_filter, "numba": numba_filter}[kind]()
 
         def refine(maps: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.stack([refine_released(one, REPETITION, rank_filter) for one in maps]))
+            return torch.from_numpy(np.stack([refine_released(values, REPETITION, rank_filter) for values in maps]))
 
         if case.op == "refine":
             maps = inputs[0].double().numpy()
@@ -61,14 +68,13 @@ def _numpy(kind: str) -> Callable[[Case, Inputs], Call]:
     return build
 
 
-def _pillow(case: Case, inputs: Inputs) -> Call:
+def _pillow(case: BenchmarkCase, inputs: Inputs) -> Call:
     maps, image, _, table = (tensor.numpy() for tensor in inputs)
-    return lambda: torch.from_numpy(np.stack([overlay_pillow(one, image, table, ALPHA) for one in maps]))
+    return lambda: torch.from_numpy(np.stack([overlay_pillow(values, image, table, ALPHA) for values in maps]))
 
 
-def _eager(case: Case) -> Callable[..., Tensor]:
-    """The op as one would write it in PyTorch; where nobody has (profiles other than the released one), as our
-    reference has it."""
+def _eager(case: BenchmarkCase) -> Callable[..., Tensor]:
+    """The op in plain PyTorch; for profiles other than `released`, the reference of this package."""
     if case.op == "overlay":
         return lambda maps, image, boxes, table: overlay_torch(maps, image, table, ALPHA)
 
@@ -77,9 +83,11 @@ def _eager(case: Case) -> Callable[..., Tensor]:
             return refine_torch(maps, REPETITION)
         config = case.config
         if case.op == "guided_filter":
-            return reference.guided_filter(maps, *guide, config.guide_radius, config.guide_epsilon)
-        options = {"repetition": REPETITION, "image_side": IMAGE_SIDE, "guide": guide[0] if guide else None}
-        return reference.refine(maps, config, **options, check=False)
+            return reference.guided_filter(maps, guide[0], config.guide_radius, config.guide_epsilon)
+        guide_or_none = guide[0] if guide else None
+        return reference.refine(
+            maps, config, repetition=REPETITION, image_side=IMAGE_SIDE, guide=guide_or_none, check=False
+        )
 
     def pool(A: Tensor, G: Tensor) -> Tensor:
         if case.aggregation in POOLINGS:
@@ -91,19 +99,23 @@ def _eager(case: Case) -> Callable[..., Tensor]:
     return pool if case.op == "pool" else lambda A, G, *guide: refine(pool(A, G).view(-1, *case.grid), *guide)
 
 
-def _eager_call(case: Case, inputs: Inputs) -> Call:
+def _eager_call(case: BenchmarkCase, inputs: Inputs) -> Call:
     run = _eager(case)
     return lambda: run(*inputs)
 
 
-def _compiled_call(case: Case, inputs: Inputs) -> Call:
+def _compiled_call(case: BenchmarkCase, inputs: Inputs) -> Call:
     torch._dynamo.reset()  # type: ignore[no-untyped-call]
     run = torch.compile(_eager(case), dynamic=False)
     return lambda: run(*inputs)
 
 
 def captured(call: Call) -> Call:
-    """The call as a CUDA graph. Raises UnavailableError where it cannot be captured."""
+    """The call as a CUDA graph.
+
+    Raises:
+        UnavailableError: It cannot be captured.
+    """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -124,19 +136,21 @@ def captured(call: Call) -> Call:
     return replay
 
 
-def _backend_call(backend: str) -> Callable[[Case, Inputs], Call]:
-    def build(case: Case, inputs: Inputs) -> Call:
+def _backend_call(backend: str) -> Callable[[BenchmarkCase, Inputs], Call]:
+    def build(case: BenchmarkCase, inputs: Inputs) -> Call:
         check = inputs[0].is_cpu
-        refinement = {"repetition": REPETITION, "image_side": IMAGE_SIDE, "check": check, "backend": backend}
+        options: dict[str, Any] = {
+            "repetition": REPETITION, "image_side": IMAGE_SIDE, "check": check, "backend": backend,
+        }  # fmt: skip
         if case.op == "overlay":
             return lambda: ops.overlay(*inputs, check=False, backend=backend)  # type: ignore[arg-type]
         if case.guided:
-            refinement["guide"] = inputs[-1]
+            options["guide"] = inputs[-1]
         if case.op == "refine":
-            return lambda: ops.refine(inputs[0], case.config, **refinement)  # type: ignore[arg-type]
+            return lambda: ops.refine(inputs[0], case.config, **options)
         if case.op == "guided_filter":
             radius, epsilon = case.config.guide_radius, case.config.guide_epsilon
-            return lambda: ops.guided_filter(*inputs, radius, epsilon, backend=backend)  # type: ignore[misc]
+            return lambda: ops.guided_filter(inputs[0], inputs[1], radius, epsilon, backend=backend)
         A, G = inputs[:2]
 
         def pool() -> Tensor:
@@ -145,42 +159,42 @@ def _backend_call(backend: str) -> Callable[[Case, Inputs], Call]:
         if case.op == "pool":
             return pool
         if case.guided:
-            return lambda: ops.refine(pool().view(-1, *case.grid), case.config, **refinement)  # type: ignore[arg-type]
+            return lambda: ops.refine(pool().view(-1, *case.grid), case.config, **options)
         return lambda: ops.diffusion_cam(
-            A, G, grid=case.grid, config=case.config, aggregation=case.aggregation, **refinement
+            A, G, grid=case.grid, config=case.config, aggregation=case.aggregation, **options
         )
 
     return build
 
 
-def _array_entry(case: Case, inputs: Inputs) -> Call:
-    (one,) = inputs[0].numpy()
+def _array_entry(case: BenchmarkCase, inputs: Inputs) -> Call:
+    (values,) = inputs[0].numpy()
     return lambda: torch.from_numpy(
-        ops.refine_array(one, case.config, repetition=REPETITION, image_side=IMAGE_SIDE)[None]
+        ops.refine_array(values, case.config, repetition=REPETITION, image_side=IMAGE_SIDE)[None]
     )
 
 
-def _graph_of(build: Callable[[Case, Inputs], Call]) -> Callable[[Case, Inputs], Call]:
+def _graph_of(build: Callable[[BenchmarkCase, Inputs], Call]) -> Callable[[BenchmarkCase, Inputs], Call]:
     return lambda case, inputs: captured(build(case, inputs))
 
 
 def available_backends(device: str) -> list[str]:
-    """The backends that can serve a device, but for the reference, which is the eager baseline."""
+    """The backends available on a device, without the reference, which is the eager baseline."""
     kind = torch.device(device).type
     return [
-        n
-        for n, backend in BACKENDS.items()
-        if n != "reference" and backend.serves(kind) and backend.unavailable_reason() is None
+        name
+        for name, backend in BACKENDS.items()
+        if name != "reference" and backend.serves(kind) and backend.unavailable_reason() is None
     ]
 
 
-def implementations(case: Case, device: str, backends: list[str], *, compiled: bool) -> list[Implementation]:
-    """Those that make sense for a case: the NumPy ones know the released profile and two poolings, on the CPU."""
+def implementations(case: BenchmarkCase, device: str, backends: list[str], *, compiled: bool) -> list[Implementation]:
+    """The implementations of a case. NumPy has the profile `released` and two poolings, on the CPU."""
     found = []
     on_cpu = device == "cpu"
     if on_cpu and (case.op == "pool" or case.variant.endswith("released")):
         if case.targets == 1 and case.op != "pool":  # T maps take T times as long
-            found.append(Implementation("released algorithm, Python loop", _numpy("loop")))
+            found.append(Implementation("official algorithm, Python loop", _numpy("loop")))
         if case.op != "pool" or case.aggregation in POOLINGS:
             found.append(Implementation("vectorized NumPy", _numpy("array")))
         if case.op != "pool" and importlib.util.find_spec("numba"):

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from dcam_fast.models.checkpoint import build_model, check_files
+from dcam_fast.models.checkpoint import build_model
+from dcam_fast.models.weights import check_files
 
 SIDE = 1024
 

@@ -1,8 +1,9 @@
-"""Results as pictures, 800 pixels wide: latency against T, against the grid, and the share of the limit."""
+"""Plots of the results, 800 pixels wide: latency by T, latency by grid, share of the limit."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,24 +14,24 @@ CACHE = "cold"
 
 
 def _series(entries: list[Entry], along: str, title: str, label: str) -> Figure:
-    """Medians with their spread, a line for each implementation; one panel an op."""
+    """Medians with spread, one line per implementation, one panel per op."""
     figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
     ops = list(dict.fromkeys((entry.op, entry.variant) for entry in entries))
     panels = figure.subplots(1, max(len(ops), 1), squeeze=False)[0]
     names = list(dict.fromkeys(entry.implementation for entry in entries))
     for panel, (op, variant) in zip(panels, ops, strict=False):
-        mine = [entry for entry in entries if (entry.op, entry.variant) == (op, variant)]
+        panel_entries = [entry for entry in entries if (entry.op, entry.variant) == (op, variant)]
         for index, name in enumerate(names):
-            line = sorted((e for e in mine if e.implementation == name), key=lambda e: getattr(e, along))
+            line = sorted((e for e in panel_entries if e.implementation == name), key=lambda e: getattr(e, along))
             _draw(panel, line, along, name, index)
-        floor = sorted({(getattr(e, along), e.floor * 1e6) for e in mine if e.floor})
+        floor = sorted({(getattr(e, along), e.floor * 1e6) for e in panel_entries if e.floor})
         panel.plot([x for x, _ in floor], [y for _, y in floor], "k:", label="limit of the machine")
         panel.set(xscale="log", yscale="log", title=f"{op}\n{variant}", xlabel=label)
-        ticks = sorted({getattr(entry, along) for entry in mine})
+        ticks = sorted({getattr(entry, along) for entry in panel_entries})
         panel.set_xticks(ticks, [str(tick) for tick in ticks])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("µs a call")
+    panels[0].set_ylabel("µs per call")
     handles = {label: handle for p in panels for handle, label in zip(*p.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=9)
     figure.suptitle(title, fontsize=11)
@@ -41,7 +42,7 @@ def _draw(panel: Axes, line: list[Entry], along: str, name: str, index: int) -> 
     if not line:
         return
     x = [getattr(entry, along) for entry in line]
-    style = {"linewidth": 2.5} if name.startswith("dcam_fast") else {"linewidth": 1.2, "alpha": 0.8}
+    style: dict[str, Any] = {"linewidth": 2.5} if name.startswith("dcam_fast") else {"linewidth": 1.2, "alpha": 0.8}
     panel.plot(
         x, [e.median * 1e6 for e in line if e.median], "o-", color=f"C{index}", label=name, markersize=4, **style
     )
@@ -51,7 +52,7 @@ def _draw(panel: Axes, line: list[Entry], along: str, name: str, index: int) -> 
 
 
 def _shares(entries: list[Entry]) -> Figure:
-    """The share of the limit of the package's own backends, a bar a case."""
+    """The share of the limit for the backends of this package, one bar per case."""
     chosen = [entry for entry in entries if entry.share and entry.implementation.startswith("dcam_fast")]
     figure = Figure(figsize=(8, max(2.5, 0.24 * len(chosen) + 1)), dpi=100, layout="constrained")
     panel = figure.subplots()
@@ -60,22 +61,22 @@ def _shares(entries: list[Entry]) -> Figure:
     panel.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
     panel.set_yticks(range(len(chosen)), labels, fontsize=8)
     panel.set(xscale="log", xlabel="% of the limit (copy bandwidth or arithmetic), cold")
-    panel.set_xlim(right=2 * panel.get_xlim()[1])  # room for the figures
+    panel.set_xlim(right=2 * panel.get_xlim()[1])  # space for the labels
     panel.invert_yaxis()
     panel.grid(axis="x", alpha=0.3)
     return figure
 
 
 def write_plots(results: Results, folder: Path, stem: str) -> list[Path]:
-    """Writes the pictures that there are figures for; returns their paths."""
+    """Writes the plots that the results have data for; returns their paths."""
     timed = [e for e in results.entries if e.cache == CACHE and e.median is not None]
     square = {("pool", "elementwise"), ("refine", "released"), ("diffusion_cam", "pooled, released")}
     main = [e for e in timed if (e.op, e.variant) in square and (e.op == "refine" or "D=4096" in e.case)]
     figures = {}
     if against_t := [e for e in main if e.cells == 729]:
-        figures["targets"] = _series(against_t, "targets", "Latency against the number of targets T, 27x27", "T")
+        figures["targets"] = _series(against_t, "targets", "Latency by number of targets T, 27x27", "T")
     if against_grid := [e for e in main if e.targets == 1]:
-        figures["grid"] = _series(against_grid, "cells", "Latency against the grid, T = 1", "cells")
+        figures["grid"] = _series(against_grid, "cells", "Latency by grid, T = 1", "cells")
     if main:
         figures["limit"] = _shares(main)
     paths = []

@@ -1,7 +1,7 @@
-"""Writes the measured parts of README.md and docs/ from the committed result files:
-``./run python -m dcam_fast.benchmarks.report``.
+"""Writes the measured parts of README.md and docs/ from the committed result files.
 
-Each part stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``. ``--check`` only fails if one is stale.
+Run: `./run python -m dcam_fast.benchmarks.report`. Each part stands between `<!-- NAME -->` and `<!-- /NAME -->`. With
+`--check` nothing is written, and the exit code is 1 if a part is stale.
 """
 
 from __future__ import annotations
@@ -16,20 +16,29 @@ from typing import Any
 from dcam_fast.benchmarks import report_attribution, report_evaluation, report_latency
 from dcam_fast.benchmarks.results import Results
 from dcam_fast.benchmarks.suite import EXPLANATION
-from dcam_fast.benchmarks.tables import markdown
+from dcam_fast.benchmarks.tables import markdown, markdown_table, readable
+from dcam_fast.evaluation.runner import TRUE_MASK
 
-ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/evaluation.md", "docs/reproduction.md", "docs/attribution.md", "docs/threads.md")
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = (
+    "README.md",
+    "docs/performance.md",
+    "docs/evaluation.md",
+    "docs/embedded-model.md",
+    "docs/reproduction.md",
+    "docs/attribution.md",
+    "docs/threads.md",
+)
 RESULTS = ROOT / "benchmarks" / "results"
 
 
 def newest(pattern: str) -> tuple[str, dict[str, Any]]:
-    """Name and content of the newest result file of a kind (their names begin with the date)."""
+    """Name and content of the newest result file of a kind. Names begin with the date."""
     path = max(RESULTS.glob(pattern))
     return path.name, json.loads(path.read_text())
 
 
-# The cases that README.md shows; the result file and its Markdown have all of them.
+# The cases in docs/performance.md; the result file and its Markdown have all cases.
 SHOWN = (
     "pool elementwise 27x27 D=4096 bfloat16 T=1",
     "pool elementwise 27x27 D=4096 bfloat16 T=16",
@@ -43,44 +52,84 @@ SHOWN = (
 
 
 def performance() -> str:
-    """The main cases of the newest CPU run, and its pictures."""
+    """The main cases of the newest CPU run, and its plots."""
     name, data = newest("*-cpu.json")
     stem = name.removesuffix(".json")
     results = Results.from_json(json.dumps(data))
     pictures = [path.name for path in sorted(RESULTS.glob(f"{stem}-*.png"))]
-    lines = [f"From `benchmarks/results/{name}`.", "", markdown(results, only=SHOWN)]
-    lines += [line for file in pictures for line in ("", f"![{file}](benchmarks/results/{file})")]
+    lines = [f"From `benchmarks/results/{name}`.", "", markdown(results, level=2, only=SHOWN)]
+    lines += [line for file in pictures for line in ("", f"![{file}](../benchmarks/results/{file})")]
     return "\n".join(lines)
 
 
 def accuracy() -> str:
     """Exact answers of the embedded model by kind."""
     name, data = newest("*-accuracy.json")
-    lines = [
-        f"On {data['scenes']} held-out scenes of each sort; from `benchmarks/results/{name}`.",
-        "",
-        f"| answers exactly right | {' | '.join(data['accuracy'])} |",
-        f"| --- |{' ---: |' * len(data['accuracy'])}",
-    ]
     columns = list(data["accuracy"].values())
-    for kind in dict.fromkeys(kind for column in columns for kind in column):
-        cells = [f"{column[kind]['exact']:.1%}" if kind in column else "" for column in columns]
-        lines.append(f"| {kind} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = [
+        [kind, *(f"{column[kind]['exact']:.1%}" if kind in column else "" for column in columns)]
+        for kind in dict.fromkeys(kind for column in columns for kind in column)
+    ]
+    about = f"On {data['scenes']} held-out scenes of each kind; from `benchmarks/results/{name}`."
+    return "\n".join([about, "", *markdown_table(["exactly right answers", *data["accuracy"]], rows)])
 
 
 def latency() -> str:
-    """Latency beside busy processes, once a run is committed."""
+    """Latency next to busy processes, if a run is committed."""
     if not any(RESULTS.glob("*-latency.json")):
         return "No run is committed yet."
     return report_latency.latency(*newest("*-latency.json"))
 
 
+PUBLISHED = "published"
+# Rows of the summary: metric of the evaluation, what it says, whether higher is better.
+QUALITY = (
+    ("pointing", "strongest cell on the named object ↑", True),
+    ("obj_iou", "overlap with that object's mask (IoU) ↑", True),
+    ("deletion_1.56%", "word's probability without its 4 strongest cells ↓", False),
+)
+# And cases of the CPU run, with a cold cache.
+SPEED = {
+    "refine released 48x48 float32 T=1": "refinement of one 48x48 map",
+    "diffusion_cam pooled, released 27x27 D=4096 bfloat16 T=1": "pooling and refinement of one 27x27 map",
+}
+
+
+def summary() -> str:
+    """Six rows: how right and how fast, for the published method, the best baseline and this package."""
+    evaluation_name, evaluation = newest("*-evaluation.json")
+    speed_name, speed = newest("*-cpu.json")
+    passes_name, passes = newest("*-attribution.json")
+    rows = []
+    table = evaluation["table"]
+    baselines = [name for name in table if name not in ("default", PUBLISHED, TRUE_MASK)]
+    for metric, title, higher in QUALITY:
+        best = (max if higher else min)(baselines, key=lambda name: table[name][metric]["value"])
+        published, other, ours = (table[name][metric]["value"] for name in (PUBLISHED, best, "default"))
+        rows.append([title, f"{published:.2f}", f"{other:.2f} ({best})", f"**{ours:.2f}**"])
+    for case, title in SPEED.items():
+        timed = {
+            entry["implementation"]: entry["median"]
+            for entry in speed["entries"]
+            if entry["case"] == case and entry["cache"] == "cold" and entry["median"] is not None
+        }
+        official, ours = timed["official algorithm, Python loop"], timed["dcam_fast cpu"]
+        best = min((name for name in timed if not name.startswith("dcam_fast")), key=timed.__getitem__)
+        rows.append([title, readable(official), f"{readable(timed[best])} ({best})", f"**{readable(ours)}**"])
+    seconds = {name: row["seconds"] for name, row in passes["results"][0]["rows"].items()}
+    ours = readable(seconds["dcam_fast, prefix, remask"])
+    rows.append(["raw maps of 8 words, embedded model", readable(seconds[PUBLISHED]), "", f"**{ours}**"])
+    files = ", ".join(f"`{name}`" for name in (evaluation_name, speed_name, passes_name))
+    headers = ["", "published method", "best baseline", "dcam_fast"]
+    about = f"{evaluation['words']} words; times on {speed['machine']['cores']} CPU cores. From {files}."
+    return "\n".join([*markdown_table(headers, rows), "", about])
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "summary": summary,
     "performance": performance,
     "latency": latency,
     "accuracy": accuracy,
-    "evaluation-summary": lambda: report_evaluation.summary(*newest("*-evaluation.json")),
     "evaluation": lambda: report_evaluation.whole(*newest("*-evaluation.json")),
     "evaluation-hard": lambda: report_evaluation.whole(*newest("*-evaluation-hard.json")),
     "evaluation-refined": lambda: report_evaluation.summary(*newest("*-evaluation-refined.json")),
@@ -95,7 +144,7 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def render(text: str) -> str:
-    """``text`` with every measured part it holds written again."""
+    """`text` with all its measured parts written again."""
     for name, write in PARTS.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if pattern.search(text):
@@ -114,7 +163,7 @@ def main() -> None:
             if "--check" not in sys.argv:
                 path.write_text(after)
     if stale and "--check" in sys.argv:
-        sys.exit(f"report: {', '.join(stale)} must be what dcam_fast.benchmarks.report writes, run it again")
+        sys.exit(f"report: {', '.join(stale)} must match the result files, run `python -m dcam_fast.benchmarks.report`")
 
 
 if __name__ == "__main__":

@@ -1,50 +1,51 @@
-"""The tables of the attribution pass, for `report`."""
+"""Tables of the attribution pass, for `report`."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from dcam_fast.benchmarks.tables import markdown_table
+
 
 def attribution(name: str, data: dict[str, Any]) -> str:
-    """One table a model: the published flow, and ours by topology and answer state."""
+    """One table per model: the published method, then this package by topology and answer state."""
     machine = data["machine"]
     lines = [
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
-        f"load {machine['load_before']:.1f} before; from `benchmarks/results/{name}`."
+        f"load {machine['load']:.1f} at the start; from `benchmarks/results/{name}`."
     ]
     for result in data["results"]:
         rows = result["rows"]
         published = rows["published"]
         lines += [
             "",
-            f"**{result['model']}, {result['dtype']}, {result['tokens']:,} tokens, block {result['explained']} of "
-            f"{result['blocks']} explained, {result['words']} words**",
+            f"**{result['model']}, {result['dtype']}, {result['tokens']:,} tokens, target layer "
+            f"{result['target_layer']} of {result['num_layers']}, {result['words']} words**",
             "",
-            "| | seconds | times as fast | MiB above inference | share |",
-            "| --- | ---: | ---: | ---: | ---: |",
         ]
+        cells = []
         for label, row in rows.items():
-            if label.startswith("inference"):
-                continue
-            above = row["above_inference_bytes"]
-            lines.append(
-                f"| {label} | {row['seconds']:.3f} | {published['seconds'] / row['seconds']:.1f} "
-                f"| {above / 2**20:.1f} | 1 / {published['above_inference_bytes'] / max(above, 1):.1f} |"
-            )
+            if not label.startswith("inference"):
+                speedup = published["seconds"] / row["seconds"]
+                above = row["above_inference_bytes"]
+                share = published["above_inference_bytes"] / max(above, 1)
+                cells.append(
+                    [label, f"{row['seconds']:.3f}", f"{speedup:.1f}", f"{above / 2**20:.1f}", f"1 / {share:.1f}"]
+                )
+        lines += markdown_table(["", "seconds", "times as fast", "MiB above inference", "share"], cells)
     return "\n".join(lines)
 
 
 def approximations(name: str, data: dict[str, Any]) -> str:
-    """Each approximate mode beside the exact one."""
+    """Each approximate mode, compared with the exact one."""
     lines = [f"{data['scenes']} selection scenes; from `benchmarks/results/{name}`."]
     for kind, table in data["tables"].items():
         exact = table["exact"]["seconds"]
-        lines += [
-            "",
-            f"| {kind} | pointing | obj_iou | F3 | cosine with exact | times as fast |",
-            "| --- |" + " ---: |" * 5,
+        headers = [kind, "pointing", "obj_iou", "F3", "cosine with exact", "times as fast"]
+        metrics = ("pointing", "obj_iou", "f3", "cosine")
+        rows = [
+            [mode, *(f"{row[key]:.3f}" for key in metrics), f"{exact / row['seconds']:.1f}"]
+            for mode, row in table.items()
         ]
-        for mode, row in table.items():
-            figures = " | ".join(f"{row[key]:.3f}" for key in ("pointing", "obj_iou", "f3", "cosine"))
-            lines.append(f"| {mode} | {figures} | {exact / row['seconds']:.1f} |")
+        lines += ["", *markdown_table(headers, rows)]
     return "\n".join(lines)

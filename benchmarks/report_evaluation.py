@@ -1,16 +1,16 @@
-"""The parts of the documents that say which map is right, from the result files of ``dcam-fast evaluate``, ``dcam-fast
-reproduce`` and the search."""
+"""Tables of `dcam-fast evaluate`, `dcam-fast reproduce` and the search, for `report`."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from dcam_fast.benchmarks.tables import markdown_table
 from dcam_fast.evaluation.aggregate import Estimate
 from dcam_fast.evaluation.runner import TRUE_MASK
 from dcam_fast.evaluation.studies.reproduction import STUDIES, Reproduction, to_markdown
 from dcam_fast.evaluation.studies.search import describe
 
-# metric, heading, whether more is better
+# metric, heading, whether higher is better
 Columns = tuple[tuple[str, str, bool], ...]
 PLACE: Columns = (
     ("pointing", "pointing", True),
@@ -31,70 +31,66 @@ SHORT: Columns = (PLACE[0], PLACE[2], PLACE[5], DEPENDENCE[0], DEPENDENCE[3], DE
 
 
 def summary(name: str, data: dict[str, Any]) -> str:
-    """The columns that matter most."""
+    """One table with the main columns."""
     return f"{_sentence(name, data)}\n\n{_table(data, SHORT)}"
 
 
 def whole(name: str, data: dict[str, Any]) -> str:
-    """Two tables: where the maps sit, and whether the words depend on it."""
+    """Two tables: localization, and how the words depend on the cells."""
     return f"{_sentence(name, data)}\n\n{_table(data, PLACE)}\n\n{_table(data, DEPENDENCE)}"
 
 
 def randomization(name: str, data: dict[str, Any]) -> str:
-    """Correlation with the maps of ever more randomized models."""
+    """Correlation with the maps of increasingly randomized models."""
     curves: dict[str, list[float]] = data["randomization"]
     depth = len(next(iter(curves.values())))
-    lines = [f"{data['randomized']} scenes; from `benchmarks/results/{name}`.", ""]
-    lines += ["| method | " + " | ".join(f"{count} block{'s' * (count > 1)}" for count in range(1, depth + 1)) + " |"]
-    lines += ["| --- |" + " ---: |" * depth]
-    lines += [
-        f"| {method} | " + " | ".join(f"{value:.2f}" for value in curve) + " |" for method, curve in curves.items()
-    ]
-    return "\n".join(lines)
+    headers = ["method", *(f"{count} layer{'s' * (count > 1)}" for count in range(1, depth + 1))]
+    rows = [[method, *(f"{value:.2f}" for value in curve)] for method, curve in curves.items()]
+    about = f"{data['randomized']} scenes; from `benchmarks/results/{name}`."
+    return "\n".join([about, "", *markdown_table(headers, rows)])
 
 
 def study(name: str, data: dict[str, Any]) -> str:
-    """A table of the paper, ours beside the published figures."""
+    """A table of the paper, with the published figures."""
     table = {
         row: {metric: Estimate(**estimate) for metric, estimate in cells.items()}
         for row, cells in data["table"].items()
     }
     result = Reproduction(data["samples"], data["words"], table)
     text = to_markdown(STUDIES[data["study"]], result, data["model"], data["data"])
-    return f"{text}\nFrom `benchmarks/results/{name}`."
+    return f"{text.removeprefix('#')}\nFrom `benchmarks/results/{name}`."  # a level higher than in a report
 
 
 def search(name: str, data: dict[str, Any]) -> str:
-    """The best entries of the four rounds of the search, and the published form's place in the first."""
+    """The best entries of the four rounds of the search, and the rank of the published method in the first."""
     lines = [f"{data['scenes']} selection scenes; from `benchmarks/results/{name}`.", ""]
-    lines += [
-        "| rank | objective | state | aggregation | blocks | pointing | obj_iou | F3 |",
-        "| ---: |" + " --- |" * 4 + " ---: |" * 3,
-    ]
     published = ("contrast_sum", "final", "pooled")
     ranked = list(enumerate(data["raw"], 1))
     first = next(row for row in ranked if tuple(row[1][k] for k in ("objective", "state", "aggregation")) == published)
-    for rank, entry in [*ranked[:8], first]:
-        names = " | ".join(entry[key] for key in ("objective", "state", "aggregation"))
-        blocks = ", ".join(map(str, entry["blocks"]))
-        lines.append(f"| {rank} | {names} | {blocks} | {_figures(entry, 'pointing', 'obj_iou', 'f3')} |")
-    lines += ["", f"(of {len(ranked)}; the last row is the best of the published form)", ""]
-    lines += ["| rank | refinement | pointing | obj_iou | concentration | F3 |", "| ---: | --- |" + " ---: |" * 4]
-    for rank, entry in enumerate(data["profiles"][:8], 1):
-        figures = _figures(entry, "pointing", "obj_iou", "concentration", "f3")
-        lines.append(f"| {rank} | {describe(entry['profile'])} | {figures} |")
+    rows = [
+        [str(rank), *(entry[key] for key in ("objective", "state", "aggregation")),
+         ", ".join(map(str, entry["layers"])), *_figures(entry, "pointing", "obj_iou", "f3")]
+        for rank, entry in [*ranked[:8], first]
+    ]  # fmt: skip
+    headers = ["rank", "objective", "state", "aggregation", "layers", "pointing", "obj_iou", "F3"]
+    lines += markdown_table(headers, rows, "rllllr")
+    lines += ["", f"(of {len(ranked)}; the last row is the best entry of the published method)", ""]
+    rows = [
+        [str(rank), describe(entry["profile"]), *_figures(entry, "pointing", "obj_iou", "concentration", "f3")]
+        for rank, entry in enumerate(data["profiles"][:8], 1)
+    ]
+    lines += markdown_table(["rank", "refinement", "pointing", "obj_iou", "concentration", "F3"], rows, "rlr")
     lines += ["", f"(of {len(data['profiles'])})", ""]
     measured = ("pointing", "obj_iou", "f3", "deletion_4", "inter_word_correlation")
-    heads = "pointing | obj_iou | F3 | deletion, 4 cells | inter_word_correlation |"
-    lines += [f"| finalist | {heads}", "| --- |" + " ---: |" * len(measured)]
-    lines += [f"| {describe(entry['profile'])} | {_figures(entry, *measured)} |" for entry in data["finalists"]]
-    lines += ["", f"| idea | {heads}", "| --- |" + " ---: |" * len(measured)]
-    lines += [f"| {entry['idea']} | {_figures(entry, *measured)} |" for entry in data["ideas"]]
+    headers = ["pointing", "obj_iou", "F3", "deletion, 4 cells", "inter_word_correlation"]
+    finalists = [[describe(entry["profile"]), *_figures(entry, *measured)] for entry in data["finalists"]]
+    ideas = [[entry["idea"], *_figures(entry, *measured)] for entry in data["ideas"]]
+    lines += [*markdown_table(["finalist", *headers], finalists), "", *markdown_table(["idea", *headers], ideas)]
     return "\n".join(lines)
 
 
-def _figures(entry: dict[str, float], *names: str) -> str:
-    return " | ".join(f"{entry[name]:.3f}" for name in names)
+def _figures(entry: dict[str, float], *names: str) -> list[str]:
+    return [f"{entry[name]:.3f}" for name in names]
 
 
 def _sentence(name: str, data: dict[str, Any]) -> str:
@@ -112,14 +108,13 @@ def _table(data: dict[str, Any], columns: Columns) -> str:
     for metric, _, more in columns:
         values = [row[metric]["value"] for method, row in data["table"].items() if method != TRUE_MASK]
         best[metric] = (max if more else min)(values)
-    lines = ["| method | " + " | ".join(f"{title} {'↑' if more else '↓'}" for _, title, more in columns) + " |"]
-    lines += ["| --- |" + " ---: |" * len(columns)]
-    for method, row in data["table"].items():
-        cells = [
-            _cell(row[metric], method != TRUE_MASK and row[metric]["value"] == best[metric]) for metric, *_ in columns
-        ]
-        lines.append(f"| {method.replace('_', ' ')} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = [
+        [method]
+        + [_cell(row[metric], method != TRUE_MASK and row[metric]["value"] == best[metric]) for metric, *_ in columns]
+        for method, row in data["table"].items()
+    ]
+    headers = ["method", *(f"{title} {'↑' if more else '↓'}" for _, title, more in columns)]
+    return "\n".join(markdown_table(headers, rows))
 
 
 def _cell(estimate: dict[str, float], best: bool) -> str:

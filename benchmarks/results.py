@@ -1,13 +1,13 @@
 """The result file. JSON, schema 1:
 
 - `schema`: 1
-- `created`: ISO date and time; `machine`: strings and numbers that describe where it ran (`describe_machine`)
+- `created`, `machine`: when and where it was measured; every other result file begins with this `header` too
 - `limits`: `bytes_per_s` of a copy and `operations_per_s` of a float32 matrix product, both measured in the same run
 - `entries`: one per case, implementation and cache:
   `scope`, `op`, `variant`, `case` (its unique name), `targets`, `cells`, `implementation`, `device`, `cache` ("cold" or
-  "warm"), `median`, `p10`, `p90` (seconds; null where nothing was timed), `samples`, `floor` (seconds that the limits
-  allow at best; null where the work is not counted), `reason` (why nothing was timed; null otherwise)
-- `notes`: what was cut or did not run, and tools' summaries
+  "warm"), `median`, `p10`, `p90` (seconds; null if nothing was timed), `samples`, `floor` (minimum seconds by the
+  limits; null if the work is not counted), `reason` (why nothing was timed; null otherwise)
+- `notes`: what was cut or did not run, and summaries of tools
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch
 
 from dcam_fast.benchmarks.timing import Limits
 from dcam_fast.environment import env
+from dcam_fast.folders import write_json
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,18 +54,26 @@ class Entry:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What is compared with the same of another file."""
+        """Identifies the same measurement in another file."""
         return self.case, self.implementation, self.cache
 
     @property
+    def percentiles(self) -> tuple[float, float, float]:
+        """(p10, median, p90) of a timed entry, seconds."""
+        assert self.p10 is not None
+        assert self.median is not None
+        assert self.p90 is not None
+        return self.p10, self.median, self.p90
+
+    @property
     def share(self) -> float | None:
-        """Of the limit that was reached: 1 is the best the machine can do."""
+        """Share of the machine's limit, at most 1; None if unknown."""
         return self.floor / self.median if self.floor and self.median else None
 
 
 @dataclass(frozen=True)
 class Results:
-    """A whole run."""
+    """A whole run; see the module's docstring."""
 
     created: str
     machine: dict[str, Any]
@@ -78,7 +87,11 @@ class Results:
 
     @classmethod
     def from_json(cls, text: str) -> Results:
-        """Raises ValueError for a file of another schema."""
+        """Reads the text of a file.
+
+        Raises:
+            ValueError: The file has another schema.
+        """
         data = json.loads(text)
         if data.get("schema") != SCHEMA:
             raise ValueError(f"bench: the result file must have schema {SCHEMA}, got {data.get('schema')}")
@@ -99,9 +112,9 @@ def _read(path: str) -> str | None:
 
 
 def _cpu() -> tuple[str, str]:
-    """Model and clock, as the kernel tells them."""
+    """Model name and frequency in MHz, as reported by Linux."""
     lines = (_read("/proc/cpuinfo") or "").splitlines()
-    facts = dict(tuple(map(str.strip, line.split(":", 1))) for line in lines if ":" in line)
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return facts.get("model name", platform.processor() or platform.machine()), facts.get("cpu MHz", "unknown")
 
 
@@ -116,7 +129,7 @@ def _commit() -> str:
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """What a reader must know to judge the figures."""
+    """Hardware, versions, commit and load of the machine."""
     model, mhz = _cpu()
     versions = env().versions
     facts = {
@@ -145,3 +158,14 @@ def describe_machine(device: str) -> dict[str, Any]:
 def now() -> str:
     """ISO date and time, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def header(device: str) -> dict[str, Any]:
+    """The first fields of every result file. Take it before measuring: it holds the load."""
+    return {"created": now(), "machine": describe_machine(device)}
+
+
+def write_result(path: Path, head: dict[str, Any], **content: Any) -> None:
+    """Writes a result file: the header, then the content. Creates the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, head | content)

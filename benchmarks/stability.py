@@ -1,8 +1,8 @@
-"""Where the method itself is discontinuous: whether a rounding may decide what `refine` makes of a map.
+"""Discontinuities of the method: whether rounding may decide the result of `refine`.
 
-The modules compare values of the map with thresholds taken from it. Where a value lies within roundings of its
-threshold, two right implementations differ. `tolerance` finds this out from the reference alone, so that nothing is
-excused because of what a kernel answered.
+The modules compare values of the map with thresholds taken from it. Where a value lies within rounding error of its
+threshold, two correct implementations differ. `tolerance` detects this with the reference alone, never with the result
+of the kernel under test.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 from dcam_fast.config import RefineConfig
 from dcam_fast.ops import reference
 
-ROUNDING = 4e-6  # relative error of a value that a float32 kernel compares; some ten times what is measured
-TINY = 1e-36  # products of float32 under it may be 0
-PARITY = 2e-5  # the tolerance of the op tests, for maps that are well conditioned
+ROUNDING = 4e-6  # relative error of values that a float32 kernel compares; about ten times the measured one
+TINY = 1e-36  # float32 products below this may be 0
+PARITY = 2e-5  # tolerance of the op tests, for well-conditioned maps
 
 
 def _between(values: Tensor, threshold: float, slack: float) -> bool:
@@ -27,27 +27,27 @@ def _between(values: Tensor, threshold: float, slack: float) -> bool:
 
 
 def _unsure_sign(values: Tensor, slack: float, config: RefineConfig) -> bool:
-    """Whether a value might be of either sign, or underflow; zeros are exact where all that went into them is zero."""
-    least = TINY
-    if config.denoise == "rank":  # wide windows leave out the ranks that weigh less
-        least = max(TINY, 1e-8 / ROUNDING * slack)
+    """Whether a value may have either sign or underflow. Zeros are exact where all their inputs are zero."""
+    smallest = TINY
+    if config.denoise == "rank":  # wide windows skip ranks with smaller weights
+        smallest = max(TINY, 1e-8 / ROUNDING * slack)
     if bool((values < 0).any()):
-        least = max(TINY, slack)
-    return bool(((values != 0) & (values.abs() <= least)).any())
+        smallest = max(TINY, slack)
+    return bool(((values != 0) & (values.abs() <= smallest)).any())
 
 
 def rank_is_sure(x: Tensor, side: int) -> Tensor:
-    """Which cells of a map [h, w] the rank filter of float32 has as it should."""
+    """Cells of a map [h, w] for which the float32 rank filter is well conditioned."""
     windows = reference._pad(x[None], side // 2).unfold(1, side, 1).unfold(2, side, 1).flatten(-2)[0]
     mean, largest = windows.mean(-1), windows.abs().amax(-1)
-    # sigma is relative to the mean, which cancellation makes as wrong as it is small
+    # sigma is relative to the mean, which loses accuracy by cancellation
     cancels = (windows.amin(-1) < 0) & (mean.abs() <= 1e-2 * largest)
-    underflows = (largest > 0) & (largest < 1e-15)  # in float32 the squares of the window's values
+    underflows = (largest > 0) & (largest < 1e-15)  # of the squares of the window's values, in float32
     return ~cancels & ~underflows | (largest == 0)
 
 
 def _denoised(x: Tensor, config: RefineConfig, image_side: float | None) -> Tensor | None:
-    """The map after AKD; None where a rounding decides."""
+    """The map after AKD; None if rounding decides it."""
     if config.denoise != "rank":
         return reference._denoise(x, config, image_side)
     if config.kernel_size is None:
@@ -61,7 +61,7 @@ def _denoised(x: Tensor, config: RefineConfig, image_side: float | None) -> Tens
 
 
 def _gated(y: Tensor, config: RefineConfig, slack: float) -> Tensor | None:
-    """The map after DACG; None where a rounding decides."""
+    """The map after DACG; None if rounding decides it."""
     if not config.gating or config.gating_sigma == 0:
         return y
     mean, spread = y.mean().item(), y.std(correction=0).item()
@@ -77,7 +77,7 @@ def _gated(y: Tensor, config: RefineConfig, slack: float) -> Tensor | None:
     if len(positive):
         zeta = max(reference._percentile(positive, percent).item(), 1e-6)
         near = (y - zeta).abs() <= max(slack, ROUNDING * zeta)
-        # a value that is the threshold itself is so in every implementation, if no filter has rounded it
+        # a value that equals the threshold does so in every implementation, unless a filter has rounded it
         exact = config.denoise == "none" and bool((y[near] == zeta).all()) and zeta > 1e-6
         if bool(near.any()) and not exact:
             return None
@@ -98,9 +98,13 @@ def _debiasing_is_sure(z: Tensor, config: RefineConfig, repetition: float, slack
 
 
 def tolerance(x: Tensor, config: RefineConfig, *, repetition: float = 0.0, image_side: float | None = None) -> float:
-    """What a right float32 `refine` of the float64 map [h, w] may be off by; infinite where a rounding decides.
+    """Maximum error of a correct float32 `refine` of a float64 map; infinite if rounding decides the result.
 
-    `x` is what the kernel reads, and after the guided filter for a config that needs a guide.
+    Args:
+        x: the map [h, w] that the kernel reads; after the guided filter for a config that needs a guide.
+        config: settings of the refinement.
+        repetition: share of repeated tokens in the answer.
+        image_side: shorter side of the image, pixels.
     """
     scale = float(x.abs().max())
     slack = ROUNDING * scale
@@ -108,7 +112,7 @@ def tolerance(x: Tensor, config: RefineConfig, *, repetition: float = 0.0, image
     if y is None:
         return math.inf
     if config.denoise != "none" and _unsure_sign(y, slack, config) and config.attenuation:
-        return math.inf  # the levels are of the positive values
+        return math.inf  # the levels are taken from the positive values
     z = _gated(y, config, slack)
     if z is None:
         return math.inf
@@ -118,7 +122,7 @@ def tolerance(x: Tensor, config: RefineConfig, *, repetition: float = 0.0, image
         z = reference._attenuate(z, config)
     z = torch.minimum(z.clamp(min=0), x.max())
     span = float(z.max() - z.min())
-    # normalization magnifies what is left, against 1e-8 where nothing is
+    # normalization divides by the span
     allowed = max(PARITY, ROUNDING * scale / (span + 1e-8)) if scale > 0 else PARITY
     if span == 0 and config.denoise == "none":
         allowed = PARITY

@@ -1,4 +1,4 @@
-"""Runs cases: gate first, then time."""
+"""Runs benchmark cases. Each implementation is checked against the reference before it is timed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from dcam_fast.benchmarks.cases import Case, all_cases, disagreement, exact, make_inputs, make_sparse_inputs
 from dcam_fast.benchmarks.implementations import (
     Call,
     Implementation,
@@ -18,65 +17,93 @@ from dcam_fast.benchmarks.implementations import (
     available_backends,
     implementations,
 )
+from dcam_fast.benchmarks.op_cases import BenchmarkCase, all_cases, disagreement, exact, make_inputs, make_sparse_inputs
 from dcam_fast.benchmarks.results import Entry, Results, describe_machine, now
-from dcam_fast.benchmarks.timing import Clock, Limits, Statistics, measure, measure_limits
+from dcam_fast.benchmarks.timing import Limits, Statistics, Timer, measure, measure_limits
 from dcam_fast.ops._backends import BACKENDS
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What to run. `total_s` is a goal: what does not fit in is cut, baselines before our own, and named."""
+class BenchmarkPlan:
+    """What to run.
+
+    Attributes:
+        device: `"cpu"` or a CUDA device.
+        quick: only the main cases.
+        only: part of the names of the cases to run.
+        backends: the backends to time; all that are available if empty.
+        total_s: seconds to aim at. Cases that do not fit are cut, baselines first, and named in the notes.
+        max_samples: maximum number of timings of a call.
+        min_samples: number of timings of a call where they fit into a second.
+
+    >>> [case.name for case in BenchmarkPlan(quick=True, only="guided").cases()]
+    ['guided_filter default 27x27 float32 T=1']
+    """
 
     device: str = "cpu"
     quick: bool = False
     only: str = ""
     backends: tuple[str, ...] = ()
     total_s: float = 400.0
-    most: int = 300  # timings of a call
-    least: int = 5  # where as many fit into a second
+    max_samples: int = 300
+    min_samples: int = 5
 
-    def cases(self) -> list[Case]:
-        """The op and post-processing cases that it asks for."""
+    def cases(self) -> list[BenchmarkCase]:
+        """The op and post-processing cases of the plan, the largest last: those are cut first."""
         every = all_cases(self.device)
-        every.sort(key=lambda case: (not case.quick, case.work[0]))  # what is cut for time is the largest
+        every.sort(key=lambda case: (not case.quick, case.work[0]))
         return [case for case in every if self.only in case.name and (case.quick or not self.quick)]
 
-    def usable(self) -> list[str]:
-        """Raises ValueError for a backend that cannot run here."""
-        usable = available_backends(self.device)
+    def available_backends(self) -> list[str]:
+        """The backends to time.
+
+        Raises:
+            ValueError: A requested backend cannot run here.
+        """
+        available = available_backends(self.device)
         for backend in self.backends:
-            if backend not in usable:
-                reason = (
-                    BACKENDS[backend].unavailable_reason() if backend in BACKENDS else None
-                ) or "it does not serve this device"
+            if backend not in available:
+                known = BACKENDS.get(backend)
+                reason = (known and known.unavailable_reason()) or "it does not serve this device"
                 raise ValueError(
-                    f"bench: backends must be of {', '.join(usable) or 'none'} here, got {backend!r}: {reason}"
+                    f"bench: backends must be of {', '.join(available) or 'none'} here, got {backend!r}: {reason}"
                 )
-        return list(self.backends or usable)
+        return list(self.backends or available)
 
 
-QUICK_S = 48.0  # of the minute that is promised: the rest is for what is begun by then, and for printing
+QUICK_S = 48.0  # of the promised minute; the rest is for calls already started and for printing
 
 
-def quick_plan(device: str = "cpu", only: str = "", backends: tuple[str, ...] = (), elapsed_s: float = 0.0) -> Plan:
-    """A minute, also on a busy machine; `elapsed_s` of it have passed."""
-    return Plan(device, True, only, backends, total_s=QUICK_S - elapsed_s, most=60)
+def quick_plan(
+    device: str = "cpu", only: str = "", backends: tuple[str, ...] = (), elapsed_s: float = 0.0
+) -> BenchmarkPlan:
+    """The plan of `bench --quick`: one minute, also on a busy machine, less `elapsed_s`."""
+    return BenchmarkPlan(device, True, only, backends, total_s=QUICK_S - elapsed_s, max_samples=60)
 
 
-def gate(
-    case: Case, device: str, candidates: list[Implementation], ends: float = math.inf
+def check_correctness(
+    case: BenchmarkCase, device: str, candidates: list[Implementation], ends: float = math.inf
 ) -> tuple[dict[str, Call], dict[str, str]]:
-    """The calls that agree with the reference, also on sparse inputs, in the order of the candidates, and why others
-    are refused. Our own are made first; at `ends` (of `time.monotonic`) no other is begun."""
+    """Compares implementations with the reference, on dense and on sparse inputs.
+
+    Args:
+        case: what to compute.
+        device: where.
+        candidates: the implementations. Those of this package run first.
+        ends: value of `time.monotonic` after which no baseline is started.
+
+    Returns:
+        The calls that agree, in the order of the candidates, and the reason for each of the others.
+    """
     inputs = make_inputs(case, device)
     expected = exact(case, inputs)
     sparse = make_sparse_inputs(case, device)
     expected_sparse = None if sparse is None else exact(case, sparse)
     calls: dict[str, Call] = {}
-    refused: dict[str, str] = {}
+    rejected: dict[str, str] = {}
     for candidate in sorted(candidates, key=lambda candidate: not candidate.ours):
         if not candidate.ours and time.monotonic() > ends:
-            refused[candidate.name] = "cut for time"
+            rejected[candidate.name] = "cut for time"
             continue
         try:
             call = candidate.build(case, inputs)
@@ -86,41 +113,60 @@ def gate(
                 reason = None if reason is None else f"{reason} on sparse inputs"
         except UnavailableError as error:
             reason = str(error)
-        except Exception as error:  # whatever a compiler or a kernel raises is why there is no figure
+        except Exception as error:  # from a compiler or a kernel: the reason is reported
             lines = str(error).strip().splitlines() or [""]
             reason = f"{type(error).__name__}: {lines[0][:120]}"
         if reason is None:
             calls[candidate.name] = call
         else:
-            refused[candidate.name] = reason
+            rejected[candidate.name] = reason
     names = [candidate.name for candidate in candidates]
-    return {name: calls[name] for name in names if name in calls}, refused
+    return {name: calls[name] for name in names if name in calls}, rejected
 
 
 def run_case(
-    case: Case,
-    clock: Clock,
+    case: BenchmarkCase,
+    timer: Timer,
     limits: Limits,
     candidates: list[Implementation],
     *,
     budget_s: float,
-    most: int,
-    least: int = 5,
+    max_samples: int,
+    min_samples: int = 5,
     ends: float = math.inf,
 ) -> list[Entry]:
-    """The entries of one case: cold and warm of those that agree, the reason of those that do not."""
-    calls, refused = gate(case, clock.device, candidates, ends)
+    """Checks and times one case.
+
+    Args:
+        case: what to compute.
+        timer: measures single samples.
+        limits: of the machine, for the share of the limit.
+        candidates: the implementations.
+        budget_s: seconds for all timings.
+        max_samples: maximum number of timings of a call.
+        min_samples: number of timings of a call where they fit into a second.
+        ends: value of `time.monotonic` after which no baseline is started.
+
+    Returns:
+        Entries with cold and warm timings of those that agree, and with a reason for each of the others.
+    """
+    calls, rejected = check_correctness(case, timer.device, candidates, ends)
     base = Entry(
-        case.scope, case.op, case.variant, case.name, case.targets, case.cells, "", clock.device, "",
+        case.scope, case.op, case.variant, case.name, case.targets, case.cells, "", timer.device, "",
         floor=limits.floor(case.work),
     )  # fmt: skip
-    entries = [dataclasses.replace(base, implementation=name, reason=reason) for name, reason in refused.items()]
+    entries = [dataclasses.replace(base, implementation=name, reason=reason) for name, reason in rejected.items()]
     if calls:
         for cache in ("cold", "warm"):
             timed = measure(
-                clock, list(calls.values()), cold=cache == "cold", budget_s=budget_s / 2, most=most, least=least
+                timer,
+                list(calls.values()),
+                cold=cache == "cold",
+                budget_s=budget_s / 2,
+                max_samples=max_samples,
+                min_samples=min_samples,
             )
-            entries += [_timed(base, name, cache, one) for name, one in zip(calls, timed, strict=True)]
+            entries += [_timed(base, name, cache, statistics) for name, statistics in zip(calls, timed, strict=True)]
     return entries
 
 
@@ -131,18 +177,17 @@ def _timed(base: Entry, implementation: str, cache: str, statistics: Statistics)
 EXPLANATION = "explanation of a caption, embedded model, 3 objects"
 
 
-def run_explanation(clock: Clock, *, budget_s: float, most: int) -> list[Entry]:
-    """The whole explanation, and the generation that it explains apart; refused where the answer is wrong: the
-    ops in it pass the gate of their own cases."""
+def run_explanation(timer: Timer, *, budget_s: float, max_samples: int) -> list[Entry]:
+    """Times generation alone and the whole explanation. Nothing is timed if the answer is wrong."""
     from dcam_fast import Explainer, scenes
     from dcam_fast.attribution.threads import threads_of
 
     scene = scenes.sample_scene(np.random.default_rng(12), objects=3)
-    explainer = Explainer.from_pretrained("tiny", device=clock.device)
+    explainer = Explainer.from_pretrained("tiny", device=timer.device)
     inputs = explainer.adapter.encode(scene.image, scenes.CAPTION_PROMPT)
 
     def generate() -> None:
-        with threads_of(explainer.adapter):  # as the explainer does
+        with threads_of(explainer.adapter):  # like the explainer
             explainer.adapter.generate(inputs)
 
     calls: dict[str, Callable[[], object]] = {
@@ -151,22 +196,26 @@ def run_explanation(clock: Clock, *, budget_s: float, most: int) -> list[Entry]:
         "generation and explanation, published": lambda: explainer.explain(scene.image, method="published"),
     }
     explanation = explainer.explain(scene.image)
-    base = Entry("explanation", "explain", "tiny", EXPLANATION, len(explanation.targets), 0, "", clock.device, "warm")
+    base = Entry("explanation", "explain", "tiny", EXPLANATION, len(explanation.targets), 0, "", timer.device, "warm")
     if explanation.answer != " ".join(scenes.caption(scene).answer).replace(" ,", ","):
         return [dataclasses.replace(base, implementation=name, reason="the answer is wrong") for name in calls]
-    timed = measure(clock, list(calls.values()), cold=False, budget_s=budget_s, most=most)
-    return [_timed(base, name, "warm", one) for name, one in zip(calls, timed, strict=True)]
+    timed = measure(timer, list(calls.values()), cold=False, budget_s=budget_s, max_samples=max_samples)
+    return [_timed(base, name, "warm", statistics) for name, statistics in zip(calls, timed, strict=True)]
 
 
-def run(plan: Plan, progress: Callable[[str], None] = lambda name: None) -> Results:
-    """Everything that the plan asks for."""
+def run(plan: BenchmarkPlan, progress: Callable[[str], None] = lambda name: None) -> Results:
+    """Runs a plan.
+
+    Raises:
+        ValueError: A backend cannot run here, or no case matches `plan.only`.
+    """
     ends = time.monotonic() + plan.total_s
-    backends = plan.usable()
+    backends = plan.available_backends()
     cases = plan.cases()
     machine = describe_machine(plan.device)
-    clock = Clock(plan.device)
+    timer = Timer(plan.device)
     progress("the machine's limits")
-    limits = measure_limits(clock)
+    limits = measure_limits(timer)
     entries: list[Entry] = []
     notes: list[str] = []
     explain = plan.only in EXPLANATION
@@ -174,18 +223,25 @@ def run(plan: Plan, progress: Callable[[str], None] = lambda name: None) -> Resu
         raise ValueError(f"bench: only must be part of a case's name, got {plan.only!r}")
     if explain:
         progress(EXPLANATION)
-        entries += run_explanation(clock, budget_s=min(20.0, plan.total_s / 6), most=min(plan.most, 30))
+        entries += run_explanation(timer, budget_s=min(20.0, plan.total_s / 6), max_samples=min(plan.max_samples, 30))
     for index, case in enumerate(cases):
         left = ends - time.monotonic()
         if left <= 0:
             notes.append(f"cut for time: {case.name}")
             continue
         progress(case.name)
-        share = 0.6 * left / (len(cases) - index)  # the rest is for making inputs and checking answers
-        compiled = case.quick and not plan.quick  # compiling takes longer than all the rest of a case
+        share = 0.6 * left / (len(cases) - index)  # the rest is for inputs and correctness checks
+        compiled = case.quick and not plan.quick  # compilation takes longer than the rest of a case
         with torch.no_grad():
             candidates = implementations(case, plan.device, backends, compiled=compiled)
             entries += run_case(
-                case, clock, limits, candidates, budget_s=share, most=plan.most, least=plan.least, ends=ends
+                case,
+                timer,
+                limits,
+                candidates,
+                budget_s=share,
+                max_samples=plan.max_samples,
+                min_samples=plan.min_samples,
+                ends=ends,
             )
     return Results(now(), machine, limits, entries, notes)

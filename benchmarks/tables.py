@@ -1,8 +1,8 @@
-"""Results as tables: for the terminal and for Markdown, and what changed between two of them."""
+"""Results as tables, for the terminal and for Markdown, and the changes between two runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
 from rich.console import Group
@@ -13,28 +13,52 @@ from dcam_fast.benchmarks.results import Entry, Results
 
 SCOPES = {
     "op": "One op at a time",
-    "post-processing": "Post-processing: activations and gradients to clean maps (pool, then refine)",
-    "explanation": "Whole explanation with the embedded model, generation included and shown apart",
+    "post-processing": "Post-processing: pool, then refine, in one call",
+    "explanation": "Whole explanation with the embedded model, with and without generation",
 }
 COLUMNS = {
-    "median": "half of the timings of a call are shorter",
+    "median": "half of the timings are shorter",
     "p10 to p90": "8 of 10 timings lie between; a wide range means a busy machine",
-    "limit": "share of the best the machine could do, by bytes (a copy's bandwidth) or by arithmetic (a matrix "
-    "product's rate), whichever takes longer",
-    "times as fast": "as the first baseline of the same case and cache, in this run",
+    "limit": "share of the machine's limit, the bandwidth of a copy or the rate of a matrix product",
+    "times as fast": "speedup over the first baseline of the same case and cache, in the same run",
 }
 HEADINGS = ["", "cache", *COLUMNS]
 
 
 def readable(seconds: float) -> str:
-    """A time in the unit that suits it."""
+    """A time in µs, ms or s.
+
+    >>> readable(0.0123)
+    '12.30 ms'
+    """
     if seconds < 1e-3:
         return f"{seconds * 1e6:.1f} µs"
     return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def header(results: Results) -> str:
-    """Where and how it was measured, in one paragraph."""
+def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]], align: str = "lr") -> list[str]:
+    """The lines of a Markdown table.
+
+    Args:
+        headers: one per column.
+        rows: cells as text.
+        align: `l` or `r` per column; the last letter holds for the remaining columns.
+
+    Returns:
+        The header, the rule and one line per row.
+
+    >>> print(*markdown_table(["word", "peak"], [["ring", "0.31"]]), sep="\\n")
+    | word | peak |
+    | --- | ---: |
+    | ring | 0.31 |
+    """
+    letters = align + align[-1] * (len(headers) - len(align))
+    rule = ["---:" if letter == "r" else "---" for letter in letters[: len(headers)]]
+    return [f"| {' | '.join(cells)} |" for cells in (headers, rule, *rows)]
+
+
+def describe(results: Results) -> str:
+    """Where and how the results were measured, in one paragraph."""
     m = results.machine
     return (
         f"{m['device']}, {m['threads']} threads of {m['cores']} cores at {m['mhz']} MHz, governor {m['governor']}, "
@@ -54,27 +78,25 @@ def grouped(results: Results, scope: str) -> Iterator[tuple[str, list[Entry]]]:
 
 
 def rows(entries: list[Entry]) -> Iterator[list[str]]:
-    """A case's rows, cold then warm, then what was refused."""
+    """The rows of a case: cold, warm, then the implementations that were not timed."""
     for cache in ("cold", "warm"):
         timed = [entry for entry in entries if entry.cache == cache and entry.median is not None]
         first = next((e.median for e in timed if not e.implementation.startswith("dcam_fast")), None)
         for entry in timed:
-            assert entry.median is not None
-            assert entry.p10 is not None
-            assert entry.p90 is not None
-            spread = f"{readable(entry.p10)} to {readable(entry.p90)}"
+            p10, median, p90 = entry.percentiles
+            spread = f"{readable(p10)} to {readable(p90)}"
             share = "" if entry.share is None else f"{entry.share:.0%}" if entry.share >= 0.01 else "<1%"
-            ratio = first / entry.median if first and entry.scope != "explanation" else None
+            ratio = first / median if first and entry.scope != "explanation" else None
             faster = "" if ratio is None else f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
-            yield [entry.implementation, cache, readable(entry.median), spread, share, faster]
+            yield [entry.implementation, cache, readable(median), spread, share, faster]
     for entry in entries:
         if entry.reason is not None:
             yield [entry.implementation, entry.cache, "-", entry.reason, "", ""]
 
 
 def terminal(results: Results) -> Group:
-    """All of it, for rich."""
-    parts: list[Text | Table] = [Text(header(results), "dim")]
+    """All results, for rich."""
+    parts: list[Text | Table] = [Text(describe(results), "dim")]
     for scope, title in SCOPES.items():
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in HEADINGS:
@@ -86,44 +108,39 @@ def terminal(results: Results) -> Group:
             table.add_section()
         if table.row_count:
             parts.append(table)
-    legend = {**COLUMNS, "cold, warm": "the cache was emptied before the call, or holds what the last call left"}
+    legend = {**COLUMNS, "cold, warm": "the cache was emptied before the call, or holds the data of the last call"}
     parts += [Text(f"{name}: {meaning}", "dim") for name, meaning in legend.items()]
     parts += [Text(note, "yellow") for note in results.notes]
     return Group(*parts)
 
 
 def markdown(results: Results, *, level: int = 3, only: tuple[str, ...] = ()) -> str:
-    """The same as Markdown; with `only`, of the cases whose name is among them."""
-    lines = [header(results) + ".", ""]
+    """All results as Markdown; only the cases named in `only`, if any are."""
+    lines = [describe(results) + ".", ""]
     for scope, title in SCOPES.items():
         chosen = [(case, entries) for case, entries in grouped(results, scope) if not only or case in only]
         if not chosen:
             continue
         lines += [f"{'#' * level} {title}", ""]
         for case, entries in chosen:
-            lines += [f"**{case}**", "", f"| {' | '.join(HEADINGS)} |", "| --- | --- |" + " ---: |" * len(COLUMNS)]
-            lines += [f"| {' | '.join(row)} |" for row in rows(entries)]
-            lines.append("")
+            lines += [f"**{case}**", "", *markdown_table(HEADINGS, rows(entries), "llr"), ""]
     lines += [f"- {name}: {meaning}" for name, meaning in COLUMNS.items()]
     lines += [f"- {note}" for note in results.notes]
     return "\n".join(lines).rstrip()
 
 
 def compare(before: Results, after: Results) -> list[tuple[str, str, str, str]]:
-    """(case, implementation, cache, what changed) of all whose spreads (p10 to p90) do not meet, largest first."""
+    """(case, implementation, cache, change) of all whose spreads (p10 to p90) are disjoint, largest change first."""
     old = {entry.key: entry for entry in before.entries}
     changed = []
     for entry in after.entries:
-        was = old.get(entry.key)
-        if was is None or was.median is None or entry.median is None:
+        earlier = old.get(entry.key)
+        if earlier is None or earlier.median is None or entry.median is None:
             continue
-        assert was.p10 is not None
-        assert was.p90 is not None
-        assert entry.p10 is not None
-        assert entry.p90 is not None
-        if entry.p90 < was.p10 or entry.p10 > was.p90:
-            ratio = was.median / entry.median
+        (old_p10, old_median, old_p90), (p10, median, p90) = earlier.percentiles, entry.percentiles
+        if p90 < old_p10 or p10 > old_p90:
+            ratio = old_median / median
             word = f"{ratio:.2f} times as fast" if ratio > 1 else f"takes {1 / ratio:.2f} times as long"
-            text = f"{readable(was.median)} to {readable(entry.median)}: {word}"
+            text = f"{readable(old_median)} to {readable(median)}: {word}"
             changed.append((max(ratio, 1 / ratio), (*entry.key, text)))
     return [row for _, row in sorted(changed, key=lambda pair: -pair[0])]

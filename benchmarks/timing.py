@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-SAMPLE_S = 100e-6  # a warm sample on a CPU lasts at least this: calls that are shorter are repeated
+SAMPLE_S = 100e-6  # minimum length of a warm sample on a CPU; shorter calls are repeated
 MIN_SAMPLES = 3
-LONG_S = 0.1  # a call this long is estimated by its first run alone
+LONG_S = 0.1  # a longer call is estimated by its first run alone
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,17 @@ class Statistics:
     samples: int
 
     @classmethod
-    def of(cls, seconds: Sequence[float]) -> Statistics:
-        """Percentiles interpolate linearly between the timings."""
+    def from_seconds(cls, seconds: Sequence[float]) -> Statistics:
+        """Percentiles interpolate linearly.
+
+        Raises:
+            ValueError: There are no timings.
+
+        >>> Statistics.from_seconds([1.0, 2.0, 3.0]).median
+        2.0
+        """
         if not seconds:
-            raise ValueError("Statistics.of: seconds must be one timing at least, got none")
+            raise ValueError("Statistics.from_seconds: seconds must hold at least one timing, got none")
         if len(seconds) == 1:
             return cls(seconds[0], seconds[0], seconds[0], 1)
         tenths = statistics.quantiles(seconds, n=10, method="inclusive")
@@ -37,7 +44,7 @@ class Statistics:
 
 
 def cache_bytes(device: str) -> int:
-    """Size of the last-level cache (the L2 of a GPU); 64 MiB where the system does not tell."""
+    """Size of the last-level cache (the L2 of a GPU); 64 MiB where the system does not say."""
     if device != "cpu":
         return int(torch.cuda.get_device_properties(device).L2_cache_size)
     sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
@@ -46,15 +53,15 @@ def cache_bytes(device: str) -> int:
     return max(known, default=64 * 2**20)
 
 
-class Clock:
-    """Times one sample of a call, after emptying the cache where `cold` is asked for."""
+class Timer:
+    """Times samples of a call, with a cold or a warm cache."""
 
     def __init__(self, device: str) -> None:
         self.device = device
         self._sweep = torch.zeros(2 * cache_bytes(device), dtype=torch.uint8, device=device)
 
     def flush(self) -> None:
-        """Writes twice the last-level cache."""
+        """Empties the cache by writing twice its size."""
         self._sweep.add_(1)
 
     def sample(self, call: Callable[[], object], calls: int, cold: bool) -> float:
@@ -77,7 +84,7 @@ class Clock:
 
 
 def schedule(counts: Sequence[int]) -> list[list[int]]:
-    """Rounds of implementations: each as often as its count, spread evenly, in a rotating order."""
+    """Rounds of indices into `counts`: each as often as its count, spread evenly, in rotating order."""
     rounds = max(counts, default=0)
     plan = []
     for r in range(rounds):
@@ -88,51 +95,75 @@ def schedule(counts: Sequence[int]) -> list[list[int]]:
 
 
 def measure(
-    clock: Clock, calls: Sequence[Callable[[], object]], *, cold: bool, budget_s: float, most: int, least: int = 5
+    timer: Timer,
+    calls: Sequence[Callable[[], object]],
+    *,
+    cold: bool,
+    budget_s: float,
+    max_samples: int,
+    min_samples: int = 5,
 ) -> list[Statistics]:
-    """Statistics of each call. All take turns, so that they share the machine's noise. Each gets its part of
-    `budget_s` seconds, at least MIN_SAMPLES timings and at most `most`; `least` where they fit into a second. Once
-    `budget_s` has passed, on a machine that became busier than it was estimated on, those with MIN_SAMPLES stop."""
+    """Times calls in turns, so that they share the machine's noise.
+
+    Args:
+        timer: measures single samples.
+        calls: what to time.
+        cold: empty the cache before each sample.
+        budget_s: seconds for all calls together. Once they have passed, calls with `MIN_SAMPLES` timings stop.
+        max_samples: maximum number of timings of a call.
+        min_samples: number of timings of a call where they fit into a second; otherwise `MIN_SAMPLES`.
+
+    Returns:
+        The statistics of each call.
+    """
     counts, repeats = [], []
-    overhead = clock.sample(clock.flush, 1, False) if cold else 0.0
+    overhead = timer.sample(timer.flush, 1, False) if cold else 0.0
     for call in calls:
-        estimate = clock.sample(call, 1, False)  # this warms up too
+        estimate = timer.sample(call, 1, False)  # this warms up too
         if estimate < LONG_S:
-            estimate = min(estimate, clock.sample(call, 1, False))
+            estimate = min(estimate, timer.sample(call, 1, False))
         repeats.append(max(1, min(1000, math.ceil(SAMPLE_S / max(estimate, 1e-7)))))
-        one = estimate * (1 if cold else repeats[-1]) + overhead
-        floor = least if one * least <= 1 else MIN_SAMPLES
-        counts.append(max(floor, min(most, int(budget_s / len(calls) / max(one, 1e-7)))))
+        sample_s = estimate * (1 if cold else repeats[-1]) + overhead
+        floor = min_samples if sample_s * min_samples <= 1 else MIN_SAMPLES
+        counts.append(max(floor, min(max_samples, int(budget_s / len(calls) / max(sample_s, 1e-7)))))
     seconds: list[list[float]] = [[] for _ in calls]
     ends = time.monotonic() + budget_s
     for order in schedule(counts):
         late = time.monotonic() > ends
         for i in order:
             if not late or len(seconds[i]) < MIN_SAMPLES:
-                seconds[i].append(clock.sample(calls[i], repeats[i], cold))
-    return [Statistics.of(timings) for timings in seconds]
+                seconds[i].append(timer.sample(calls[i], repeats[i], cold))
+    return [Statistics.from_seconds(timings) for timings in seconds]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the machine can do at best, measured in the same run: bytes read and written by a large copy a second, and
-    float32 operations of a large matrix product a second (a fused multiply-add is two)."""
+    """Limits of the machine, measured in the same run.
+
+    Attributes:
+        bytes_per_s: bytes that a large copy reads and writes per second.
+        operations_per_s: float32 operations of a large matrix product per second; a fused multiply-add is two.
+    """
 
     bytes_per_s: float
     operations_per_s: float
 
     def floor(self, work: tuple[float, float]) -> float:
-        """The seconds that bytes and operations take at least, whichever is longer."""
+        """Minimum seconds for `(bytes, operations)`: the longer of the two.
+
+        >>> Limits(bytes_per_s=100, operations_per_s=10).floor((100, 50))
+        5.0
+        """
         return max(work[0] / self.bytes_per_s, work[1] / self.operations_per_s)
 
 
-def measure_limits(clock: Clock) -> Limits:
-    """Both limits, by medians."""
-    size = 4 * cache_bytes(clock.device)
-    source = torch.zeros(size, dtype=torch.uint8, device=clock.device)
+def measure_limits(timer: Timer) -> Limits:
+    """Measures both limits; medians."""
+    size = 4 * cache_bytes(timer.device)
+    source = torch.zeros(size, dtype=torch.uint8, device=timer.device)
     target = torch.empty_like(source)
-    side = 1024 if clock.device == "cpu" else 8192
-    a = torch.randn(side, side, device=clock.device)
-    copied = measure(clock, [lambda: target.copy_(source)], cold=False, budget_s=0.5, most=50)[0]
-    product = measure(clock, [lambda: torch.mm(a, a)], cold=False, budget_s=0.5, most=50)[0]
+    side = 1024 if timer.device == "cpu" else 8192
+    a = torch.randn(side, side, device=timer.device)
+    copied = measure(timer, [lambda: target.copy_(source)], cold=False, budget_s=0.5, max_samples=50)[0]
+    product = measure(timer, [lambda: torch.mm(a, a)], cold=False, budget_s=0.5, max_samples=50)[0]
     return Limits(2 * size / copied.median, 2 * side**3 / product.median)

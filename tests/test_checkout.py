@@ -1,4 +1,4 @@
-"""A checkout whose folder is on Python's path, as it is for `python -m` there, hides nothing of others."""
+"""A checkout on the path of Python, as with `python -m`, hides no other packages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_kernels_of_hugging_face_are_found(tmp_path: Path) -> None:
 
 
 def test_only_this_projects_names_are_importable() -> None:
-    """Anything else here would hide a package of that name from whoever works in this folder."""
+    """Any other name would hide a package of that name in this folder."""
     if not (ROOT / "setup.py").exists():
         pytest.skip("the tests are not in a checkout")
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}

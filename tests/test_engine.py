@@ -26,7 +26,7 @@ from dcam_fast.benchmarks.attribution.shaped import Shape, ShapedAdapter
 from dcam_fast.models.adapter import AdapterError, Inputs, Word
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
-SMALL = Shape(blocks=5, width=32, mlp=48, heads=4, words=61, base=2, rows=3, columns=5, prompt=6, answer=9)
+SMALL = Shape(layers=5, width=32, mlp=48, heads=4, words=61, base=2, rows=3, columns=5, prompt=6, answer=9)
 PICTURE = np.zeros((48, 80, 3), np.uint8)
 
 
@@ -282,7 +282,7 @@ def test_deterministic_mode_is_scoped_and_bitwise_reproducible() -> None:
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_layers_give_the_same_maps() -> None:
-    adapter = ShapedAdapter(replace(SMALL, blocks=3), "joint")
+    adapter = ShapedAdapter(replace(SMALL, layers=3), "joint")
     inputs = adapter.encode(PICTURE, "?")
     answer = Answer(adapter, inputs, adapter.generate(inputs))
     targets = targets_at(answer, "first", 2)

@@ -1,4 +1,4 @@
-"""What the README says was measured is what the committed result files say."""
+"""The measured parts of the documents match the committed result files."""
 
 from __future__ import annotations
 

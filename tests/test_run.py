@@ -46,7 +46,7 @@ def test_another_ones_environment_is_left_alone(checkout: Path) -> None:
     (checkout / ".venv" / "pyvenv.cfg").touch()
     done = run(checkout, "dcam-fast", "env")
     assert done.returncode == 1
-    assert done.stderr == "run: .venv is there, but was not made by this script: move it away\n"
+    assert done.stderr == "run: .venv exists, but was not made by this script: move it away\n"
     assert (checkout / ".venv" / "pyvenv.cfg").exists()
 
 

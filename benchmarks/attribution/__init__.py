@@ -1,1 +1,1 @@
-"""What a pass costs: speed, memory, approximations."""
+"""Speed, memory and approximations of the attribution pass."""

@@ -1,19 +1,15 @@
-"""What the approximate modes lose and gain, on the selection scenes:
-``./run python -m dcam_fast.benchmarks.attribution.approximations --out benchmarks/results/DATE-approximations.json``.
+"""Accuracy and speed of the approximate modes, on the selection scenes.
 
-Every mode is compared with the exact maps of the same words or phrases: how well it points, how alike its maps are, and
-what it takes.
+Run: `./run python -m dcam_fast.benchmarks.attribution.approximations --out DATE-approximations.json`.
+Each mode is compared with the exact maps of the same words: localization, cosine similarity, seconds.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import statistics
 import time
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +18,7 @@ import typer
 
 from dcam_fast import models
 from dcam_fast.attribution import METHODS, GradientCAM
+from dcam_fast.benchmarks.results import header, write_result
 from dcam_fast.config import DEFAULT
 from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
 from dcam_fast.evaluation.localization import draw_cases, method_maps, score, summarize
@@ -30,8 +27,8 @@ from dcam_fast.models.adapter import Word
 MODES: dict[str, dict[str, Any]] = {
     "words": {
         "exact": GradientCAM(),
-        "2 blocks above": GradientCAM(depth=2),
-        "1 block above": GradientCAM(depth=1),
+        "2 layers above": GradientCAM(depth=2),
+        "1 layer above": GradientCAM(depth=1),
         "no gradient (TAM)": METHODS["tam"],
         "no gradient (attention rollout)": replace(METHODS["attention_rollout"], profile=DEFAULT),  # type: ignore[type-var]
         "no gradient (activations)": replace(METHODS["activation"], profile=DEFAULT),  # type: ignore[type-var]
@@ -40,8 +37,8 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-def phrases_of(case: Any) -> Any:
-    """The same case, with the words that name one object as one phrase."""
+def join_phrases(case: Any) -> Any:
+    """The case with the words of each object joined to one phrase."""
     groups = [
         list(group)
         for _, group in itertools.groupby(range(len(case.words)), lambda i: case.masks[i].flatten().nonzero()[0].item())
@@ -52,7 +49,7 @@ def phrases_of(case: Any) -> Any:
 
 
 def compare(cases: list[Any], adapter: Any, modes: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Per mode: localization, mean cosine with the exact maps, and median seconds of a scene's maps."""
+    """Per mode: localization, mean cosine with the exact maps, median seconds per scene."""
     table = {}
     exact: list[torch.Tensor] = []
     for name, method in modes.items():
@@ -76,22 +73,19 @@ def main(
     attention: Annotated[str, typer.Option(help="Attention topology, prefix or joint.")] = "prefix",
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
-    """Measures and prints every mode."""
-    load = os.getloadavg()[0]
+    """Measures and prints all modes."""
+    head = header("cpu")
     adapter = models.load("tiny", attention=attention)
     cases = list(draw_cases(adapter, count, SELECTION_SEED))
     tables = {
         "words": compare(cases, adapter, MODES["words"]),
-        "phrases": compare([phrases_of(case) for case in cases], adapter, MODES["phrases"]),
+        "phrases": compare([join_phrases(case) for case in cases], adapter, MODES["phrases"]),
     }
     for kind, table in tables.items():
         for name, row in table.items():
             typer.echo(f"{kind:8} {name:28} " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        head = {"date": date.today().isoformat(), "scenes": count, "seed": SELECTION_SEED, "attention": attention}
-        machine = {"threads": torch.get_num_threads(), "load_before": load, "torch": torch.__version__}
-        out.write_text(json.dumps(head | {"machine": machine, "tables": tables}, indent=1) + "\n")
+        write_result(out, head, scenes=count, seed=SELECTION_SEED, attention=attention, tables=tables)
 
 
 if __name__ == "__main__":

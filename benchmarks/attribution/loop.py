@@ -1,14 +1,11 @@
-"""A thousand explanations in a loop, and as many streams left half-way: resident memory stays within 20 MB of what it
-is after the first 50.
+"""Memory leaks: a thousand explanations and as many unfinished streams, on images of several sizes.
 
-``./run python -m dcam_fast.benchmarks.attribution.loop --out benchmarks/results/DATE-loop.json``.
-
-The questions have answers of a few words, so that a loop takes minutes; images are of several sizes.
+Run: `./run python -m dcam_fast.benchmarks.attribution.loop --out benchmarks/results/DATE-loop.json` (minutes: answers
+are short). Fails if resident memory moves by more than 20 MiB after the first 50 explanations.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -18,20 +15,24 @@ import numpy as np
 import typer
 
 from dcam_fast import Explainer, scenes
-from dcam_fast.benchmarks.results import describe_machine, now
+from dcam_fast.benchmarks.results import header, write_result
 
-SETTLED = 50  # explanations until every buffer and cache has its size
+SETTLED = 50  # explanations until buffers and caches have their final size
 ALLOWED = 20 * 2**20
 SIZES = ((128, 128), (96, 128), (160, 112))
 PROMPTS = ("how many objects ?", "what is the background ?")
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory."""
+    """Resident memory of this process, bytes.
+
+    Raises:
+        RuntimeError: The system does not report it.
+    """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return 1024 * int(line.split()[1])
-    raise RuntimeError("loop: /proc/self/status must tell VmRSS, got a system where it does not")
+    raise RuntimeError("loop: /proc/self/status must hold VmRSS, got a system without it")
 
 
 def main(
@@ -39,8 +40,8 @@ def main(
     attention: Annotated[str, typer.Option(help="Attention topology, prefix or joint.")] = "prefix",
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
-    """Prints resident memory along the way; exit code 1 where it moved by more than is allowed."""
-    head = {"date": now(), "machine": describe_machine("cpu"), "attention": attention, "explanations": count}
+    """Prints resident memory; exits with 1 if it moved by more than `ALLOWED`."""
+    head = header("cpu")
     explainer = Explainer.from_pretrained("tiny", attention=attention)
     rng = np.random.default_rng(0)
     started = time.perf_counter()
@@ -54,10 +55,12 @@ def main(
             memory[index] = resident()
             typer.echo(f"{index:5} explanations  {memory[index] / 2**20:8.1f} MiB")
     moved = max(abs(later - memory[SETTLED]) for later in memory.values())
-    result = head | {"seconds": time.perf_counter() - started, "resident_bytes": memory, "moved_bytes": moved}
+    seconds = time.perf_counter() - started
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(
+            out, head, attention=attention, explanations=count, seconds=seconds, resident_bytes=memory,
+            moved_bytes=moved,
+        )  # fmt: skip
     if moved > ALLOWED:
         sys.exit(f"loop: memory must stay within {ALLOWED >> 20} MiB, got {moved / 2**20:.1f} MiB more or less")
 

@@ -1,4 +1,4 @@
-"""Peak memory of what runs inside, by counting every storage that torch allocates and frees."""
+"""Peak memory of a computation, by counting the storages that torch allocates and frees."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from torch.utils._pytree import tree_iter
 
 
 class PeakMemory(TorchDispatchMode):
-    """``peak`` bytes of live tensors that were made inside, on any device; ``live`` are those there now.
+    """Counts tensors that are allocated while the context is open, on any device.
 
-    Unlike resident memory it is the same in every run. What a kernel allocates for itself is not seen.
+    Unlike resident memory the count is the same in every run. Memory that kernels allocate internally is not counted.
+
+    Attributes:
+        live: bytes of live tensors now.
+        peak: maximum of `live`.
+
+    >>> with PeakMemory() as memory:
+    ...     _ = torch.zeros(256)
+    >>> memory.peak
+    1024
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,7 @@
-"""The published flow, what the attribution pass is measured against.
+"""The published method's passes (arXiv 2604.11005), the baseline of the attribution pass.
 
-For every word, one pass: the finished, unmasked answer is encoded again from the embeddings (and, where the model has a
-vision tower, from the pixels) on, with a graph through the whole model, whose parameters take gradients, and logits of
-the whole sequence.
+Each word takes one pass. The finished, unmasked answer is encoded again, from the pixels if the model has a vision
+tower. The graph covers the whole model, parameters take gradients, and logits are computed for the whole sequence.
 """
 
 from __future__ import annotations
@@ -21,20 +20,27 @@ from dcam_fast.models.adapter import Adapter, Inputs
 
 
 def passes(
-    adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch, block: int, objective: Objective
+    adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch, layer: int, objective: Objective
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Activations and gradients ``[1, S, D]`` behind ``block``, one target after the other. ``adapter`` has ``model``,
-    with ``logits`` for any hidden states."""
+    """Activations and gradients `[1, S, D]` at the output of the target layer, one target after the other.
+
+    Args:
+        adapter: has `model`, whose `logits` takes any hidden states.
+        inputs: the encoded question.
+        targets: the tokens to explain.
+        layer: index of the target layer.
+        objective: what is differentiated.
+    """
     model: Any = adapter.model  # type: ignore[attr-defined]
     model.requires_grad_(True)
     try:
         for target in targets.chunks(1):
             model.zero_grad(set_to_none=True)
             with torch.enable_grad():
-                hidden = adapter.embed(_seen_anew(model, inputs), target.canvases)
+                hidden = adapter.embed(_encode_again(adapter, inputs), target.canvases)
                 for index in range(adapter.num_layers):
                     hidden = adapter.layer(index, hidden, inputs)
-                    if index == block:
+                    if index == layer:
                         features = hidden.image
                         features.retain_grad()
                 length = target.canvases.shape[1]
@@ -51,15 +57,16 @@ def passes(
         model.requires_grad_(False)
 
 
-def _seen_anew(model: Any, inputs: Inputs) -> Inputs:
-    """The inputs with their image through the vision tower again, where there is one."""
-    if not hasattr(model, "vision"):
+def _encode_again(adapter: Any, inputs: Inputs) -> Inputs:
+    """The inputs, with the image embedded again if the model has a vision tower."""
+    if not hasattr(adapter, "processor"):
         return inputs
-    return replace(inputs, embedded=model.embed_image(inputs.pixels))  # type: ignore[call-arg, attr-defined]
+    pixels = adapter.processor(inputs.image).to(adapter.device, adapter.dtype)
+    return replace(inputs, embedded=adapter.model.embed_image(pixels))  # type: ignore[call-arg]
 
 
-def raw_maps(adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch, block: int, objective: Objective) -> Tensor:
-    """Raw maps ``[T, N]`` in the published form."""
+def raw_maps(adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch, layer: int, objective: Objective) -> Tensor:
+    """Raw maps `[T, N]` of the published method."""
     cells = inputs.views[0].cells.flatten()
-    each = passes(adapter, inputs, targets, block, objective)
-    return torch.cat([ops.pool(activations, gradients, cells, "pooled") for activations, gradients in each])
+    captured = passes(adapter, inputs, targets, layer, objective)
+    return torch.cat([ops.pool(activations, gradients, cells, "pooled") for activations, gradients in captured])

@@ -1,5 +1,7 @@
-"""A model with the shapes of LaViDa-LLaDA-8B and random weights, in plain PyTorch, as an adapter: what a pass costs
-does not depend on what the weights have learnt. Small sizes serve the tests."""
+"""A model with the shapes of LaViDa-LLaDA-8B (arXiv 2505.16839) and random weights, in plain PyTorch, as an adapter.
+
+The cost of a pass does not depend on the values of the weights. Tests use smaller shapes.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,13 @@ from dcam_fast.models.adapter import Adapter, Hidden, ImageView, Inputs, Traject
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the model and of a question. The defaults are LaViDa's for an image of 640 x 480: 14 x 14 cells of the
-    base view, 22 rows of 28 cells and a newline, 1,100 tokens in all."""
+    """Sizes of the model and of a question.
 
-    blocks: int = 32
+    The defaults are LaViDa's for an image of 640 x 480 pixels: 14 x 14 cells of the base view, 22 rows of 28 cells and
+    a newline, 1,100 tokens in all.
+    """
+
+    layers: int = 32
     width: int = 4096
     mlp: int = 12288
     heads: int = 32
@@ -37,7 +42,7 @@ class Shape:
         return self.base**2 + self.rows * (self.columns + 1)
 
 
-class Block(nn.Module):
+class Layer(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.heads = shape.heads
@@ -66,12 +71,12 @@ def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Model(nn.Module):
-    """The language model. Its image and prompt embeddings are given: there is no vision tower."""
+    """The language model. It takes embedded images and prompts: there is no vision tower."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.embed = nn.Embedding(shape.words, shape.width)
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.blocks))
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.width, 1e-5)
         self.head = nn.Linear(shape.width, shape.words, bias=False)
         self.requires_grad_(False)
@@ -81,13 +86,16 @@ class Model(nn.Module):
         self.embed.weight.normal_(0, 1)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Float32 logits ``[..., V]`` of hidden states ``[..., D]`` behind the last block."""
+        """Float32 logits `[..., V]` of hidden states `[..., D]` at the output of the last layer."""
         return self.head(self.norm(hidden)).float()
 
 
 @dataclass(frozen=True)
 class ShapedInputs(Inputs):
-    """``prefix``: ``[1, P, D]``, the embedded image and prompt. ``rotary``: tables of the whole sequence."""
+    """Attributes:
+    prefix: `[1, P, D]`, the embedded image and prompt.
+    rotary: cosines and sines of the whole sequence.
+    """
 
     prefix: Tensor
     rotary: tuple[Tensor, Tensor]
@@ -97,8 +105,7 @@ class ShapedInputs(Inputs):
 
 
 class ShapedAdapter(Adapter[ShapedInputs]):
-    """Prefix attention as LaViDa generates with it, or joint. The explained block is as deep as the embedded model's:
-    half of the blocks are above it."""
+    """Prefix attention, as in LaViDa's generation, or joint. Half of the layers are above the target layer."""
 
     name = "lavida shapes"
     mask_token = 0
@@ -114,8 +121,8 @@ class ShapedAdapter(Adapter[ShapedInputs]):
     ) -> None:
         self.shape, self.attention, self.device, self.dtype = shape, attention, torch.device(device), dtype
         self.has_two_streams = attention == "prefix"
-        self.num_layers = shape.blocks
-        self.default_layers = (shape.blocks // 2 - 1,)
+        self.num_layers = shape.layers
+        self.default_layers = (shape.layers // 2 - 1,)
         if model is None:
             torch.manual_seed(0)
             default = torch.get_default_dtype()
@@ -144,7 +151,7 @@ class ShapedAdapter(Adapter[ShapedInputs]):
         return ShapedInputs(image, prompt, (view,), min(image.shape[:2]), prefix.to(self.device, self.dtype), rotary)  # type: ignore[arg-type]
 
     def generate(self, inputs: ShapedInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
-        """An answer as random as the weights, ``per_step`` tokens a step."""
+        """A random answer, `per_step` tokens per step."""
         generator = torch.Generator().manual_seed(2)
         tokens = torch.randint(1, self.shape.words, (self.shape.answer,), generator=generator)
         order = torch.randperm(self.shape.answer, generator=generator)
@@ -158,21 +165,21 @@ class ShapedAdapter(Adapter[ShapedInputs]):
 
     def layer(self, index: int, hidden: Hidden, inputs: ShapedInputs) -> Hidden:
         if hidden.canvas is None:
-            block: Any = self.model.blocks[index]
-            return Hidden(block.finish(hidden.image, *block.project(hidden.image, inputs.rotary)))
+            layer: Any = self.model.layers[index]
+            return Hidden(layer.finish(hidden.image, *layer.project(hidden.image, inputs.rotary)))
         image, context = self.prefix_layer(index, hidden.image, inputs)
         return Hidden(image, self.canvas_layer(index, hidden.canvas, context, inputs))
 
     def prefix_layer(self, index: int, image: Tensor, inputs: ShapedInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        block: Any = self.model.blocks[index]
-        q, k, v = block.project(image, inputs.rotary_of(slice(image.shape[1])))
-        return image if index == self.num_layers - 1 else block.finish(image, q, k, v), (k, v)
+        layer: Any = self.model.layers[index]
+        q, k, v = layer.project(image, inputs.rotary_of(slice(image.shape[1])))
+        return image if index == self.num_layers - 1 else layer.finish(image, q, k, v), (k, v)
 
     def canvas_layer(self, index: int, canvas: Tensor, context: tuple[Tensor, Tensor], inputs: ShapedInputs) -> Tensor:
-        block: Any = self.model.blocks[index]
-        q, k, v = block.project(canvas, inputs.rotary_of(slice(inputs.prefix.shape[1], None)))
+        layer: Any = self.model.layers[index]
+        q, k, v = layer.project(canvas, inputs.rotary_of(slice(inputs.prefix.shape[1], None)))
         keys, values = (cached.expand(len(canvas), -1, -1, -1) for cached in context)
-        return block.finish(canvas, q, torch.cat((keys, k), 2), torch.cat((values, v), 2))
+        return layer.finish(canvas, q, torch.cat((keys, k), 2), torch.cat((values, v), 2))
 
     def logits(self, hidden: Hidden, rows: Tensor, inputs: ShapedInputs) -> Tensor:
         canvas = hidden.image[:, -self.shape.answer :] if hidden.canvas is None else hidden.canvas

@@ -1,21 +1,17 @@
-"""The attribution of 8 words by the published flow and by this package, on the same model, machine and run:
-``./run python -m dcam_fast.benchmarks.attribution.speed --out benchmarks/results/DATE-attribution.json``.
+"""Attribution of 8 words by the published method and by this package, on one model and machine.
 
-No figure is taken before both flows, asked the same question, give the same gradients. Times are medians; memory is the
-peak above what one denoising step without gradients needs.
+Run: `./run python -m dcam_fast.benchmarks.attribution.speed --out benchmarks/results/DATE-attribution.json`.
+Both must give the same gradients before anything is timed. Times are medians. Memory is the peak above the memory of
+one denoising step without gradients.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,21 +22,22 @@ import typer
 from dcam_fast import scenes
 from dcam_fast.attribution import GradientCAM
 from dcam_fast.attribution.answer import Answer
+from dcam_fast.attribution.answer_states import State
 from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets, maps_of_targets
 from dcam_fast.benchmarks.attribution import published
 from dcam_fast.benchmarks.attribution.memory import PeakMemory
 from dcam_fast.benchmarks.attribution.shaped import Shape, ShapedAdapter
+from dcam_fast.benchmarks.results import header, write_result
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
 WORDS = 8
-AGREE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}  # of the largest gradient; the flows' kernels round differently
+AGREE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}  # of the largest gradient; kernels round differently
 
 
 def measure(run: Callable[[], object], device: torch.device, repeats: int) -> dict[str, Any]:
-    """Median seconds, and the bytes that were allocated at once above what was there before. Where one run is long
-    enough to be the only one, both are its own."""
+    """Median seconds, and peak bytes above those allocated before. With one repeat, a single run gives both."""
     if repeats > 1:
         run()
     times = []
@@ -72,7 +69,7 @@ def _wait(device: torch.device) -> None:
 
 @torch.no_grad()
 def denoise_once(adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory) -> torch.Tensor:
-    """One forward pass of generation: the logits of every position of the answer."""
+    """One forward pass of generation: logits of all answer positions."""
     hidden = adapter.embed(inputs, trajectory.tokens[None])
     for index in range(adapter.num_layers):
         hidden = adapter.layer(index, hidden, inputs)
@@ -80,12 +77,12 @@ def denoise_once(adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory) 
 
 
 def agreement(adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory) -> float:
-    """Largest difference of the two flows' gradients for one question, over the largest gradient."""
-    block = adapter.default_layers[0]
+    """Maximum difference of the gradients of both methods, relative to the maximum gradient."""
+    layer = adapter.default_layers[0]
     positions = torch.tensor([trajectory.length // 2], device=adapter.device)
     targets = build_targets(trajectory, positions, "remask", adapter.mask_token)
-    ((_, expected),) = published.passes(adapter, inputs, targets, block, "logit")
-    (captured,) = capture(adapter, inputs, targets, (block,), "logit")
+    ((_, expected),) = published.passes(adapter, inputs, targets, layer, "logit")
+    (captured,) = capture(adapter, inputs, targets, (layer,), "logit")
     cells = inputs.views[0].cells.flatten()
     difference = (captured.gradients[:, cells].float() - expected[:, cells].float()).abs().max()
     return float(difference / expected[:, cells].float().abs().max())
@@ -94,11 +91,25 @@ def agreement(adapter: Adapter[Any], inputs: Inputs, trajectory: Trajectory) -> 
 def compare(
     name: str, ours: Adapter[Any], joint: Adapter[Any], inputs: Inputs, dtype: torch.dtype, repeats: int
 ) -> dict[str, Any]:
-    """The row of one model. ``joint`` is the same model with joint attention, as the published flow runs it."""
+    """Timings and memory of one model.
+
+    Args:
+        name: of the model.
+        ours: the adapter of this package.
+        joint: the same model with joint attention, as the published method runs it.
+        inputs: the encoded question.
+        dtype: of the weights.
+        repeats: runs of each method.
+
+    Raises:
+        SystemExit: The gradients of the two methods differ.
+    """
     trajectory = ours.generate(inputs)
-    gate = {adapter.attention: agreement(adapter, inputs, trajectory) for adapter in (ours, joint)}  # type: ignore[attr-defined]
-    if not all(value <= AGREE[dtype] for value in gate.values()):
-        raise SystemExit(f"attribution: gradients must agree to {AGREE[dtype]}, got {gate} on {name}: nothing measured")
+    difference = {adapter.attention: agreement(adapter, inputs, trajectory) for adapter in (ours, joint)}  # type: ignore[attr-defined]
+    if not all(value <= AGREE[dtype] for value in difference.values()):
+        raise SystemExit(
+            f"attribution: gradients must agree to {AGREE[dtype]}, got {difference} on {name}: nothing measured"
+        )
     positions = torch.linspace(0, trajectory.length - 1, WORDS, device=ours.device).round().long()
     final = build_targets(trajectory, positions, "final", ours.mask_token)
     rows: dict[str, dict[str, Any]] = {}
@@ -108,7 +119,9 @@ def compare(
         "inference, joint": lambda: denoise_once(joint, inputs, trajectory),
         "published": lambda: published.raw_maps(joint, inputs, final, 0, "contrast_sum"),
     }
-    for adapter, state in ((ours, "remask"), (ours, "committed"), (ours, "final"), (joint, "remask")):
+    measured: tuple[tuple[Adapter[Any], State], ...]
+    measured = ((ours, "remask"), (ours, "committed"), (ours, "final"), (joint, "remask"))
+    for adapter, state in measured:
         method = GradientCAM(state=state)
         targets = build_targets(trajectory, positions, state, ours.mask_token)
         label = f"dcam_fast, {adapter.attention}, {state}"  # type: ignore[attr-defined]
@@ -119,14 +132,20 @@ def compare(
     for label, row in rows.items():
         inference = rows["inference, prefix" if "prefix" in label else "inference, joint"]["peak_bytes"]
         row["above_inference_bytes"] = max(0, row["peak_bytes"] - inference)
-    return {"model": name, "dtype": str(dtype).removeprefix("torch."), "words": WORDS, "agreement": gate, "rows": rows}
+    return {
+        "model": name,
+        "dtype": str(dtype).removeprefix("torch."),
+        "words": WORDS,
+        "agreement": difference,
+        "rows": rows,
+    }
 
 
 def tiny(device: str, repeats: int) -> dict[str, Any]:
     """The embedded model."""
     adapter, joint = (TinyAdapter(device=device, attention=attention) for attention in ("prefix", "joint"))
     inputs = adapter.encode(scenes.sample_scene(np.random.default_rng(12), objects=3).image, scenes.CAPTION_PROMPT)
-    about = {"blocks": adapter.num_layers, "explained": adapter.default_layers[0], "tokens": 256 + 8 + 24}
+    about = {"num_layers": adapter.num_layers, "target_layer": adapter.default_layers[0], "tokens": 256 + 8 + 24}
     return compare("embedded model", adapter, joint, inputs, torch.float32, repeats) | about
 
 
@@ -135,48 +154,31 @@ def lavida(device: str, shape: Shape, dtype: torch.dtype, repeats: int) -> dict[
     adapter = ShapedAdapter(shape, "prefix", device, dtype)
     joint = ShapedAdapter(shape, "joint", device, dtype, adapter.model)
     inputs = adapter.encode(np.zeros((480, 640, 3), np.uint8), "?")
-    name = f"LaViDa-8B's shapes, {shape.blocks} of 32 blocks" if shape.blocks < 32 else "LaViDa-8B's shapes"
-    about = {"shape": asdict(shape), "blocks": shape.blocks, "explained": adapter.default_layers[0]}
+    name = f"LaViDa-8B's shapes, {shape.layers} of 32 layers" if shape.layers < 32 else "LaViDa-8B's shapes"
+    about = {"shape": asdict(shape), "num_layers": shape.layers, "target_layer": adapter.default_layers[0]}
     about["tokens"] = shape.image + shape.prompt + shape.answer
     return compare(name, adapter, joint, inputs, dtype, repeats) | about
 
 
 def main(
-    device: Annotated[str, typer.Option(help="cpu or cuda; without it cuda where there is one.")] = "",
-    blocks: Annotated[
-        int, typer.Option(help="Blocks of LaViDa's shapes, 0 for none; by default 32 on cuda, else 4.")
+    device: Annotated[str, typer.Option(help="cpu or cuda; default: cuda if available.")] = "",
+    layers: Annotated[
+        int, typer.Option(help="Layers of LaViDa's shapes, 0 for none; default: 32 on cuda, else 4.")
     ] = -1,
-    dtype: Annotated[str, typer.Option(help="Of LaViDa's weights, bfloat16 or float32.")] = "bfloat16",
-    repeats: Annotated[
-        int, typer.Option(help="Runs of the embedded model; of LaViDa's shapes on a CPU it is one.")
-    ] = 9,
+    dtype: Annotated[str, typer.Option(help="dtype of LaViDa's weights, bfloat16 or float32.")] = "bfloat16",
+    repeats: Annotated[int, typer.Option(help="Runs of each method; LaViDa's shapes run once on a CPU.")] = 9,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Measures and prints both models."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    blocks = (32 if device == "cuda" else 4) if blocks < 0 else blocks
-    load = os.getloadavg()[0]
+    layers = (32 if device == "cuda" else 4) if layers < 0 else layers
+    head = header(device)
     results = [tiny(device, repeats)]
-    if blocks:
-        shape = replace(Shape(), blocks=blocks)
+    if layers:
+        shape = replace(Shape(), layers=layers)
         results.append(lavida(device, shape, getattr(torch, dtype), repeats if device == "cuda" else 1))
-    machine = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu(),
-        "threads": torch.get_num_threads(),
-        "load_before": load,
-        "torch": torch.__version__,
-    }
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        head = {"date": date.today().isoformat(), "machine": machine}
-        out.write_text(json.dumps(head | {"results": results}, indent=1) + "\n")
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+        write_result(out, head, results=results)
 
 
 if __name__ == "__main__":

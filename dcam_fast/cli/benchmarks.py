@@ -10,7 +10,7 @@ from rich.table import Table
 
 from dcam_fast.benchmarks.files import write
 from dcam_fast.benchmarks.results import Results
-from dcam_fast.benchmarks.suite import Plan, quick_plan, run
+from dcam_fast.benchmarks.suite import BenchmarkPlan, quick_plan, run
 from dcam_fast.benchmarks.tables import compare, markdown, terminal
 from dcam_fast.folders import check_writable
 from dcam_fast.models import check_device
@@ -37,7 +37,9 @@ def bench(
         elapsed_s: seconds already spent, which count as part of a quick run.
     """
     check_device("bench", device)
-    plan = quick_plan(device, only, backends, elapsed_s) if quick else Plan(device, only=only, backends=backends)
+    plan = (
+        quick_plan(device, only, backends, elapsed_s) if quick else BenchmarkPlan(device, only=only, backends=backends)
+    )
     if out is not None:
         check_writable(out, "bench")
     with console.status("starting") as status:

@@ -327,7 +327,7 @@ class Adapter(ABC, Generic[InputsT]):
         Raises:
             AdapterError: for a family whose image stream has no logits.
         """
-        raise AdapterError(f"image_logits: model must have logits at the image's positions, got {self.name}")
+        raise AdapterError(f"image_logits: model must read logits at the image's positions, got {self.name}")
 
     def batched(self, inputs: Sequence[InputsT]) -> Iterator[tuple[InputsT, slice]]:
         """Joins inputs of one image size and one prompt, as far as the family runs several images at once.

@@ -1,4 +1,4 @@
-"""What benchmarks/gpu.py does without a GPU: cutting, and reading what the tools say."""
+"""benchmarks/gpu.py without a GPU: time limits and the output of the tools."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_stage_is_cut():
     assert "no time left" in gpu.stage("nap", ["false"], 0).note
 
 
-def test_stage_says_how_it_ended():
+def test_stage_reports_exit_code_and_last_line():
     done = gpu.stage("three", [sys.executable, "-c", "print('why'); raise SystemExit(3)"], 30)
     assert (done.code, done.note) == (3, "three: exit code 3, why")
 

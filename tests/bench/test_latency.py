@@ -1,4 +1,4 @@
-"""The benchmark of latency beside busy processes, all but its figures."""
+"""The benchmark of latency next to busy processes; no test depends on a timing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dcam_fast.benchmarks import latency
 from dcam_fast.benchmarks.report_latency import latency as table
 
 
-def test_busy_processes_end_with_the_block(monkeypatch):
+def test_busy_processes_end_with_the_context(monkeypatch):
     started = []
 
     class Noted(subprocess.Popen):
@@ -35,7 +35,7 @@ def test_busy_processes_end_with_the_block(monkeypatch):
 
 
 @pytest.mark.parametrize("code", ["raise SystemExit(3)", "print('other')"])
-def test_a_process_that_does_not_start(monkeypatch, code):
+def test_failure_to_start_a_busy_process_raises(monkeypatch, code):
     monkeypatch.setattr(latency, "LOOP", code)
     with (
         pytest.raises(RuntimeError, match="latency: busy process must start, got exit code"),
@@ -45,19 +45,19 @@ def test_a_process_that_does_not_start(monkeypatch, code):
 
 
 def test_percentiles():
-    row = latency.Row.of("call", 1, [float(i) for i in range(101)])
+    row = latency.Row.from_seconds("call", 1, [float(i) for i in range(101)])
     assert (row.median, row.p95, row.p99, row.samples) == (50, 95, 99, 101)
 
 
 def test_timings_are_single_calls():
     calls = []
-    assert len(latency.timings(lambda: calls.append(1), 0.0, least=3, most=9)) == 3
+    assert len(latency.timings(lambda: calls.append(1), 0.0, min_samples=3, max_samples=9)) == 3
     assert len(calls) == 4
-    assert len(latency.timings(lambda: calls.append(1), 3600.0, least=3, most=9)) == 9
+    assert len(latency.timings(lambda: calls.append(1), 3600.0, min_samples=3, max_samples=9)) == 9
 
 
-def test_what_disagrees_is_not_timed(monkeypatch):
-    monkeypatch.setattr(latency, "gate", lambda *args: ({}, {latency.OURS: "off by 1"}))
+def test_wrong_ops_are_not_timed(monkeypatch):
+    monkeypatch.setattr(latency, "check_correctness", lambda *args: ({}, {latency.OURS: "off by 1"}))
     with pytest.raises(SystemExit, match=r"must agree with the reference, got \{'dcam_fast cpu': 'off by 1'\}"):
         latency.op_calls()
 
@@ -66,9 +66,11 @@ def test_rows_and_their_table(monkeypatch, tmp_path):
     monkeypatch.setattr(latency, "BUSY", (0, 1))
     monkeypatch.setattr(latency, "op_calls", lambda: {"op": lambda: None})
     monkeypatch.setattr(
-        latency.Explained, "rows", lambda self, busy, budget_s, least: [latency.Row("whole", busy, 1, 2, 3, 4)]
+        latency.CaptionBenchmark,
+        "rows",
+        lambda self, busy, budget_s, min_samples: [latency.Row("whole", busy, 1, 2, 3, 4)],
     )
-    monkeypatch.setattr(latency.Explained, "__init__", lambda self: None)
+    monkeypatch.setattr(latency.CaptionBenchmark, "__init__", lambda self: None)
     path = tmp_path / "results" / "a.json"
     latency.main(budget=0.1, out=path)
     data = json.loads(path.read_text())

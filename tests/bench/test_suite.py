@@ -1,4 +1,4 @@
-"""The suite's logic: the gate, the statistics, the schedule, the result file, comparisons. Nothing here is a timing."""
+"""The suite: correctness check, statistics, schedule, result file, comparisons. No test depends on a timing."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ import torch
 from rich.console import Console
 
 from dcam_fast.benchmarks import suite, timing
-from dcam_fast.benchmarks.cases import Case, all_cases, disagreement, exact, make_inputs
 from dcam_fast.benchmarks.implementations import Implementation, available_backends, implementations
+from dcam_fast.benchmarks.op_cases import BenchmarkCase, all_cases, disagreement, exact, make_inputs
 from dcam_fast.benchmarks.plots import write_plots
 from dcam_fast.benchmarks.results import Entry, Results, now
-from dcam_fast.benchmarks.suite import Plan, gate, quick_plan, run_case
+from dcam_fast.benchmarks.suite import BenchmarkPlan, check_correctness, quick_plan, run_case
 from dcam_fast.benchmarks.tables import compare, markdown
-from dcam_fast.benchmarks.timing import Clock, Limits, Statistics, cache_bytes, schedule
+from dcam_fast.benchmarks.timing import Limits, Statistics, Timer, cache_bytes, schedule
 from dcam_fast.cli import benchmarks as command
 
 SMALL = [
-    Case("op", "pool", "elementwise", 2, (5, 7), 32, "bfloat16"),
-    Case("op", "pool", "pooled", 2, (5, 7), 32),
-    Case("op", "refine", "released", 1, (9, 13)),
-    Case("op", "refine", "paper", 2, (9, 13)),
-    Case("op", "overlay", "turbo", 1, (5, 7), image=(31, 40)),
-    Case("op", "guided_filter", "default", 2, (9, 13)),
-    Case("op", "refine", "default", 1, (27, 27)),
-    Case("op", "refine", "unguided", 1, (9, 13)),
-    Case("post-processing", "diffusion_cam", "pooled, default", 2, (5, 7), 32),
-    Case("post-processing", "diffusion_cam", "pooled, released", 2, (5, 7), 32),
+    BenchmarkCase("op", "pool", "elementwise", 2, (5, 7), 32, "bfloat16"),
+    BenchmarkCase("op", "pool", "pooled", 2, (5, 7), 32),
+    BenchmarkCase("op", "refine", "released", 1, (9, 13)),
+    BenchmarkCase("op", "refine", "paper", 2, (9, 13)),
+    BenchmarkCase("op", "overlay", "turbo", 1, (5, 7), image=(31, 40)),
+    BenchmarkCase("op", "guided_filter", "default", 2, (9, 13)),
+    BenchmarkCase("op", "refine", "default", 1, (27, 27)),
+    BenchmarkCase("op", "refine", "unguided", 1, (9, 13)),
+    BenchmarkCase("post-processing", "diffusion_cam", "pooled, default", 2, (5, 7), 32),
+    BenchmarkCase("post-processing", "diffusion_cam", "pooled, released", 2, (5, 7), 32),
 ]
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
-def test_all_agree(case):
+def test_implementations_agree_with_the_reference(case):
     candidates = implementations(case, "cpu", available_backends("cpu"), compiled=False)
-    calls, refused = gate(case, "cpu", candidates)
-    assert refused == {}
+    calls, rejected = check_correctness(case, "cpu", candidates)
+    assert rejected == {}
     assert set(calls) == {candidate.name for candidate in candidates}
 
 
 @pytest.mark.parametrize("wrong", ["value", "shape", "nan", "raises"])
-def test_gate_refuses(wrong):
+def test_wrong_implementations_are_rejected(wrong):
     case = SMALL[2]
 
     def build(case, inputs):
@@ -54,9 +54,9 @@ def test_gate_refuses(wrong):
         answer = {"value": right + 3e-5, "shape": right[..., 1:], "nan": right * torch.nan}[wrong]
         return lambda: answer
 
-    clock = Clock("cpu")
+    timer = Timer("cpu")
     limits = Limits(1e9, 1e9)
-    entries = run_case(case, clock, limits, [Implementation("wrong", build)], budget_s=0.01, most=3)
+    entries = run_case(case, timer, limits, [Implementation("wrong", build)], budget_s=0.01, max_samples=3)
     assert [entry.median for entry in entries] == [None]
     expected = {"value": "off by", "shape": "shape", "nan": "not finite", "raises": "RuntimeError: no such kernel"}
     assert expected[wrong] in entries[0].reason
@@ -70,14 +70,14 @@ def test_disagreement_of_pictures():
 
 
 def test_statistics():
-    one = Statistics.of([float(i) for i in range(11)])
-    assert (one.median, one.p10, one.p90, one.samples) == (5, 1, 9, 11)
-    assert Statistics.of([2.0]) == Statistics(2, 2, 2, 1)
+    statistics = Statistics.from_seconds([float(i) for i in range(11)])
+    assert (statistics.median, statistics.p10, statistics.p90, statistics.samples) == (5, 1, 9, 11)
+    assert Statistics.from_seconds([2.0]) == Statistics(2, 2, 2, 1)
     with pytest.raises(ValueError, match="got none"):
-        Statistics.of([])
+        Statistics.from_seconds([])
 
 
-def test_schedule_takes_turns():
+def test_schedule_interleaves():
     plan = schedule([6, 2, 3])
     assert [sum(i in order for order in plan) for i in range(3)] == [6, 2, 3]
     assert len({order[0] for order in plan}) > 1
@@ -85,16 +85,16 @@ def test_schedule_takes_turns():
 
 
 def test_cold_samples_empty_the_cache(monkeypatch):
-    clock = Clock("cpu")
-    assert clock._sweep.numel() >= 2 * cache_bytes("cpu")
+    timer = Timer("cpu")
+    assert timer._sweep.numel() >= 2 * cache_bytes("cpu")
     events = []
-    monkeypatch.setattr(clock, "flush", lambda: events.append("flush"))
-    clock.sample(lambda: events.append("call"), 3, True)
-    clock.sample(lambda: events.append("call"), 2, False)
+    monkeypatch.setattr(timer, "flush", lambda: events.append("flush"))
+    timer.sample(lambda: events.append("call"), 3, True)
+    timer.sample(lambda: events.append("call"), 2, False)
     assert events == ["flush", "call", "call", "call"]
 
 
-def test_limit_is_the_longer_of_both():
+def test_floor_is_the_longer_time():
     assert Limits(100, 10).floor((100, 5)) == 1
     assert Limits(100, 10).floor((100, 50)) == 5
 
@@ -109,14 +109,14 @@ def test_quick_has_every_op():
     quick = quick_plan().cases()
     assert {case.op for case in quick} == {"pool", "refine", "guided_filter", "overlay", "diffusion_cam"}
     assert len(quick) <= 11
-    assert {case.targets for case in Plan(only="refine").cases()} == {1, 8, 64}
+    assert {case.targets for case in BenchmarkPlan(only="refine").cases()} == {1, 8, 64}
 
 
-def test_unusable_face_is_refused():
+def test_unavailable_backend_is_rejected():
     with pytest.raises(ValueError, match="got 'abacus'"):
-        Plan(backends=("abacus",)).usable()
+        BenchmarkPlan(backends=("abacus",)).available_backends()
     with pytest.raises(ValueError, match="only must be part"):
-        suite.run(Plan(only="no such case"))
+        suite.run(BenchmarkPlan(only="no such case"))
 
 
 def results(median: float = 1e-3) -> Results:
@@ -140,7 +140,7 @@ def test_markdown_has_figures_and_reasons():
     assert "cut for time: d" in text
 
 
-def test_compare_needs_more_than_the_spread():
+def test_compare_ignores_changes_within_the_spread():
     assert compare(results(), results(1.1e-3)) == []
     assert "2.00 times as fast" in compare(results(), results(5e-4))[0][-1]
     assert "takes 2.00 times as long" in compare(results(), results(2e-3))[0][-1]
@@ -154,29 +154,29 @@ def test_plots_are_written(tmp_path):
     ]
 
 
-def test_what_is_late_stops(monkeypatch):
-    """A machine that is busier than its estimate: no more timings than a median needs."""
+def test_timing_stops_when_the_budget_has_passed(monkeypatch):
+    """On a machine that became busier than estimated, only the minimum number of timings is taken."""
     now = [0.0]
     monkeypatch.setattr(timing.time, "monotonic", lambda: now[0])
-    clock = Clock("cpu")
+    timer = Timer("cpu")
 
     def sample(call, calls, cold):
         now[0] += call()
         return 1e-3
 
-    monkeypatch.setattr(clock, "sample", sample)
-    on_time = timing.measure(clock, [lambda: 1e-3], cold=False, budget_s=1.0, most=50)
-    late = timing.measure(clock, [lambda: 1.0, lambda: 2.0], cold=False, budget_s=1.0, most=50)
-    assert [one.samples for one in on_time] == [50]
-    assert [one.samples for one in late] == [timing.MIN_SAMPLES] * 2
+    monkeypatch.setattr(timer, "sample", sample)
+    on_time = timing.measure(timer, [lambda: 1e-3], cold=False, budget_s=1.0, max_samples=50)
+    late = timing.measure(timer, [lambda: 1.0, lambda: 2.0], cold=False, budget_s=1.0, max_samples=50)
+    assert [statistics.samples for statistics in on_time] == [50]
+    assert [statistics.samples for statistics in late] == [timing.MIN_SAMPLES] * 2
 
 
-def test_baselines_are_cut_before_our_own():
+def test_baselines_are_cut_first():
     case = SMALL[2]
     candidates = implementations(case, "cpu", available_backends("cpu"), compiled=False)
-    calls, refused = gate(case, "cpu", candidates, ends=time.monotonic() - 1)
+    calls, rejected = check_correctness(case, "cpu", candidates, ends=time.monotonic() - 1)
     assert set(calls) == {candidate.name for candidate in candidates if candidate.ours}
-    assert refused == {candidate.name: "cut for time" for candidate in candidates if not candidate.ours}
+    assert rejected == {candidate.name: "cut for time" for candidate in candidates if not candidate.ours}
 
 
 def test_cut_cases_are_named():
@@ -185,13 +185,13 @@ def test_cut_cases_are_named():
     assert found.notes == [f"cut for time: {case.name}" for case in quick_plan(only="refine").cases()]
 
 
-def test_a_quick_run_counts_what_has_passed():
+def test_quick_plan_counts_elapsed_time():
     assert quick_plan(elapsed_s=7.0).total_s == quick_plan().total_s - 7.0
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_pipe_gets_whole_lines(monkeypatch, terminal):
-    """One line a row, however narrow; a terminal gets a table of its width."""
+def test_output_without_a_terminal_is_markdown(monkeypatch, terminal):
+    """One line per row, of any width; a terminal gets a table that fits."""
     monkeypatch.setattr(command, "run", lambda plan, progress: results())
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=40, soft_wrap=True, highlight=False)

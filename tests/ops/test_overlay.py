@@ -128,7 +128,7 @@ def test_values(backend):
     for name in (backend.backend, "reference"):
         colors = ops.overlay(cells, image, boxes, table, 1.0, backend=name)
         assert colors[0, 0, :, 0].tolist() == [0, 0, 0, 0, 128, 255, 255, 255]
-        blended = ops.overlay(cells, image, boxes, table, 0.5, backend=backend)
+        blended = ops.overlay(cells, image, boxes, table, 0.5, backend=name)
         assert blended[0, 0, :, 1].tolist() == [51, 51, 51, 51, 115, 178, 178, 178]
 
 

@@ -96,23 +96,6 @@ def test_forked_child():
 
 
 @needs_native
-def test_exit_with_callers_at_work():
-    """The interpreter ends while daemon threads are in an op."""
-    code = """
-        import threading, torch, dcam_fast
-        from dcam_fast import ops
-        dcam_fast.set_num_threads(2)
-        maps, begun = torch.rand(256, 27, 27), threading.Event()
-        def work():
-            while True:
-                ops.refine(maps, dcam_fast.RELEASED)
-                begun.set()
-        threading.Thread(target=work, daemon=True).start()
-        begun.wait()
-    """
-    assert run(code).returncode == 0
-
-
 def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],

@@ -1,4 +1,4 @@
-"""What is measured: the cases, their inputs, the exact answer to each and the least work that it takes."""
+"""The benchmark cases: inputs, exact results and minimum work."""
 
 from __future__ import annotations
 
@@ -20,19 +20,30 @@ Scope = Literal["op", "post-processing", "explanation"]
 Inputs = tuple[Tensor, ...]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REPETITION = 0.2
-IMAGE_SIDE = 384.0  # pixels, for the profile whose kernel depends on it
-ALPHA = 0.5  # of the overlay's color
-TOLERANCE = 2e-5  # of maps in 0..1, as in the tests
-GUIDED_TOLERANCE = 1e-4  # of such maps smoothed by a guide, whose span the refinement then stretches to 0..1
+IMAGE_SIDE = 384.0  # pixels, for profiles whose kernel size depends on it
+ALPHA = 0.5  # opacity of the overlay
+TOLERANCE = 2e-5  # of maps in 0..1, like in the tests
+GUIDED_TOLERANCE = 1e-4  # of maps smoothed by a guide, which normalization then stretches to 0..1
 
 
 @dataclass(frozen=True)
-class Case:
-    """One question asked of every implementation.
+class BenchmarkCase:
+    """One computation that all implementations run.
 
-    `variant` is the aggregation of `pool`, the profile of `refine` and `guided_filter`, both ("pooled, released") for
-    post-processing.
-    `grid` is (h, w) in cells, `image` (H, W) in pixels, `channels` D.
+    Attributes:
+        scope: the table it belongs to.
+        op: name of the op.
+        variant: aggregation of `pool`; profile of `refine` and `guided_filter`; both for `diffusion_cam`
+            ("pooled, released").
+        targets: T, the number of maps.
+        grid: (h, w) in cells.
+        channels: D of the activations.
+        dtype: of the activations and gradients.
+        image: (H, W) in pixels, for `overlay`.
+        quick: part of `bench --quick`.
+
+    >>> BenchmarkCase("op", "refine", "released", 8, (27, 27)).name
+    'refine released 27x27 float32 T=8'
     """
 
     scope: Scope
@@ -47,7 +58,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Unique, and what `--only` searches: "pool elementwise 27x27 D=4096 bfloat16 T=16"."""
+        """The unique name that `--only` searches: "pool elementwise 27x27 D=4096 bfloat16 T=16"."""
         words = [self.op, self.variant, f"{self.grid[0]}x{self.grid[1]}"]
         words += [f"D={self.channels}"] if self.channels else []
         words += [f"{self.image[1]}x{self.image[0]} px"] if self.image else []
@@ -67,13 +78,15 @@ class Case:
 
     @property
     def guided(self) -> bool:
-        """Whether the colors of the cells come with the maps."""
+        """Whether the guide is an input."""
         return self.op not in ("pool", "overlay") and self.config.needs_guide
 
     @property
     def work(self) -> tuple[float, float]:
-        """(bytes that must cross memory once, arithmetic operations of the formulas as they stand); an exponential or
-        a comparison counts as one, sorting K values as K log2 K."""
+        """(bytes that are read or written once, arithmetic operations of the formulas).
+
+        An exponential or a comparison counts as one operation, sorting K values as K log2 K.
+        """
         T, N = self.targets, self.cells
         if self.op == "overlay":
             assert self.image
@@ -91,7 +104,7 @@ class Case:
 
 
 def _refine_operations(config: RefineConfig) -> float:
-    """Operations a cell: the filter at its smallest kernel, and some 30 of the modules after it."""
+    """Operations per cell: the filter with its smallest kernel, and about 30 for the other modules."""
     if config.denoise == "rank":
         return 9 * math.log2(9) + 9 * 9 + 30
     if config.denoise == "guided":
@@ -100,16 +113,16 @@ def _refine_operations(config: RefineConfig) -> float:
 
 
 def _guided_operations(config: RefineConfig) -> float:
-    """Operations a cell: twice the means of four fields over rows and columns of a window, and some 40 of the fit."""
+    """Operations per cell: two passes of box means over four fields, and about 40 for the fit."""
     return 2 * 4 * 2 * (2 * config.guide_radius + 1) + 40
 
 
-def _square(scope: Scope, op: str, variant: str, side: int, T: int, **rest: object) -> Case:
-    return Case(scope, op, variant, T, (side, side), **rest)  # type: ignore[arg-type]
+def _square(scope: Scope, op: str, variant: str, side: int, T: int, **rest: object) -> BenchmarkCase:
+    return BenchmarkCase(scope, op, variant, T, (side, side), **rest)  # type: ignore[arg-type]
 
 
-def all_cases(device: str) -> list[Case]:
-    """The cases of a device. What takes gigabytes is left to GPUs."""
+def all_cases(device: str) -> list[BenchmarkCase]:
+    """The cases of a device. Cases that take gigabytes run on GPUs only."""
     gpu = device != "cpu"
     cases = []
     for aggregation in ("elementwise", "pooled"):
@@ -153,7 +166,7 @@ def all_cases(device: str) -> list[Case]:
 
 
 def make_map(h: int, w: int, seed: int) -> np.ndarray:
-    """A map like a real one: two blobs over noise; float32 in 0..1."""
+    """A realistic map: two blobs over noise; float32 in 0..1."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:h, :w] / max(h, w)
     blobs = np.exp(-((x - 0.3) ** 2 + (y - 0.6) ** 2) / 0.01) + 0.6 * np.exp(-((x - 0.7) ** 2 + (y - 0.2) ** 2) / 0.02)
@@ -162,7 +175,7 @@ def make_map(h: int, w: int, seed: int) -> np.ndarray:
 
 
 def make_guide(h: int, w: int) -> Tensor:
-    """Colors of cells like a photograph's: two surfaces, and a little noise on one of them; float32 [3, h, w]."""
+    """Realistic colors of cells: two surfaces, one with noise; float32 [3, h, w]."""
     rng = np.random.default_rng(7)
     y, x = np.mgrid[:h, :w] / max(h, w)
     inside = ((x - 0.3) ** 2 + (y - 0.6) ** 2 < 0.04)[None]
@@ -170,8 +183,8 @@ def make_guide(h: int, w: int) -> Tensor:
     return torch.from_numpy(colors.clip(0, 1).astype(np.float32))
 
 
-def make_inputs(case: Case, device: str) -> Inputs:
-    """Tensors of the case on the device; the same on every run. Order: of the op's own arguments."""
+def make_inputs(case: BenchmarkCase, device: str) -> Inputs:
+    """Tensors of the case on the device, in the order of the op's arguments; the same in every run."""
     h, w = case.grid
     guide = (make_guide(h, w).to(device),) if case.guided else ()
     if case.op in ("refine", "guided_filter", "overlay"):
@@ -198,9 +211,11 @@ def make_inputs(case: Case, device: str) -> Inputs:
 _SPARSE = ("sparse", "rectangle", "signed zeros", "half zeros")
 
 
-def make_sparse_inputs(case: Case, device: str) -> Inputs | None:
-    """Inputs of the same shapes, most of whose values are exact zeros of either sign: checked, and not timed. None
-    where what comes before the thresholds of `refine` rounds, so that they are no check."""
+def make_sparse_inputs(case: BenchmarkCase, device: str) -> Inputs | None:
+    """Inputs of the same shapes with many exact zeros of either sign; checked, not timed.
+
+    None where rounding before the thresholds of `refine` decides the result, so that a comparison means nothing.
+    """
     if case.op == "diffusion_cam" or (case.op == "refine" and case.guided):
         return None
     inputs = make_inputs(case, device)
@@ -211,8 +226,8 @@ def make_sparse_inputs(case: Case, device: str) -> Inputs | None:
     return A, G, *inputs[2:]
 
 
-def _sparse_map(case: Case, rng: np.random.Generator) -> Tensor:
-    """A map that no rounding decides about."""
+def _sparse_map(case: BenchmarkCase, rng: np.random.Generator) -> Tensor:
+    """A sparse map whose refinement does not depend on rounding."""
     for _ in range(100):
         map = torch.from_numpy(edge_map(_SPARSE[int(rng.integers(len(_SPARSE)))], rng, *case.grid))
         if case.op != "refine":
@@ -220,11 +235,13 @@ def _sparse_map(case: Case, rng: np.random.Generator) -> Tensor:
         allowed = tolerance(map.double(), case.config, repetition=REPETITION, image_side=IMAGE_SIDE)
         if allowed <= TOLERANCE:
             return map
-    raise AssertionError(f"no sparse map of {case.name} has a refinement that roundings do not decide")
+    raise AssertionError(
+        f"bench: {case.name} must have a sparse map that is stable under rounding, got 100 that are not"
+    )
 
 
-def exact(case: Case, inputs: Inputs) -> Tensor:
-    """The reference's answer in float64, a target at a time to stay within memory."""
+def exact(case: BenchmarkCase, inputs: Inputs) -> Tensor:
+    """The result of the reference in float64; one target at a time, to save memory."""
     if case.op == "overlay":
         maps, image, boxes, table = inputs
         return reference.overlay(maps.double(), image, boxes, table, ALPHA)
@@ -244,14 +261,14 @@ def exact(case: Case, inputs: Inputs) -> Tensor:
     return pooled if case.op == "pool" else refine(pooled.reshape(-1, *case.grid))
 
 
-def disagreement(case: Case, got: Tensor, expected: Tensor) -> str | None:
-    """Why an answer is wrong; None where it is right within the tolerance of the tests."""
+def disagreement(case: BenchmarkCase, got: Tensor, expected: Tensor) -> str | None:
+    """Why a result is wrong; None if it is right within the tolerance of the tests."""
     if got.shape != expected.shape:
         return f"shape {list(got.shape)}, not {list(expected.shape)}"
     difference = (got.double() - expected.double()).abs()
     if not bool(difference.isfinite().all()):
         return "not finite"
-    if case.op == "overlay":  # a value at the edge of a level may round to the next one
+    if case.op == "overlay":  # a value between two levels may round either way
         wrong = float((difference > 0).double().mean())
         return f"{wrong:.2%} of the bytes differ" if wrong > 1e-3 or difference.max() > 8 else None
     worst, tolerance = float(difference.max()), GUIDED_TOLERANCE if case.guided else TOLERANCE

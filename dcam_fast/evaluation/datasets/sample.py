@@ -45,7 +45,7 @@ class Sample:
         id: unique in the dataset.
         image: uint8 `[H, W, 3]`.
         prompt: the question; None asks for a caption with the model's default prompt.
-        caption: the reference caption, empty where there is none.
+        caption: the reference caption; empty if the sample has no caption.
         regions: the annotated regions.
         compounds: lower-case phrases that mean something else than their words do: a `hot dog` is not a dog.
 

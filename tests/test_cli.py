@@ -19,15 +19,15 @@ from typer.testing import CliRunner
 import dcam_fast
 from dcam_fast import scenes
 from dcam_fast.cli import app as cli
-from dcam_fast.cli import console
-from dcam_fast.cli import demonstration as demo
+from dcam_fast.cli import console, demonstration
+from dcam_fast.cli.commands.explain import STREAM_LEGEND
 from dcam_fast.explained import Target, Token
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import load_image
 
 
 class FakeExplainer:
-    """Answers with what it was asked, and remembers every call."""
+    """Answers with the prompt, and records every call."""
 
     calls: list[dict[str, Any]] = []  # noqa: RUF012
 
@@ -123,21 +123,21 @@ def test_explain_options(run: Callable[..., Any], fake: type[FakeExplainer], tmp
     result = run("explain", path, "--target", "it", "--target", "what is", *options)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "x" / "[a] photo" / "explanation.html").exists()
-    wanted = {"prompt": "what is it ?", "targets": ["it", "what is"], "method": "published", "profile": "paper"}
-    assert fake.calls == [wanted]
+    expected = {"prompt": "what is it ?", "targets": ["it", "what is"], "method": "published", "profile": "paper"}
+    assert fake.calls == [expected]
     run("explain", path, "--target", "all")
     assert fake.calls[0]["targets"] == "all"
 
 
-def test_explain_while_it_is_written(run: Callable[..., Any], tmp_path: Path) -> None:
-    """Every step shows the answer so far and where its new words look; the files are those of the whole answer."""
+def test_explain_with_stream(run: Callable[..., Any], tmp_path: Path) -> None:
+    """Every step shows the answer so far and where its new tokens point; the files have the final answer."""
     path = tmp_path / "scene.png"
     scene = scenes.sample_scene(np.random.default_rng(21), 96, 128, 2)
     Image.fromarray(scene.image).save(path)
     result = run("explain", path, "--stream", "--dtype", "float32", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     answer = " ".join(scenes.caption(scene).answer)
-    assert result.output.count(cli.STREAM_LEGEND) == 1
+    assert result.output.count(STREAM_LEGEND) == 1
     steps = re.findall(r"^ +(\d+)  (.+)$", result.output, re.MULTILINE)
     assert [int(index) for index, _ in steps] == list(range(len(steps)))
     assert len(steps) > len(answer.split())
@@ -151,7 +151,7 @@ def test_explain_while_it_is_written(run: Callable[..., Any], tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("fake")
-def test_a_bad_image_stops_no_other(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_explain_continues_after_a_bad_image(run: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     paths = [
         picture(tmp_path / "a.png"),
@@ -171,7 +171,7 @@ def test_a_bad_image_stops_no_other(run: Callable[..., Any], tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("fake")
-def test_no_control_character_reaches_the_terminal(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_control_characters_are_replaced(run: Callable[..., Any], tmp_path: Path) -> None:
     wild = "\x1b[31m\x07\x7f\x9b2J\u202e"
     good, bad = picture(tmp_path / "photo.png").rename(tmp_path / f"good{wild}.png"), f"bad{wild}.png"
     for arguments in (
@@ -189,7 +189,7 @@ def test_no_control_character_reaches_the_terminal(run: Callable[..., Any], tmp_
 
 
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\xff", b"{", b"[]", b'{"schema": 1}', b"\xff"])
-def test_compare_names_the_broken_file(run: Callable[..., Any], tmp_path: Path, content: bytes) -> None:
+def test_compare_names_an_invalid_file(run: Callable[..., Any], tmp_path: Path, content: bytes) -> None:
     (tmp_path / "b.json").write_bytes(content)
     for name in ("b.json", "none.json"):
         result = run("bench", "--compare", name, name)
@@ -199,7 +199,7 @@ def test_compare_names_the_broken_file(run: Callable[..., Any], tmp_path: Path, 
 
 
 @pytest.mark.usefixtures("fake")
-def test_debug_shows_where(run: Callable[..., Any]) -> None:
+def test_debug_shows_the_traceback(run: Callable[..., Any]) -> None:
     short, long = run("explain", "none.png"), run("--debug", "explain", "none.png")
     assert (short.exit_code, long.exit_code) == (1, 1)
     assert len(short.stderr.splitlines()) == 1
@@ -207,7 +207,7 @@ def test_debug_shows_where(run: Callable[..., Any]) -> None:
     assert "FileNotFoundError" in long.stderr
 
 
-def test_unexpected_errors_are_one_line(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_errors_are_on_one_line(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise KeyError("no\nsuch key")
 
@@ -265,11 +265,11 @@ def test_train_tiny(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) ->
 def check_demo(result: Any, folder: Path, count: int) -> None:
     assert result.exit_code == 0, result.output
     rounds = json.loads((folder / "demo.json").read_text())["rounds"]
-    assert len([one for one in rounds if one["folder"].endswith("/caption")]) == count
+    assert len([round for round in rounds if round["folder"].endswith("/caption")]) == count
     assert 2 * count <= len(rounds) <= 3 * count
-    for one in rounds:
-        assert Explanation.load(folder / one["folder"]).answer == one["answer"]
-        assert one["answer"] in result.stdout
+    for round in rounds:
+        assert Explanation.load(folder / round["folder"]).answer == round["answer"]
+        assert round["answer"] in result.stdout
     page = (folder / "index.html").read_text()
     for address in re.findall(r'(?:href|src)="([^"]*)"', page):
         assert address == "data:," or (folder / address).is_file(), address
@@ -295,18 +295,18 @@ def test_demo_of_the_embedded_model(run: Callable[..., Any], tmp_path: Path) -> 
     check_demo(run("demo", "--scenes", 1, "--out", tmp_path / "shown"), tmp_path / "shown", 1)
 
 
-def test_rounds_are_the_same_for_a_seed_and_differ_in_kind() -> None:
-    plan = demo.rounds(5, 3)
-    assert [(one.folder, one.prompt, one.expected) for one in plan] == [
-        (one.folder, one.prompt, one.expected) for one in demo.rounds(5, 3)
+def test_rounds_depend_on_the_seed_and_vary_in_kind() -> None:
+    rounds = demonstration.draw_rounds(5, 3)
+    assert [(round.folder, round.prompt, round.expected) for round in rounds] == [
+        (round.folder, round.prompt, round.expected) for round in demonstration.draw_rounds(5, 3)
     ]
-    assert len({one.folder for one in plan}) == len(plan)
-    assert len({one.folder.partition("/")[2] for one in plan}) >= 5
-    assert plan[0].is_right(plan[0].expected.replace(" ,", ","))
-    assert not plan[0].is_right("nothing")
+    assert len({round.folder for round in rounds}) == len(rounds)
+    assert len({round.folder.partition("/")[2] for round in rounds}) >= 5
+    assert rounds[0].is_right(rounds[0].expected.replace(" ,", ","))
+    assert not rounds[0].is_right("nothing")
 
 
-def test_interruption(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_has_its_exit_code(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
@@ -314,14 +314,14 @@ def test_interruption(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) 
     assert run("env").exit_code == 128 + signal.SIGINT
 
 
-def test_help_names_the_command() -> None:
+def test_help_of_the_module_names_the_command() -> None:
     command = [sys.executable, "-m", "dcam_fast", "explain", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert shown.split()[:3] == ["Usage:", "dcam-fast", "explain"]
 
 
-def test_module_is_the_command(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}  # a terminal that cannot show everything
+def test_module_writes_to_a_terminal_without_unicode(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}  # a terminal that cannot show the name
     (tmp_path / "環").write_text("mine")
     command = [sys.executable, "-m", "dcam_fast", "scenes", "--out", "環"]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -1,7 +1,7 @@
 """Every code block of README.md and docs/ runs as pasted, in order, in an empty folder.
 
-A block whose last line before it is ``<!-- not run: REASON -->`` is left out, for one of `REASONS`. With
-``<!-- run with: OPTIONS -->`` each of its commands gets these options, which make it short.
+A block after the line `<!-- not run: REASON -->` is skipped, for one of `REASONS`. A block after the line
+`<!-- run with: OPTIONS -->` runs each command with these options, which make it short.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from typer.testing import CliRunner
 
 from dcam_fast.cli import app as cli
+from dcam_fast.evaluation.datasets import FORMATS
+from dcam_fast.evaluation.registry import METRICS
 
 ROOT = Path(__file__).parents[1]
 REASONS = {"needs a checkpoint", "needs a GPU", "needs another package", "takes hours", "installs packages"}
@@ -60,18 +63,16 @@ def run_commands(block: Block) -> None:
             case ["./run" | "dcam-fast", *arguments]:
                 given = arguments[1:] if words[:2] == ["./run", "dcam-fast"] else arguments
             case _:
-                pytest.fail(f"{line!r} is no command that can be run here; mark its block")
+                pytest.fail(f"{line!r} is not a command that the test can run; mark its block")
         result = CliRunner().invoke(cli.app, [*given, *block.options])
         assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_blocks_run_as_pasted(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def run_blocks(path: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(path.read_text("utf-8")):
         if block.reason is not None:
-            assert block.reason in REASONS, f"{path.name}: {block.reason!r} is no reason to leave a block out"
+            assert block.reason in REASONS, f"{path.name}: {block.reason!r} is not a reason to skip a block"
         elif block.language == "python":
             exec(compile(block.code, f"{path.name}: {block.code[:60]}", "exec"), names)
         elif block.language in ("bash", "sh", "console"):
@@ -80,12 +81,19 @@ def test_blocks_run_as_pasted(path: Path, tmp_path: Path, monkeypatch: pytest.Mo
             assert block.language == "text", f"{path.name}: a block must name its language: {block.code[:60]}"
 
 
-def test_other_documents_have_their_own_test() -> None:
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_blocks_run_as_pasted(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with mock.patch.dict(METRICS), mock.patch.dict(FORMATS):  # a document may register its own
+        run_blocks(path)
+
+
+def test_documents_with_another_test_are_in_it() -> None:
     for document, test in ELSEWHERE.items():
         assert document in (ROOT / "tests" / test).read_text("utf-8")
 
 
-def test_marks_are_read() -> None:
+def test_marks_are_parsed() -> None:
     text = "a\n<!-- not run: needs a GPU -->\n```bash\nx\n```\n```python\ny\n```\n"
     text += "<!-- run with: --limit 1 -->\n```sh\nz\n```\n"
     assert list(blocks(text)) == [

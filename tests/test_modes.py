@@ -17,7 +17,7 @@ from dcam_fast import Explainer, Explanation, scenes
 from dcam_fast.attribution import METHODS, Answer, GradientCAM
 from dcam_fast.evaluation.cases import prepare
 from dcam_fast.evaluation.datasets.synthetic import Scenes
-from dcam_fast.evaluation.runner import Settings, evaluate_sample
+from dcam_fast.evaluation.runner import EvaluationConfig, evaluate_sample
 from dcam_fast.models.tiny.adapter import TinyAdapter
 from dcam_fast.modes import own_modes
 from dcam_fast.testing import check_adapter
@@ -217,7 +217,7 @@ def test_every_method(explainer: Explainer, method: str) -> None:
 
 
 def test_evaluating_and_checking(explainer: Explainer) -> None:
-    settings = Settings("tiny", "scenes", ("default", "true_mask"), seed=5, steps=12)
+    settings = EvaluationConfig("tiny", "scenes", ("default", "true_mask"), seed=5, steps=12)
     data = Scenes(1, 5)
     with all_at_once():
         got = evaluate_sample(explainer.adapter, data, 0, settings)

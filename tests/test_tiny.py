@@ -22,7 +22,7 @@ from dcam_fast.models.tiny.processing import (
     build_tokenizer,
     encode_words,
 )
-from dcam_fast.models.tiny.train import mask_answers, schedule, train
+from dcam_fast.models.tiny.train import learning_rate, mask_answers, train
 from dcam_fast.scenes.textures import HARD_TEXTURES, background
 
 
@@ -75,7 +75,7 @@ def test_hard_scenes_overlap_and_every_object_stays_visible() -> None:
         scenes.sample_scene(rng, objects=7, hard=True)
 
 
-def test_what_covers_an_object_takes_its_pixels() -> None:
+def test_masks_have_only_visible_pixels() -> None:
     rng = np.random.default_rng(7)
     for _ in range(20):
         scene = scenes.sample_scene(rng, hard=True)
@@ -86,7 +86,7 @@ def test_what_covers_an_object_takes_its_pixels() -> None:
 
 
 @pytest.mark.parametrize("texture", HARD_TEXTURES)
-def test_backgrounds(texture: str) -> None:
+def test_backgrounds_are_reproducible(texture: str) -> None:
     drawn = background(np.random.default_rng(0), texture, 52, 97)
     assert drawn.shape == (52, 97, 3)
     assert drawn.dtype == np.float32
@@ -94,12 +94,12 @@ def test_backgrounds(texture: str) -> None:
     assert (np.ptp(drawn[..., 0]) > 20) == (texture != "plain")
 
 
-def test_background_error() -> None:
+def test_background_checks_its_texture() -> None:
     with pytest.raises(ValueError, match=r"background: texture must be one of plain, .*, cluttered, got 'paisley'"):
         background(np.random.default_rng(0), "paisley", 64, 64)
 
 
-def test_what_is_beside() -> None:
+def test_relations_name_the_neighbor() -> None:
     rng = np.random.default_rng(1)
     for _ in range(30):
         scene = scenes.sample_scene(rng, hard=True)
@@ -110,45 +110,45 @@ def test_what_is_beside() -> None:
             shapes = [item.shape for item in scene.objects]
             place = shapes.index(dialogue.prompt.split()[5]) + step
             if 0 <= place < len(shapes):
-                there = scene.objects[place]
-                assert dialogue.answer == ("a", there.size, there.color, there.shape)
-                assert dialogue.owners == (-1, place, place, place)
+                item = scene.objects[place]
+                assert dialogue.answer == ("a", item.size, item.color, item.shape)
+                assert dialogue.object_index == (-1, place, place, place)
             else:
                 assert dialogue.answer == ("there", "is", "no", "object")
 
 
 def test_every_shape_can_be_drawn() -> None:
-    seen = set()
+    drawn = set()
     rng = np.random.default_rng(0)
-    while seen != set(scenes.SHAPES):
-        seen |= {item.shape for item in scenes.sample_scene(rng).objects}
+    while drawn != set(scenes.SHAPES):
+        drawn |= {item.shape for item in scenes.sample_scene(rng).objects}
 
 
-def test_caption_and_owners() -> None:
+def test_caption_words_name_their_objects() -> None:
     scene = scenes.sample_scene(np.random.default_rng(8), objects=3)
     dialogue = scenes.caption(scene)
-    assert len(dialogue.answer) == len(dialogue.owners) == 4 * 3 + 2 + 4
+    assert len(dialogue.answer) == len(dialogue.object_index) == 4 * 3 + 2 + 4
     assert dialogue.answer[4] == ","
     assert dialogue.answer[9] == "and"
-    for word, owner in zip(dialogue.answer, dialogue.owners, strict=True):
-        if owner >= 0:
-            item = scene.objects[owner]
+    for word, index in zip(dialogue.answer, dialogue.object_index, strict=True):
+        if index >= 0:
+            item = scene.objects[index]
             assert word in (item.size, item.color, item.shape)
 
 
 @pytest.mark.parametrize("kind", scenes.QUESTIONS + scenes.RELATIONS)
-def test_questions(kind: str) -> None:
+def test_questions_use_the_vocabulary(kind: str) -> None:
     rng = np.random.default_rng(1)
-    asked = [scenes.question(rng, scenes.sample_scene(rng), kind) for _ in range(40)]
-    for dialogue in asked:
+    dialogues = [scenes.question(rng, scenes.sample_scene(rng), kind) for _ in range(40)]
+    for dialogue in dialogues:
         if dialogue is not None:
-            assert len(dialogue.answer) == len(dialogue.owners)
+            assert len(dialogue.answer) == len(dialogue.object_index)
             assert set(dialogue.prompt.split()) | set(dialogue.answer) <= set(VOCABULARY)
             assert len(dialogue.prompt.split()) <= 8
-    assert any(asked)
+    assert any(dialogues)
 
 
-def test_scene_errors() -> None:
+def test_scenes_check_their_arguments() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="sample_scene: height and width must be at least 52 pixels, got 40x128"):
         scenes.sample_scene(rng, 40, 128)
@@ -179,7 +179,7 @@ def test_tokenizer_knows_every_word() -> None:
         ((64, 64), (128, 128)),
     ],
 )
-def test_canvas(size: tuple[int, int], canvas: tuple[int, int]) -> None:
+def test_canvas_size(size: tuple[int, int], canvas: tuple[int, int]) -> None:
     pixels = TinyImageProcessor()(np.zeros((*size, 3), np.uint8))
     assert tuple(pixels.shape[2:]) == canvas
     assert pixels.unique().tolist() == [-1.0]
@@ -223,7 +223,7 @@ def test_generation_records_its_trajectory(model: TinyForMaskedDiffusion, attent
         assert sorted(steps[block].tolist()) == [2 * block] * 3 + [2 * block + 1] * 3, "blocks from left to right"
 
 
-def test_generation_errors(model: TinyForMaskedDiffusion) -> None:
+def test_generation_checks_its_arguments(model: TinyForMaskedDiffusion) -> None:
     pixels, prompt = encode(scenes.sample_scene(np.random.default_rng(4)))
     with pytest.raises(ValueError, match="generate: block_length must be a divisor of 36, got 7"):
         model.generate(pixels, prompt, 36, 7)
@@ -233,7 +233,7 @@ def test_generation_errors(model: TinyForMaskedDiffusion) -> None:
         model(pixels, prompt, torch.zeros(1, 2, 36, dtype=torch.int64), "joint")
 
 
-def test_prompt_errors() -> None:
+def test_prompts_are_checked() -> None:
     adapter = TinyAdapter()
     image = np.zeros((64, 64, 3), np.uint8)
     for prompt in ("what is the zebra ?", "", "   "):
@@ -249,26 +249,26 @@ def test_prompt_errors() -> None:
         TinyAdapter(attention="causal")  # type: ignore[arg-type]
 
 
-def test_it_is_right_on_held_out_scenes(model: TinyForMaskedDiffusion) -> None:
-    """A broken weight file, tokenizer or image path shows here; `accuracy` measures how right on 500 scenes."""
+def test_answers_about_held_out_scenes_are_correct(model: TinyForMaskedDiffusion) -> None:
+    """Fails for a broken weight file, tokenizer or image path; `accuracy` measures on 500 scenes."""
     for hard, floor in ((False, 0.8), (True, 0.6)):
-        drawn = accuracy.held_out(40, hard=hard)
+        drawn = accuracy.held_out_scenes(40, hard=hard)
         for kind in ("caption", "color", "object"):
-            right = accuracy.exact(model, accuracy.dialogues(drawn, kind), 12, "prefix")
+            right = accuracy.exact_matches(model, accuracy.dialogues(drawn, kind), 12, "prefix")
             assert sum(right) / len(right) >= floor, (kind, hard)
 
 
 # training
 
 
-def test_schedule() -> None:
-    assert schedule(0, 1000) == pytest.approx(1 / 50)
-    assert schedule(500, 1000) == 1
-    assert schedule(800, 1000) == pytest.approx(0.5)
-    assert schedule(999, 1000) == 0.02
+def test_learning_rate_warms_up_and_decays() -> None:
+    assert learning_rate(0, 1000) == pytest.approx(1 / 50)
+    assert learning_rate(500, 1000) == 1
+    assert learning_rate(800, 1000) == pytest.approx(0.5)
+    assert learning_rate(999, 1000) == 0.02
 
 
-def test_masking() -> None:
+def test_loss_weights_are_unbiased() -> None:
     answers = torch.full((2000, 24), 30)
     canvases, weights = mask_answers(answers, 4, torch.Generator().manual_seed(0))
     assert canvases.shape == weights.shape == (2000, 4, 24)
@@ -276,7 +276,7 @@ def test_masking() -> None:
     assert float(weights.mean()) == pytest.approx(1, abs=0.03), "1 / rate makes the loss unbiased"
 
 
-def test_training_resumes_where_it_stopped(tmp_path: Path) -> None:
+def test_training_resumes(tmp_path: Path) -> None:
     path = train(tmp_path, scale=0.001)
     model = TinyForMaskedDiffusion.from_pretrained(path)
     assert model.config.vocab_size == len(VOCABULARY)
@@ -291,7 +291,7 @@ def test_training_resumes_where_it_stopped(tmp_path: Path) -> None:
         train(tmp_path, scale=2)
 
 
-def test_padding_ends_the_answer() -> None:
+def test_answer_ends_at_the_padding() -> None:
     adapter = TinyAdapter()
     inputs = adapter.encode(scenes.sample_scene(np.random.default_rng(4), objects=1).image, "how many objects ?")
     trajectory = adapter.generate(inputs)

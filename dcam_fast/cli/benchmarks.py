@@ -1,4 +1,4 @@
-"""What `dcam-fast bench` does."""
+"""The work of `dcam-fast bench`: run, print and write the benchmarks, or compare two results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,17 @@ def bench(
     console: Console,
     elapsed_s: float = 0.0,
 ) -> None:
-    """Measures, prints, and writes to `out` if given. A quick run counts `elapsed_s` as part of its minute."""
+    """Runs the benchmarks, prints their results, and writes them.
+
+    Args:
+        device: where to run.
+        quick: only the main cases, in less than a minute.
+        only: cases whose name contains this.
+        backends: of the ops; empty for all that are available.
+        out: folder to write to; None writes nothing.
+        console: to print to.
+        elapsed_s: seconds already spent, which count as part of a quick run.
+    """
     check_device("bench", device)
     plan = (
         quick_plan(device, only, backends, elapsed_s) if quick else BenchmarkPlan(device, only=only, backends=backends)
@@ -36,7 +46,7 @@ def bench(
         results = run(plan, lambda name: status.update(f"measuring {name}"))
     if console.is_terminal:
         console.print(terminal(results), soft_wrap=False)
-    else:  # a pipe or a file, which has no width to fit in
+    else:  # a pipe or a file has no width
         console.print(markdown(results, level=2), markup=False, soft_wrap=True)
     if out is not None:
         for path in write(results, out, f"{date.today()}-{device.replace(':', '')}"):
@@ -44,7 +54,7 @@ def bench(
 
 
 def show_changes(before: Path, after: Path, console: Console) -> None:
-    """What got faster or slower beyond the spread."""
+    """Prints which cases got faster or slower by more than the spread."""
     changes = compare(_read(before), _read(after))
     if not changes:
         console.print("nothing changed beyond the spread")
@@ -60,7 +70,11 @@ def show_changes(before: Path, after: Path, console: Console) -> None:
 
 
 def _read(path: Path) -> Results:
-    """A result file. Raises ValueError, naming it, for any other."""
+    """The results in a file.
+
+    Raises:
+        ValueError: if it is not a result file; the message names it.
+    """
     try:
         return Results.from_json(path.read_text("utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

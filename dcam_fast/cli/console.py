@@ -1,4 +1,4 @@
-"""What all commands share: where they write to, their progress, and errors as one line."""
+"""What all commands share: consoles, progress bars, errors on one line, and the explainer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, ParamSpec
+from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 import typer
 from rich.console import Console
@@ -22,10 +22,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from dcam_fast.explainer import Explainer
+    from dcam_fast.explanation import Explanation
+
 Parameters = ParamSpec("Parameters")
 
-# What a terminal would obey, or read in another order, and the character shown for it; line breaks and tabs stay.
-_SHOWN: Final = (
+# Control and bidirectional characters, and what is shown instead. Line breaks and tabs stay.
+_REPLACEMENTS: Final = (
     {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
     | {0x7F: 0x2421}
     | dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD)
@@ -33,15 +37,15 @@ _SHOWN: Final = (
 
 
 def visible(text: str) -> str:
-    """A text of the same length without control characters: names of files, prompts and answers may hold any."""
-    return text.translate(_SHOWN)
+    """A text of the same length without control characters, which file names, prompts and answers may have."""
+    return text.translate(_REPLACEMENTS)
 
 
 class SafeConsole(Console):
-    """A console that prints no control character but its own."""
+    """A console that replaces control characters in texts."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As rich's, of texts made `visible`."""
+        """As `rich.console.Console.print`, with texts made `visible`."""
         super().print(*map(_visible_object, objects), **options)
 
 
@@ -64,28 +68,36 @@ def elapsed() -> float:
 
 
 @dataclass
-class Settings:
-    """What was asked for before the command."""
+class ErrorOptions:
+    """How errors are shown.
+
+    Attributes:
+        debug: with their traceback.
+    """
 
     debug: bool = False
 
 
-settings = Settings()
+error_options = ErrorOptions()
 
 
 def report_error(error: Exception) -> None:
-    """An error as one line; with --debug also where it came from."""
-    if settings.debug:
+    """Prints an error on one line, or its traceback with `--debug`."""
+    if error_options.debug:
         error_console.print("".join(traceback.format_exception(error)), end="", markup=False)
         return
     message = " ".join(str(error).split())
-    ours = isinstance(error, ValueError | TypeError | RuntimeError | OSError) and message
-    error_console.print(Text("error: ", "bold red") + Text(message if ours else f"{type(error).__name__}: {message}"))
+    expected = isinstance(error, ValueError | TypeError | RuntimeError | OSError) and message
+    error_console.print(
+        Text("error: ", "bold red") + Text(message if expected else f"{type(error).__name__}: {message}")
+    )
 
 
 def one_line(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
-    """A command whose errors are one line and exit code 1, unless --debug asks for more. What was asked for in a wrong
-    way is a `typer.BadParameter`, with exit code 2."""
+    """A command whose errors are printed by `report_error` and have exit code 1.
+
+    A usage error is a `typer.BadParameter`, with exit code 2.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
@@ -93,7 +105,7 @@ def one_line(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
             command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
             raise
-        except Exception as error:  # the last place that could make a line of it
+        except Exception as error:
             report_error(error)
             raise typer.Exit(1) from error
 
@@ -101,7 +113,11 @@ def one_line(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
 
 
 def check_name(check: Callable[[str], object], value: str, option: str) -> str:
-    """A value that ``check`` accepts; any other is a usage error of ``option``."""
+    """Returns a value that `check` accepts.
+
+    Raises:
+        typer.BadParameter: if it raises ValueError; the message names `option`.
+    """
     try:
         check(value)
     except ValueError as error:
@@ -110,6 +126,7 @@ def check_name(check: Callable[[str], object], value: str, option: str) -> str:
 
 
 def progress_bar() -> Progress:
+    """A progress bar with counts and times."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -120,3 +137,25 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=out_console, transient=True)
+
+
+def load_explainer(model: str, **options: Any) -> Explainer:
+    """An explainer, as `Explainer.from_pretrained` makes it."""
+    with out_console.status("loading the model"):
+        from dcam_fast import Explainer
+
+        return Explainer.from_pretrained(model, **options)
+
+
+def colored_answer(explanation: Explanation) -> Text:
+    """The answer, with each target in the color of its groundedness."""
+    from dcam_fast.output.pictures import groundedness_color
+
+    text = Text()
+    for piece in explanation.pieces():
+        if piece.target is None:
+            text.append(piece.text, "dim")
+        else:
+            red, green, blue = groundedness_color(explanation.targets[piece.target].groundedness)
+            text.append(piece.text, f"bold rgb({red},{green},{blue})")
+    return text

@@ -1,4 +1,4 @@
-"""The demonstration: scenes, what the embedded model answers about them, and why."""
+"""The demo: scenes, the answers of the embedded model, and their explanations."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from dcam_fast import scenes
 from dcam_fast.explanation import Explanation
@@ -24,13 +22,19 @@ if TYPE_CHECKING:
 SCHEMA: Final = 1
 RECORD: Final = "demo.json"
 INDEX: Final = "index.html"
-SCENES_RECORD: Final = "scenes.json"
 QUESTIONS_PER_SCENE: Final = 2
 
 
 @dataclass(frozen=True)
 class Round:
-    """One prompt about one scene: where its explanation goes (in the demo's folder), and the right answer."""
+    """A prompt about a scene.
+
+    Attributes:
+        folder: of its explanation, in the folder of the demo.
+        scene: the scene.
+        prompt: the question.
+        expected: the correct answer.
+    """
 
     folder: str
     scene: scenes.Scene
@@ -38,13 +42,12 @@ class Round:
     expected: str
 
     def is_right(self, answer: str) -> bool:
-        """Whether an answer is the right one, however its punctuation is set."""
+        """Whether an answer is correct, regardless of white space."""
         return "".join(answer.split()) == "".join(self.expected.split())
 
 
-def rounds(count: int, seed: int, hard: bool = False) -> list[Round]:
-    """The caption of each of ``count`` scenes, plain or ``hard``, and two questions, of other kinds from scene to
-    scene."""
+def draw_rounds(count: int, seed: int, hard: bool = False) -> list[Round]:
+    """The caption of each of `count` scenes and two questions, whose kinds vary from scene to scene."""
     rng = np.random.default_rng(seed)
     drawn: list[Round] = []
     for number in range(count):
@@ -52,9 +55,9 @@ def rounds(count: int, seed: int, hard: bool = False) -> list[Round]:
         dialogues = [("caption", scenes.caption(scene))]
         for turn in range(len(scenes.QUESTIONS)):
             kind = scenes.QUESTIONS[(QUESTIONS_PER_SCENE * number + turn) % len(scenes.QUESTIONS)]
-            asked = scenes.question(rng, scene, kind)
-            if asked is not None and len(dialogues) <= QUESTIONS_PER_SCENE:
-                dialogues.append((kind, asked))
+            question = scenes.question(rng, scene, kind)
+            if question is not None and len(dialogues) <= QUESTIONS_PER_SCENE:
+                dialogues.append((kind, question))
         drawn += [
             Round(f"scene-{number + 1:02d}/{kind}", scene, dialogue.prompt, " ".join(dialogue.answer))
             for kind, dialogue in dialogues
@@ -62,35 +65,38 @@ def rounds(count: int, seed: int, hard: bool = False) -> list[Round]:
     return drawn
 
 
-def run(explainer: Explainer, plan: list[Round], out: Path, report: Callable[[Round, Explanation], None]) -> None:
-    """Explains every round and writes a folder for each into ``out``, with an index page and one picture of all.
-
-    Whole or not at all; an earlier demo in ``out`` is replaced.
+def run(explainer: Explainer, rounds: list[Round], out: Path, report: Callable[[Round, Explanation], None]) -> None:
+    """Explains every round and writes a folder for each, an index page and a contact sheet, all or none.
 
     Args:
         explainer: of the embedded model.
-        plan: from `rounds`.
-        out: the folder.
+        rounds: from `draw_rounds`.
+        out: the folder. An earlier demo in it is replaced.
         report: called after each round.
 
     Raises:
-        FileExistsError: ``out`` holds anything but an earlier demo.
+        FileExistsError: if `out` has anything but an earlier demo.
     """
     with replacing(out, "demo", RECORD) as draft:
-        done = []
-        for one in plan:
-            explanation = explainer.explain(one.scene.image, one.prompt)
-            explanation.save(draft / one.folder)
-            done.append((one, explanation))
-            report(one, explanation)
-        captions = [explanation for one, explanation in done if one.folder.endswith("/caption")]
+        finished = []
+        for current in rounds:
+            explanation = explainer.explain(current.scene.image, current.prompt)
+            explanation.save(draft / current.folder)
+            finished.append((current, explanation))
+            report(current, explanation)
+        captions = [explanation for current, explanation in finished if current.folder.endswith("/caption")]
         contact_sheet(captions).save(draft / SHEET)
-        write_text(draft / INDEX, _index(done))
+        write_text(draft / INDEX, _index(finished))
         record = {
             "schema": SCHEMA,
             "rounds": [
-                {"folder": one.folder, "prompt": one.prompt, "answer": explanation.answer, "expected": one.expected}
-                for one, explanation in done
+                {
+                    "folder": current.folder,
+                    "prompt": current.prompt,
+                    "answer": explanation.answer,
+                    "expected": current.expected,
+                }
+                for current, explanation in finished
             ],
             "files": [RECORD, *files_of(draft)],
         }
@@ -106,9 +112,9 @@ def _pieces(explanation: Explanation) -> list[tuple[str, str]]:
     ]
 
 
-def _index(done: list[tuple[Round, Explanation]]) -> str:
+def _index(finished: list[tuple[Round, Explanation]]) -> str:
     cards: dict[str, dict[str, Any]] = {}
-    for item, explanation in done:
+    for item, explanation in finished:
         card = cards.setdefault(item.folder.partition("/")[0], {"image": f"{item.folder}/{IMAGE}", "rounds": []})
         card["rounds"].append(
             {
@@ -119,45 +125,3 @@ def _index(done: list[tuple[Round, Explanation]]) -> str:
             }
         )
     return render("demo.html", cards=cards.values(), sheet=SHEET)
-
-
-def write_scenes(out: Path, count: int, seed: int, hard: bool) -> None:
-    """Writes ``count`` scenes, plain or ``hard``, into ``out``: a PNG for each, a mask for each object, and scenes.json
-    about all of them.
-
-    Raises FileExistsError where ``out`` holds anything but an earlier lot of scenes.
-    """
-    rng = np.random.default_rng(seed)
-    with replacing(out, "scenes", SCENES_RECORD) as draft:
-        facts = []
-
-        def write(name: str, pixels: NDArray[np.uint8]) -> str:
-            Image.fromarray(pixels).save(draft / name)
-            return name
-
-        for number in range(1, count + 1):
-            scene = scenes.sample_scene(rng, hard=hard)
-            asked = [scenes.question(rng, scene, kind) for kind in scenes.QUESTIONS]
-            dialogues = [scenes.caption(scene), *(one for one in asked if one)]
-            facts.append(
-                {
-                    "image": write(f"scene-{number:02d}.png", scene.image),
-                    "background": scene.background,
-                    "objects": [
-                        {
-                            "shape": item.shape,
-                            "color": item.color,
-                            "size": item.size,
-                            "x": item.x,
-                            "y": item.y,
-                            "radius": item.radius,
-                            "mask": write(f"scene-{number:02d}-mask-{place}.png", item.mask.astype(np.uint8) * 255),
-                        }
-                        for place, item in enumerate(scene.objects, 1)
-                    ],
-                    "caption": " ".join(dialogues[0].answer),
-                    "dialogues": [{"prompt": one.prompt, "answer": " ".join(one.answer)} for one in dialogues],
-                }
-            )
-        record = {"schema": SCHEMA, "seed": seed, "hard": hard, "scenes": facts}
-        write_json(draft / SCENES_RECORD, record | {"files": [SCENES_RECORD, *files_of(draft)]})

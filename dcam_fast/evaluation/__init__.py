@@ -1,1 +1,1 @@
-"""Which map is right: metrics, datasets, a runner with its report, the paper's tables, the search for the default."""
+"""Measuring which maps are right: metrics, datasets, the runner and its report, and the studies."""

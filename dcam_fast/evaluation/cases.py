@@ -1,4 +1,4 @@
-"""A sample that a model has answered, the maps of the words that name something in it, and what is measured of them."""
+"""Samples that a model has answered: the words that name a region, their maps, and the metrics of these maps."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from dcam_fast.evaluation.datasets.matching import named_words
 from dcam_fast.evaluation.datasets.sample import Sample
 from dcam_fast.evaluation.metrics import inter_word_correlation, overlap, points_at
 from dcam_fast.evaluation.perturbation import Curves
+from dcam_fast.evaluation.registry import METRICS
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
 from dcam_fast.modes import own_modes
 
@@ -27,42 +28,52 @@ Metrics = dict[str, list[float]]
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """A sample, the model's answer, and T words or phrases of it that name a region.
+class EvaluationCase:
+    """A sample, the model's answer, and the T words or phrases of the answer that name a region.
 
     Attributes:
-        words: they.
-        owners: int64 ``[T]``, the region of each.
-        masks: bool ``[T, H, W]``, its pixels.
-        others: bool ``[T, H, W]``, the pixels of all other regions alone.
-        labels: int64 ``[H, W]``, 1 and up for the regions of the sample, the later above the earlier; 0 elsewhere.
+        sample: the sample.
+        inputs: the encoded image and prompt.
+        trajectory: the generated answer.
+        words: the T words.
+        region_index: int64 `[T]`, the index of the region that each word names.
+        masks: bool `[T, H, W]`, the pixels of that region.
+        others: bool `[T, H, W]`, the pixels of all other regions outside that region.
+        labels: int64 `[H, W]`, 1 + the index of the region at a pixel (the last one, where they overlap); 0 elsewhere.
     """
 
     sample: Sample
     inputs: Inputs
     trajectory: Trajectory
     words: tuple[Word, ...]
-    owners: Tensor
+    region_index: Tensor
     masks: Tensor
     others: Tensor
     labels: Tensor
 
     @property
     def answer(self) -> Tensor:
-        """Its tokens, int64 ``[n]``."""
+        """The tokens of the answer, int64 `[n]`."""
         return self.trajectory.tokens[: self.trajectory.length]
 
     @property
     def positions(self) -> Tensor:
-        """Answer positions int64 of the words' tokens."""
+        """The answer positions of the tokens of all words, int64."""
         return positions_of(self.words).to(self.masks.device)
 
 
 @own_modes()
 def prepare(
     adapter: Adapter[Any], sample: Sample, steps: int | None = None, block_length: int | None = None
-) -> tuple[str, Case | None]:
-    """The model's answer about a sample, and the case that it makes; None where no word of it names a region."""
+) -> tuple[str, EvaluationCase | None]:
+    """The model's answer about a sample, and its case; None if no word of the answer names a region.
+
+    Args:
+        adapter: the model.
+        sample: the image and its regions.
+        steps: denoising steps; None for the model's default.
+        block_length: of the generation; None for the model's default.
+    """
     inputs = adapter.encode(sample.image, adapter.default_prompt if sample.prompt is None else sample.prompt)
     trajectory = adapter.generate(inputs, steps, block_length)
     answer = adapter.decode(trajectory.tokens[: trajectory.length])
@@ -70,14 +81,14 @@ def prepare(
     if not named:
         return answer, None
     regions = torch.from_numpy(np.stack([region.mask for region in sample.regions])).to(adapter.device)
-    owners = torch.tensor([owner for _, owner in named], device=adapter.device)
-    masks = regions[owners]
-    return answer, Case(
+    region_index = torch.tensor([index for _, index in named], device=adapter.device)
+    masks = regions[region_index]
+    return answer, EvaluationCase(
         sample=sample,
         inputs=inputs,
         trajectory=trajectory,
         words=tuple(word for word, _ in named),
-        owners=owners,
+        region_index=region_index,
         masks=masks,
         others=regions.any(0) & ~masks,
         labels=(regions * torch.arange(1, len(regions) + 1, device=regions.device).view(-1, 1, 1)).amax(0),
@@ -86,18 +97,27 @@ def prepare(
 
 @own_modes()
 def case_maps(
-    adapter: Adapter[Any], case: Case, methods: Mapping[str, AttributionMethod], words: Sequence[Word] | None = None
+    adapter: Adapter[Any],
+    case: EvaluationCase,
+    methods: Mapping[str, AttributionMethod],
+    words: Sequence[Word] | None = None,
 ) -> dict[str, Tensor]:
-    """Refined maps ``[T, h, w]`` of a case's words, or of ``words``, by every method, as `Explainer.explain` makes
-    them."""
-    explained = case.words if words is None else words
-    raw = all_raw_maps(methods, Answer(adapter, case.inputs, case.trajectory), explained)
+    """Refined maps `[T, h, w]` of the words of a case, by every method, as `Explainer.explain` makes them.
+
+    Args:
+        adapter: the model that answered.
+        case: the case.
+        methods: the methods by name.
+        words: the words to explain instead of those of the case.
+    """
+    target_words = case.words if words is None else words
+    raw = all_raw_maps(methods, Answer(adapter, case.inputs, case.trajectory), target_words)
     return {name: refined(maps, methods[name].profile, case.inputs, case.answer) for name, maps in raw.items()}
 
 
 @own_modes()
-def mask_maps(case: Case) -> Tensor:
-    """The true masks as maps ``[T, h, w]``: the share of each cell that they cover. The upper end of every scale."""
+def mask_maps(case: EvaluationCase) -> Tensor:
+    """The true masks as maps `[T, h, w]`: the share of each cell that a mask covers."""
     boxes = case.inputs.views[0].boxes
     height, width = case.masks.shape[1:]
     total = torch.nn.functional.pad(case.masks.float().cumsum(1).cumsum(2), (1, 0, 1, 0))
@@ -108,44 +128,45 @@ def mask_maps(case: Case) -> Tensor:
 
 
 @own_modes()
-def measure(case: Case, maps: Tensor) -> Metrics:
-    """How well maps ``[T, h, w]`` of a case's words fit what they name: a value a word.
+def measure(case: EvaluationCase, maps: Tensor) -> Metrics:
+    """The metrics of the maps `[T, h, w]` of a case: for each name, one value for each word.
 
-    ``inter_word_correlation`` is one value for all of them, or none where all words name the same. Metrics named
-    ``any_`` are the paper's: against all that is annotated in the image, so that a word's map may sit on whatever it
-    likes.
+    `inter_word_correlation` has one value for all words, or none if all name the same region. Metrics named `any_*` are
+    measured as in the paper: against every region of the image, whichever the word names.
     """
     boxes = case.inputs.views[0].boxes
     height, width = case.masks.shape[1:]
     pixels = ops.upsample(maps, boxes, (height, width))
-    fit = overlap(pixels, case.masks.long())
-    anything = overlap(pixels, case.labels)
-    hit = points_at(maps, boxes, case.masks)
-    alike = inter_word_correlation(maps, case.owners)
-    return {
-        "pointing": hit.double().tolist(),
-        "wrong": (points_at(maps, boxes, case.others) & ~hit).double().tolist(),
-        "obj_iou": fit.obj_iou.tolist(),
-        "func_iou": fit.func_iou.tolist(),
-        "precision": fit.precision.tolist(),
-        "recall": fit.recall.tolist(),
-        "contrast": fit.contrast.tolist(),
-        "contrast_score": fit.contrast_score.tolist(),
-        "concentration": fit.concentration.tolist(),
-        "f3": fit.f3_harmonic.tolist(),
-        "f3_geometric": fit.f3_geometric.tolist(),
-        "any_obj_iou": anything.obj_iou.tolist(),
-        "any_contrast": anything.contrast.tolist(),
-        "any_concentration": anything.concentration.tolist(),
-        "any_f3": anything.f3_harmonic.tolist(),
-        "inter_word_correlation": [] if alike is None else [alike],
+    named = overlap(pixels, case.masks.long())
+    annotated = overlap(pixels, case.labels)
+    pointing = points_at(maps, boxes, case.masks)
+    correlation = inter_word_correlation(maps, case.region_index)
+    metrics = {
+        "pointing": pointing.double().tolist(),
+        "wrong": (points_at(maps, boxes, case.others) & ~pointing).double().tolist(),
+        "obj_iou": named.obj_iou.tolist(),
+        "func_iou": named.func_iou.tolist(),
+        "precision": named.precision.tolist(),
+        "recall": named.recall.tolist(),
+        "contrast": named.contrast.tolist(),
+        "contrast_score": named.contrast_score.tolist(),
+        "concentration": named.concentration.tolist(),
+        "f3": named.f3_harmonic.tolist(),
+        "f3_geometric": named.f3_geometric.tolist(),
+        "any_obj_iou": annotated.obj_iou.tolist(),
+        "any_contrast": annotated.contrast.tolist(),
+        "any_concentration": annotated.concentration.tolist(),
+        "any_f3": annotated.f3_harmonic.tolist(),
+        "inter_word_correlation": [] if correlation is None else [correlation],
     }
+    registered = ((name, metric.compute) for name, metric in METRICS.items() if metric.compute is not None)
+    return metrics | {name: [float(value) for value in compute(case, maps)] for name, compute in registered}
 
 
 def curve_metrics(curves: Curves) -> Metrics:
-    """A value a word: the areas under both curves, and their inner points by the share of the cells in percent."""
-    table = {"deletion_area": curves.deletion_area.tolist(), "insertion_area": curves.insertion_area.tolist()}
+    """The areas under both curves, and their inner points by the percentage of the cells: one value for each word."""
+    metrics = {"deletion_area": curves.deletion_area.tolist(), "insertion_area": curves.insertion_area.tolist()}
     for index, share in enumerate(curves.shares.tolist()[1:-1], 1):
-        table[f"deletion_{100 * share:.3g}%"] = curves.deletion[:, index].tolist()
-        table[f"insertion_{100 * share:.3g}%"] = curves.insertion[:, index].tolist()
-    return table
+        metrics[f"deletion_{100 * share:.3g}%"] = curves.deletion[:, index].tolist()
+        metrics[f"insertion_{100 * share:.3g}%"] = curves.insertion[:, index].tolist()
+    return metrics

@@ -1,5 +1,8 @@
-"""Deletion and insertion (Petsiuk et al. 2018): how much of a word's probability goes with the strongest cells of its
-map, and how much they alone bring back."""
+"""Deletion and insertion (Petsiuk et al. 2018).
+
+Deletion masks the strongest cells of a map, which should lower the word's probability most. Insertion keeps only these
+cells, which should preserve it.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Wor
 from dcam_fast.modes import own_modes
 
 SHARES = (1 / 64, 1 / 8)  # of the cells: 4 and 32 of a grid of 16 x 16
-BATCH = 16  # images in one forward pass
-TIES = 0  # seed of the order of equally strong cells
+BATCH_SIZE = 16  # images in one forward pass
+TIE_SEED = 0  # of the random order of equally strong cells
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,9 @@ class Curves:
     """Probabilities of T words at K shares of the cells, from 0 to 1.
 
     Attributes:
-        shares: ``[K]``, ascending, 0 and 1 included.
-        deletion: float32 ``[T, K]``, the strongest cells painted over.
-        insertion: float32 ``[T, K]``, everything else painted over.
+        shares: `[K]`, ascending, 0 and 1 included.
+        deletion: float32 `[T, K]`, with the strongest cells masked.
+        insertion: float32 `[T, K]`, with all other cells masked.
     """
 
     shares: Tensor
@@ -40,26 +43,52 @@ class Curves:
 
     @property
     def deletion_area(self) -> Tensor:
-        """Area under the deletion curve, ``[T]`` in 0..1; lower is better."""
+        """Area under the deletion curve, `[T]` in 0..1; lower is better."""
         return torch.trapezoid(self.deletion, self.shares, dim=1)
 
     @property
     def insertion_area(self) -> Tensor:
-        """Area under the insertion curve, ``[T]`` in 0..1; higher is better."""
+        """Area under the insertion curve, `[T]` in 0..1; higher is better."""
         return torch.trapezoid(self.insertion, self.shares, dim=1)
 
 
 def by_strength(maps: Tensor) -> Tensor:
-    """Cells of each map ``[T, h, w]`` from the strongest to the weakest, int64 ``[T, h w]``. Equally strong ones come
-    in random order, which is the same for all maps, for the first row of an image is no better than the last."""
+    """Cells of each map `[T, h, w]` from the strongest to the weakest, int64 `[T, h w]`.
+
+    Equally strong cells come in a random order, the same for all maps, so that no row of the image is preferred.
+    """
     flat = maps.flatten(1)
-    shuffled = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(TIES)).to(flat.device)
+    shuffled = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(TIE_SEED)).to(flat.device)
     return shuffled[flat[:, shuffled].argsort(dim=1, descending=True, stable=True)]
 
 
 class Perturbation:
-    """The perturbations of one image and some words of one answer. A word's probability is the geometric mean of those
-    of its tokens, each at the state that it was committed at."""
+    """Deletion and insertion for the words of one answer about one image.
+
+    The probability of a word is the geometric mean over its tokens. Each token is scored at the answer state in which
+    it was unmasked. Masked cells get the median color of the image.
+
+    Args:
+        adapter: the model.
+        inputs: the encoded image and prompt.
+        trajectory: the generated answer.
+        words: the T words to score.
+        shares: shares of the cells to mask, ascending, above 0 and below 1.
+        batch_size: images that share a forward pass.
+
+    Raises:
+        ValueError: if `shares` are not ascending, or not above 0 and below 1.
+
+    Example:
+        >>> from dcam_fast import models, sample_image
+        >>> adapter = models.load("tiny")
+        >>> inputs = adapter.encode(sample_image(), adapter.default_prompt)
+        >>> trajectory = adapter.generate(inputs, 12)
+        >>> words = adapter.words(trajectory)[1:3]
+        >>> curves = Perturbation(adapter, inputs, trajectory, words).curves(torch.rand(2, 16, 16))
+        >>> curves.deletion.shape
+        torch.Size([2, 4])
+    """
 
     @own_modes()
     def __init__(
@@ -69,53 +98,49 @@ class Perturbation:
         trajectory: Trajectory,
         words: Sequence[Word],
         shares: Sequence[float] = SHARES,
-        batch: int = BATCH,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
-        """
-        Args:
-            shares: of the cells to paint, ascending, over 0 and under 1.
-            batch: images that share a forward pass.
-
-        Raises ValueError for shares that are not.
-        """
         if list(shares) != sorted(set(shares)) or not all(0 < share < 1 for share in shares):
-            raise ValueError(f"perturb: shares must be ascending, over 0 and under 1, got {tuple(shares)}")
-        self.adapter, self.inputs, self.words, self.batch = adapter, inputs, tuple(words), batch
+            raise ValueError(f"Perturbation: shares must be ascending, above 0 and below 1, got {tuple(shares)}")
+        self.adapter, self.inputs, self.words, self.batch_size = adapter, inputs, tuple(words), batch_size
         self.shares = tuple(shares)
         positions = positions_of(words).to(adapter.device)
         self.targets = build_targets(trajectory, positions, "committed", adapter.mask_token)
         self.view: ImageView = inputs.views[0]
         self.boxes = self.view.boxes.view(-1, 4).round().long().tolist()
-        self.paint = np.median(inputs.image.reshape(-1, 3), axis=0).astype(np.uint8)
-        self.seen = self._probability(log_probabilities(adapter, inputs, self.targets))
-        blank = adapter.encode(np.broadcast_to(self.paint, inputs.image.shape).copy(), inputs.prompt)
+        self.fill_color = np.median(inputs.image.reshape(-1, 3), axis=0).astype(np.uint8)
+        self.baseline = self._probability(log_probabilities(adapter, inputs, self.targets))
+        blank = adapter.encode(np.broadcast_to(self.fill_color, inputs.image.shape).copy(), inputs.prompt)
         self.blank = self._probability(log_probabilities(adapter, blank, self.targets))
 
     @own_modes()
     def curves(self, maps: Tensor) -> Curves:
-        """Deletion and insertion by maps ``[T, h, w]``, one for each word."""
+        """Deletion and insertion curves for maps `[T, h, w]`, one for each word."""
         order = by_strength(maps).cpu()
-        owners = word_index(self.words).tolist()
+        word_of_token = word_index(self.words).tolist()
         counts = [max(round(share * order.shape[1]), 1) for share in self.shares]
         images = []
         for cells in order:
             for count in counts:
                 strongest = self._pixels(cells[:count].tolist())[..., None]
-                images.append(np.where(strongest, self.paint, self.inputs.image))
-                images.append(np.where(strongest, self.inputs.image, self.paint))
+                images.append(np.where(strongest, self.fill_color, self.inputs.image))
+                images.append(np.where(strongest, self.inputs.image, self.fill_color))
         versions = 2 * len(counts)
-        wanted = [(owner * versions + version, row) for row, owner in enumerate(owners) for version in range(versions)]
-        left = self._run(images, wanted).view(len(owners), len(counts), 2)
-        left = self._probability(left)
-        ends = self.seen[:, None], self.blank[:, None]
+        queries = [
+            (word * versions + version, token)
+            for token, word in enumerate(word_of_token)
+            for version in range(versions)
+        ]
+        perturbed = self._probability(self._run(images, queries).view(len(word_of_token), len(counts), 2))
+        ends = self.baseline[:, None], self.blank[:, None]
         return Curves(
-            shares=torch.tensor([0.0, *self.shares, 1.0], device=left.device),
-            deletion=torch.cat((ends[0], left[..., 0], ends[1]), 1),
-            insertion=torch.cat((ends[1], left[..., 1], ends[0]), 1),
+            shares=torch.tensor([0.0, *self.shares, 1.0], device=perturbed.device),
+            deletion=torch.cat((ends[0], perturbed[..., 0], ends[1]), 1),
+            insertion=torch.cat((ends[1], perturbed[..., 1], ends[0]), 1),
         )
 
     def _probability(self, log_probabilities: Tensor) -> Tensor:
-        """Tokens' ``[tokens, ...]`` to words' ``[T, ...]``."""
+        """From log-probabilities of tokens `[tokens, ...]` to probabilities of words `[T, ...]`."""
         return mean_by_word(log_probabilities, self.words).exp()
 
     def _pixels(self, cells: list[int]) -> NDArray[np.bool_]:
@@ -125,27 +150,29 @@ class Perturbation:
             mask[y0:y1, x0:x1] = True
         return mask
 
-    def _run(self, images: list[NDArray[np.uint8]], wanted: list[tuple[int, int]]) -> Tensor:
-        """Log-probabilities ``[len(wanted)]``, each of (an image, a token). An image that several tokens ask for runs
-        once for all of them; the others run together, ``batch`` at a time."""
-        left = self.view.boxes.new_zeros(len(wanted))
+    def _run(self, images: list[NDArray[np.uint8]], queries: list[tuple[int, int]]) -> Tensor:
+        """Log-probabilities `[len(queries)]`, each of an (image, token).
+
+        An image with several tokens runs once for all of them; the other images run in batches.
+        """
+        scores = self.view.boxes.new_zeros(len(queries))
         places: dict[bytes, list[int]] = {}
-        for place, (image, _) in enumerate(wanted):
+        for place, (image, _) in enumerate(queries):
             places.setdefault(images[image].tobytes(), []).append(place)
-        rows = torch.tensor([row for _, row in wanted], device=left.device, dtype=torch.int64)
+        tokens = torch.tensor([token for _, token in queries], device=scores.device, dtype=torch.int64)
 
         def encode(place: int) -> Inputs:
-            return self.adapter.encode(images[wanted[place][0]], self.inputs.prompt)
+            return self.adapter.encode(images[queries[place][0]], self.inputs.prompt)
 
-        for shared in (of for of in places.values() if len(of) > 1):
-            left[shared] = log_probabilities(self.adapter, encode(shared[0]), self._rows(rows[shared]))
-        alone = [of[0] for of in places.values() if len(of) == 1]
-        for start in range(0, len(alone), self.batch):
-            part = alone[start : start + self.batch]
-            for joined, some in self.adapter.batched([encode(place) for place in part]):
-                left[part[some]] = log_probabilities(self.adapter, joined, self._rows(rows[part[some]]))
-        return left
+        for shared in (same for same in places.values() if len(same) > 1):
+            scores[shared] = log_probabilities(self.adapter, encode(shared[0]), self._rows(tokens[shared]))
+        single = [same[0] for same in places.values() if len(same) == 1]
+        for start in range(0, len(single), self.batch_size):
+            batch = single[start : start + self.batch_size]
+            for joined, span in self.adapter.batched([encode(place) for place in batch]):
+                scores[batch[span]] = log_probabilities(self.adapter, joined, self._rows(tokens[batch[span]]))
+        return scores
 
     def _rows(self, rows: Tensor) -> TargetBatch:
-        of = self.targets
-        return TargetBatch(of.canvases[rows], of.positions[rows], of.distractors[rows], of.tokens[rows])
+        batch = self.targets
+        return TargetBatch(batch.canvases[rows], batch.positions[rows], batch.distractors[rows], batch.tokens[rows])

@@ -1,5 +1,7 @@
-"""The model-randomization test (Adebayo et al. 2018): a map that does not change when the model's layers lose what they
-learned does not explain the model."""
+"""The model-randomization test (Adebayo et al. 2018).
+
+A map that does not change when the weights of the model are re-initialized does not explain the model.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from dcam_fast.modes import own_modes
 
 
 def reinitialize(module: nn.Module, generator: torch.Generator) -> None:
-    """Draws every parameter again, in place, from a normal distribution of the mean and deviation that it has."""
+    """Draws every parameter from a normal distribution with its own mean and standard deviation, in place."""
     with torch.no_grad():
         for parameter in module.parameters():
             noise = torch.randn(parameter.shape, generator=generator).to(parameter)
@@ -29,8 +31,11 @@ def reinitialize(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def randomized_from_top(adapter: Adapter[Any], seed: int = 0) -> Iterator[tuple[int, Adapter[Any]]]:
-    """(layer, a copy of the adapter in which this layer and all above it are re-initialized), from the last layer down.
-    The copy is one and the same, one layer further each time; the adapter itself stays as it is."""
+    """Re-initializes the layers of a copy of the adapter from the last one down, one more at each step.
+
+    Yields:
+        The layer, and the copy (the same object each time). The adapter itself is not changed.
+    """
     copied = copy.deepcopy(adapter)
     generator = torch.Generator().manual_seed(seed)
     for index in reversed(range(adapter.num_layers)):
@@ -47,10 +52,22 @@ def randomization_test(
     methods: Mapping[str, AttributionMethod],
     seed: int = 0,
 ) -> dict[str, list[float]]:
-    """Mean correlation over the words of each method's refined maps with those of the randomized models, from the last
-    layer re-initialized to all of them. It should fall to about 0.
+    """Mean correlation over the words of each method's refined maps with those of the randomized models.
 
-    Raises AdapterError for a model whose layers cannot be re-initialized.
+    Args:
+        adapter: the model.
+        inputs: the encoded image and prompt.
+        trajectory: the generated answer, which stays the same.
+        words: the words to explain.
+        methods: the methods by name.
+        seed: of the new weights.
+
+    Returns:
+        For each method, the correlation with 1, 2, ... re-initialized layers, counted from the last. It should fall to
+        about 0.
+
+    Raises:
+        AdapterError: if the layers of the model cannot be re-initialized.
     """
     answer = trajectory.tokens[: trajectory.length]
 

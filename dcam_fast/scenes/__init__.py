@@ -1,4 +1,4 @@
-"""Synthetic scenes: pictures with captions, questions and one true mask for each object."""
+"""Synthetic scenes: images with captions, questions and one ground-truth mask for each object."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ __all__ = [
     "sample_scene",
 ]
 
-DEMO_SEED = 7  # of the scenes that the commands draw unless told otherwise
+DEMO_SEED = 7  # the default seed of the commands
 
 
 def sample_image() -> NDArray[np.uint8]:
-    """A scene of the kind that the embedded model knows, uint8 `[128, 128, 3]`: the first of `dcam-fast scenes`.
+    """A scene that the embedded model can caption, uint8 `[128, 128, 3]`: the first of `dcam-fast scenes`.
 
     Example:
         >>> from dcam_fast import sample_image

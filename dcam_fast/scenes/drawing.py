@@ -1,19 +1,19 @@
-"""Synthetic scenes with captions, questions and one ground-truth mask per object: the embedded model's whole world.
+"""Synthetic scenes with captions, questions and one ground-truth mask for each object.
 
 A scene is a textured background with one to four objects (shape, color, size) that do not overlap. Its caption lists
-the objects from left to right, so that there is exactly one right answer::
+the objects from left to right, so that exactly one caption is correct::
 
     a small pink circle , a large yellow ring and a ... on a shaded background
 
-Hard scenes have up to six objects that overlap and share colors and shapes, a small object beside a larger one that
-is easily taken for it, and backgrounds closer to photographs.
+Hard scenes have up to six objects that overlap and share colors and shapes, often a small object next to a similar
+larger one. Their backgrounds are closer to photographs.
 
-Only NumPy is used, and every scene is a pure function of the generator it is given.
+Only NumPy is used, and a scene depends only on the random generator.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -40,12 +40,22 @@ CANVAS = 128  # pixels, the side of a full scene
 
 CAPTION_PROMPT = "describe the image"
 QUESTIONS = ("color", "absent", "object", "count", "background")
-RELATIONS = ("left", "right")  # questions too: what is beside something
+RELATIONS = ("left", "right")  # questions about the neighbor of an object
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: what its words are, where it is (pixels) and which pixels are its own (``bool[H, W]``)."""
+    """An object of a scene.
+
+    Attributes:
+        shape: one of `SHAPES`.
+        color: one of `COLORS`.
+        size: one of `SIZES`.
+        x: column of the center in pixels.
+        y: row of the center in pixels.
+        radius: circumradius in pixels.
+        mask: bool `[H, W]`, the visible pixels.
+    """
 
     shape: str
     color: str
@@ -58,7 +68,13 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image (``uint8[H, W, 3]``), the name of its background texture and its objects from left to right."""
+    """A picture of objects on a textured background.
+
+    Attributes:
+        image: uint8 `[H, W, 3]`.
+        background: the name of the texture.
+        objects: the objects from left to right.
+    """
 
     image: NDArray[np.uint8]
     background: str
@@ -67,16 +83,22 @@ class Scene:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A prompt, the one right answer, and for each word of the answer the index of the object it names (-1: none)."""
+    """A prompt and its only correct answer.
+
+    Attributes:
+        prompt: the question.
+        answer: the words of the answer.
+        object_index: for each word, the index of the object that it names; -1 for none.
+    """
 
     prompt: str
     answer: tuple[str, ...]
-    owners: tuple[int, ...]
+    object_index: tuple[int, ...]
 
 
 @cache
 def _sprite(shape: str, radius: int, turns: int) -> NDArray[np.float32]:
-    """Anti-aliased coverage of a shape, ``float32[2r + 3, 2r + 3]``, turned by ``turns`` times 15 degrees."""
+    """Anti-aliased coverage of a shape, float32 `[2r + 3, 2r + 3]`, rotated by `turns` times 15 degrees."""
     supersampling, side = 4, 2 * radius + 3
     axis = ((np.arange(side * supersampling) + 0.5) / supersampling - side / 2) / radius
     x, y = np.meshgrid(axis, axis)
@@ -105,15 +127,18 @@ def _sprite(shape: str, radius: int, turns: int) -> NDArray[np.float32]:
         case "moon":
             inside = (rho < 1.0) & (np.hypot(x - 0.50, y + 0.15) > 0.78)
         case _:
-            raise ValueError(f"scenes: shape must be one of {', '.join(SHAPES)}, got {shape!r}")
+            raise ValueError(f"sample_scene: shape must be one of {', '.join(SHAPES)}, got {shape!r}")
     return inside.reshape(side, supersampling, side, supersampling).mean((1, 3)).astype(np.float32)
 
 
 def _paint(
     rng: np.random.Generator, canvas: NDArray[np.float32], shape: str, color: str, x: int, y: int, radius: int
 ) -> NDArray[np.bool_]:
-    """Paints one object over ``canvas`` in place, in one of three surface styles that no caption names; returns its
-    mask."""
+    """Paints one object onto `canvas` in place, in one of three surface styles that captions do not mention.
+
+    Returns:
+        Its mask, bool `[H, W]`.
+    """
     height, width = canvas.shape[:2]
     coverage = _sprite(shape, radius, 0 if shape in ("circle", "ring") else int(rng.integers(-1, 2)))
     top, left = y - radius - 1, x - radius - 1
@@ -137,7 +162,7 @@ def _paint(
 
 @dataclass(frozen=True)
 class Placement:
-    """What an object is and where it goes, in pixels."""
+    """An object and its position in pixels."""
 
     shape: str
     color: str
@@ -148,8 +173,10 @@ class Placement:
 
 
 def _place(rng: np.random.Generator, height: int, width: int, count: int) -> list[Placement]:
-    """Up to ``count`` objects from left to right, pairwise distinct in shape and color, not touching, and at least one
-    grid cell (8 px) apart from left to right, so that the order of the caption can be seen."""
+    """Up to `count` objects from left to right that do not touch, no two of the same shape and color.
+
+    They are at least one cell (8 px) apart horizontally, so that the order of the caption is visible.
+    """
     placed: list[Placement] = []
     for _ in range(count):
         for _attempt in range(40):
@@ -158,46 +185,47 @@ def _place(rng: np.random.Generator, height: int, width: int, count: int) -> lis
             radius = int(rng.integers(low, high + 1))
             x, y = int(rng.integers(radius + 1, width - radius - 1)), int(rng.integers(radius + 1, height - radius - 1))
             shape, color = SHAPES[rng.integers(len(SHAPES))], tuple(COLORS)[rng.integers(len(COLORS))]
-            apart = all(
-                abs(x - o.x) >= 8
-                and np.hypot(x - o.x, y - o.y) >= radius + o.radius + 2
-                and (shape, color) != (o.shape, o.color)
-                for o in placed
+            fits = all(
+                abs(x - other.x) >= 8
+                and np.hypot(x - other.x, y - other.y) >= radius + other.radius + 2
+                and (shape, color) != (other.shape, other.color)
+                for other in placed
             )
-            if apart:
+            if fits:
                 placed.append(Placement(shape, color, size, x, y, radius))
                 break
-    return sorted(placed, key=lambda o: o.x)
+    return sorted(placed, key=lambda item: item.x)
 
 
-def _likeness(rng: np.random.Generator, placed: list[Placement]) -> tuple[str, str, str]:
-    """Shape, color and size of the next object of a hard scene: half of them share the color or the shape of one that
-    is there, and are then of the other size as often as not, so that the likest thing around is a larger one."""
+def _draw_similar(rng: np.random.Generator, placed: list[Placement]) -> tuple[str, str, str]:
+    """Shape, color and size of the next object of a hard scene.
+
+    Half of the objects share the color or the shape of an earlier one, and half of these have the other size.
+    """
     shape, color = SHAPES[rng.integers(len(SHAPES))], tuple(COLORS)[rng.integers(len(COLORS))]
     size = SIZES[rng.integers(2)]
     if placed and rng.random() < 0.5:
-        like = placed[rng.integers(len(placed))]
-        shape, color = (like.shape, color) if rng.random() < 0.5 else (shape, like.color)
-        size = size if rng.random() < 0.5 else SIZES[1 - SIZES.index(like.size)]
+        model = placed[rng.integers(len(placed))]
+        shape, color = (model.shape, color) if rng.random() < 0.5 else (shape, model.color)
+        size = size if rng.random() < 0.5 else SIZES[1 - SIZES.index(model.size)]
     return shape, color, size
 
 
 def _place_hard(rng: np.random.Generator, height: int, width: int, count: int) -> list[Placement]:
-    """Like `_place`, but objects may overlap: in the order in which they are painted, none hidden by more than about a
-    third by any one other."""
+    """Like `_place`, but objects may overlap. No object hides more than about a third of another one."""
     placed: list[Placement] = []
     for _ in range(count):
         for _attempt in range(60):
-            shape, color, size = _likeness(rng, placed)
+            shape, color, size = _draw_similar(rng, placed)
             low, high = RADII[size]
             radius = int(rng.integers(low, high + 1))
             x, y = int(rng.integers(radius + 1, width - radius - 1)), int(rng.integers(radius + 1, height - radius - 1))
             fits = all(
-                abs(x - o.x) >= 8
-                and np.hypot(x - o.x, y - o.y)
-                >= max(0.75 * (radius + o.radius), max(radius, o.radius) + 0.25 * min(radius, o.radius))
-                and (shape, color) != (o.shape, o.color)
-                for o in placed
+                abs(x - other.x) >= 8
+                and np.hypot(x - other.x, y - other.y)
+                >= max(0.75 * (radius + other.radius), max(radius, other.radius) + 0.25 * min(radius, other.radius))
+                and (shape, color) != (other.shape, other.color)
+                for other in placed
             )
             if fits:
                 placed.append(Placement(shape, color, size, x, y, radius))
@@ -208,56 +236,76 @@ def _place_hard(rng: np.random.Generator, height: int, width: int, count: int) -
 def sample_scene(
     rng: np.random.Generator, height: int = CANVAS, width: int = CANVAS, objects: int | None = None, hard: bool = False
 ) -> Scene:
-    """Draws a scene of ``height`` by ``width`` pixels (each at least 52) with ``objects`` objects, or one to four (two
-    to six in a ``hard`` one).
+    """Draws a scene. It has fewer objects where the canvas has no room for all of them.
 
-    Fewer objects come back where the canvas has no room left for all of them.
+    Args:
+        rng: the random generator, which is advanced.
+        height: of the image in pixels, at least 52.
+        width: of the image in pixels, at least 52.
+        objects: number of objects; None draws it from 1 to 4, or from 2 to 6 for a hard scene.
+        hard: draw objects that overlap and look alike, on richer backgrounds.
+
+    Raises:
+        ValueError: if the image is too small, or if there are too many or no objects.
+
+    Example:
+        >>> scene = sample_scene(np.random.default_rng(0), objects=1)
+        >>> print(*caption(scene).answer)
+        a large red triangle on a plain background
     """
     if min(height, width) < 52:
         raise ValueError(f"sample_scene: height and width must be at least 52 pixels, got {height}x{width}")
-    fewest, most = (2, MAX_HARD_OBJECTS) if hard else (1, MAX_OBJECTS)
-    count = int(rng.integers(fewest, most + 1)) if objects is None else objects
-    if not 1 <= count <= most:
-        raise ValueError(f"sample_scene: objects must be 1 to {most}, got {count}")
+    low, high = (2, MAX_HARD_OBJECTS) if hard else (1, MAX_OBJECTS)
+    count = int(rng.integers(low, high + 1)) if objects is None else objects
+    if not 1 <= count <= high:
+        raise ValueError(f"sample_scene: objects must be 1 to {high}, got {count}")
     placed = (_place_hard if hard else _place)(rng, height, width, count)
     textures = HARD_TEXTURES if hard else TEXTURES
     texture = textures[rng.integers(len(textures))]
     canvas = background(rng, texture, height, width)
     items: list[SceneObject] = []
-    for o in placed:
-        mask = _paint(rng, canvas, o.shape, o.color, o.x, o.y, o.radius)
+    for place in placed:
+        mask = _paint(rng, canvas, place.shape, place.color, place.x, place.y, place.radius)
         items = [replace(item, mask=item.mask & ~mask) for item in items]
-        items.append(SceneObject(o.shape, o.color, o.size, o.x, o.y, o.radius, mask))
+        items.append(SceneObject(**asdict(place), mask=mask))
     items.sort(key=lambda item: item.x)
     canvas += rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(rng.uniform(0, 6))
     return Scene(np.clip(canvas, 0, 255).astype(np.uint8), texture, tuple(items))
 
 
 def caption(scene: Scene) -> Dialogue:
-    """The caption of a scene, with the object that each of its words belongs to."""
+    """The caption of a scene, with the object that each word names."""
     words: list[str] = []
-    owners: list[int] = []
+    object_index: list[int] = []
     last = len(scene.objects) - 1
     for index, item in enumerate(scene.objects):
         if index:
             words.append("and" if index == last else ",")
-            owners.append(-1)
+            object_index.append(-1)
         words += ["a", item.size, item.color, item.shape]
-        owners += [-1, index, index, index]
+        object_index += [-1, index, index, index]
     words += ["on", "a", scene.background, "background"]
-    owners += [-1] * 4
-    return Dialogue(CAPTION_PROMPT, tuple(words), tuple(owners))
+    object_index += [-1] * 4
+    return Dialogue(CAPTION_PROMPT, tuple(words), tuple(object_index))
 
 
 def _pick_unique(rng: np.random.Generator, words: list[str]) -> int | None:
-    """The index of one of the words that occur once, or None where all are repeated."""
+    """The index of a random word that occurs only once; None if all are repeated."""
     unique = [index for index, word in enumerate(words) if words.count(word) == 1]
     return unique[rng.integers(len(unique))] if unique else None
 
 
 def question(rng: np.random.Generator, scene: Scene, kind: str) -> Dialogue | None:
-    """A question of one of ``QUESTIONS`` or ``RELATIONS`` about a scene, or None where the scene has no unambiguous one
-    of that kind."""
+    """A question about a scene; None if the scene has no unambiguous one of that kind.
+
+    Args:
+        rng: the random generator, which is advanced.
+        scene: the scene.
+        kind: one of `QUESTIONS` or `RELATIONS`.
+
+    Raises:
+        ValueError: for another kind.
+    """
     shapes = [item.shape for item in scene.objects]
     colors = [item.color for item in scene.objects]
     match kind:
@@ -286,11 +334,11 @@ def question(rng: np.random.Generator, scene: Scene, kind: str) -> Dialogue | No
             if index is None:
                 return None
             prompt = f"what is {kind} of the {shapes[index]} ?"
-            beside = index + (-1 if kind == "left" else 1)
-            if not 0 <= beside < len(shapes):
+            neighbor = index + (-1 if kind == "left" else 1)
+            if not 0 <= neighbor < len(shapes):
                 return Dialogue(prompt, ("there", "is", "no", "object"), (-1, -1, -1, -1))
-            there = scene.objects[beside]
-            return Dialogue(prompt, ("a", there.size, there.color, there.shape), (-1, beside, beside, beside))
+            item = scene.objects[neighbor]
+            return Dialogue(prompt, ("a", item.size, item.color, item.shape), (-1, neighbor, neighbor, neighbor))
         case "background":
             return Dialogue("what is the background ?", ("a", scene.background, "background"), (-1, -1, -1))
     raise ValueError(f"question: kind must be one of {', '.join(QUESTIONS + RELATIONS)}, got {kind!r}")

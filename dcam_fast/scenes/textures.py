@@ -1,4 +1,4 @@
-"""Backgrounds of the synthetic scenes: flat patterns, and some that are closer to photographs."""
+"""Backgrounds of the synthetic scenes: flat patterns, and richer ones closer to photographs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,20 @@ HARD_TEXTURES = (*TEXTURES, *PHOTOGRAPHIC)
 
 
 def background(rng: np.random.Generator, texture: str, height: int, width: int) -> NDArray[np.float32]:
-    """A background ``float32[height, width, 3]`` of muted colors, 0 to 255."""
+    """A background of muted colors.
+
+    Args:
+        rng: the random generator, which is advanced.
+        texture: one of `HARD_TEXTURES`.
+        height: in pixels.
+        width: in pixels.
+
+    Returns:
+        float32 `[height, width, 3]`, about 0 to 255.
+
+    Raises:
+        ValueError: for another texture.
+    """
     y, x = np.mgrid[:height, :width].astype(np.float32)
     base = (rng.uniform(50, 190) + rng.uniform(-22, 22, 3)).astype(np.float32)
     step = rng.uniform(28, 60) * rng.choice((-1, 1))
@@ -36,8 +49,8 @@ def background(rng: np.random.Generator, texture: str, height: int, width: int) 
             coarse = rng.standard_normal(((height + 1) // 2, (width + 1) // 2), dtype=np.float32)
             weight = 0.7 * coarse.repeat(2, 0).repeat(2, 1)[:height, :width]
         case "cloudy":
-            shared, *own = (_fractal(rng, height, width) for _ in range(4))
-            cloud = 0.5 * shared[..., None] + 0.25 * np.stack(own, -1)
+            gray, *channels = (_fractal(rng, height, width) for _ in range(4))
+            cloud = 0.5 * gray[..., None] + 0.25 * np.stack(channels, -1)
             return base + np.float32(abs(step)) * cloud.astype(np.float32)
         case "wooden":
             angle, period = rng.uniform(0, np.pi), rng.uniform(4, 9)
@@ -55,7 +68,7 @@ def background(rng: np.random.Generator, texture: str, height: int, width: int) 
 
 
 def _fractal(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
-    """Noise of standard deviation 1 whose amplitude falls with the frequency, as it does in photographs."""
+    """Noise of standard deviation 1 whose amplitude falls with frequency, as in photographs."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(rng.standard_normal((height, width))) / frequency**1.4
@@ -66,7 +79,7 @@ def _fractal(rng: np.random.Generator, height: int, width: int) -> NDArray[np.fl
 def _clutter(
     rng: np.random.Generator, base: NDArray[np.float32], x: NDArray[np.float32], y: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Soft-edged ellipses, grayish and unnamed, one over the other: some larger than any object."""
+    """Overlapping grayish ellipses with soft edges, some larger than any object."""
     height, width = x.shape
     canvas = np.broadcast_to(base, (height, width, 3)).copy()
     for _ in range(int(rng.integers(5, 10))):

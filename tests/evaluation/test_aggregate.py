@@ -19,7 +19,7 @@ def test_mean_and_median_by_hand() -> None:
     assert (table["contrast"].low, table["contrast"].high) == (2, 50.5)
 
 
-def test_same_seed_same_interval() -> None:
+def test_intervals_depend_on_the_seed() -> None:
     rng = np.random.default_rng(0)
     gathered = Aggregate()
     for _ in range(40):
@@ -28,8 +28,8 @@ def test_same_seed_same_interval() -> None:
     assert gathered.compute(200) != gathered.compute(200, seed=1)
 
 
-def test_interval_is_over_images_and_covers_what_it_should() -> None:
-    """40 images of 25 words that all say the same are 40 draws, not 1000."""
+def test_intervals_are_over_images_and_cover_the_mean() -> None:
+    """40 images with 25 equal words each are 40 draws, not 1000."""
     rng, covered, widths = np.random.default_rng(1), 0, []
     for _ in range(60):
         gathered = Aggregate()
@@ -42,7 +42,7 @@ def test_interval_is_over_images_and_covers_what_it_should() -> None:
     assert np.mean(widths) == pytest.approx(2 * 1.96 * 0.1 / 40**0.5, rel=0.15)
 
 
-def test_weighted_medians_are_those_of_the_repeated_words() -> None:
+def test_weighted_medians_equal_medians_of_repeated_words() -> None:
     from dcam_fast.evaluation.aggregate import _medians
 
     rng = np.random.default_rng(2)
@@ -51,7 +51,7 @@ def test_weighted_medians_are_those_of_the_repeated_words() -> None:
     assert _medians(values, weights.astype(float)) == pytest.approx(expected)
 
 
-def test_nothing_gathered_gives_nothing() -> None:
+def test_empty_aggregates_have_no_estimates() -> None:
     assert Aggregate().compute() == {}
     gathered = Aggregate()
     gathered.update({"f3": []})

@@ -1,52 +1,26 @@
-"""Segmentations in COCO's formats, sound and broken."""
+"""Segmentations in COCO's formats, valid and invalid."""
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import numpy as np
 import pytest
+from annotations import SQUARE, compressed, needs_extra, run_lengths, square
 
 from dcam_fast.evaluation.datasets.masks import decode
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
-needs_extra = pytest.mark.skipif(
-    importlib.util.find_spec("pycocotools") is None, reason="pycocotools (the extra 'eval') is not installed"
-)
-
-SQUARE = [2.0, 1.0, 6.0, 1.0, 6.0, 5.0, 2.0, 5.0]  # columns 2 to 5 and rows 1 to 4
-
-
-def square(height: int, width: int) -> np.ndarray:
-    mask = np.zeros((height, width), bool)
-    mask[1:5, 2:6] = True
-    return mask
-
-
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """Uncompressed, as COCO's crowds: columns first, zeros first."""
-    flat = mask.flatten(order="F").astype(int)
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    lengths = np.diff(np.concatenate(([0], edges, [flat.size]))).tolist()
-    return [0, *lengths] if flat[0] else lengths
-
-
-def compressed(mask: np.ndarray) -> dict[str, Any]:
-    from pycocotools import mask as coco_masks
-
-    encoded = coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
 
 
 @needs_extra
-def test_decode_all_three_formats() -> None:
+def test_decode_reads_all_three_formats() -> None:
     mask = square(7, 9)
     assert np.array_equal(decode([SQUARE], (7, 9)), mask)
     assert np.array_equal(decode({"size": [7, 9], "counts": run_lengths(mask)}, (7, 9)), mask)
     assert np.array_equal(decode(compressed(mask), (7, 9)), mask)
     assert not decode([], (7, 9)).any()
-    assert not decode([[1.0, 1.0, 4.0, 4.0]], (7, 9)).any(), "two corners are no polygon, and no box either"
+    assert not decode([[1.0, 1.0, 4.0, 4.0]], (7, 9)).any(), "two corners are not a polygon"
     assert decode({"size": [1, 1], "counts": [0, 1]}, (1, 1)).tolist() == [[True]]
 
 
@@ -82,9 +56,9 @@ def test_decode_all_three_formats() -> None:
         None,
     ],
 )
-def test_broken_segmentations_are_refused(segmentation: Any) -> None:
+def test_decode_rejects_invalid_segmentations(segmentation: Any) -> None:
     size = (3, 5) if segmentation == {"size": [3, 5], "counts": "\udce9"} else (7, 9)
-    with pytest.raises(ValueError, match="datasets: segmentation must be polygons or run lengths of the image, got"):
+    with pytest.raises(ValueError, match="decode: segmentation must be polygons or run lengths of the image, got"):
         decode(segmentation, size)
 
 
@@ -105,9 +79,9 @@ def test_broken_segmentations_are_refused(segmentation: Any) -> None:
         (3.5, r"segmentation\[0\] must be a list, got 3.5"),
     ],
 )
-def test_broken_polygons_are_refused(polygon: Any, message: str) -> None:
-    """Before pycocotools sees them, and so without it."""
-    with pytest.raises(ValueError, match=f"^datasets: {message}"):
+def test_decode_rejects_invalid_polygons(polygon: Any, message: str) -> None:
+    """They are checked without pycocotools."""
+    with pytest.raises(ValueError, match=f"^decode: {message}"):
         decode([polygon], (7, 9))
 
 
@@ -117,7 +91,7 @@ def test_polygons_may_reach_the_border() -> None:
 
 
 @needs_extra
-def test_run_lengths_are_read_as_pycocotools_reads_them() -> None:
+def test_run_lengths_agree_with_pycocotools() -> None:
     from pycocotools import mask as coco_masks
 
     rng = np.random.default_rng(0)

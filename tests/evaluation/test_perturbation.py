@@ -32,8 +32,7 @@ class BrightInputs(Inputs):
 
 
 class BrightAdapter(Adapter[BrightInputs]):
-    """Two tokens at every position; the first is as probable as the image is bright at the first cell, the second as at
-    the last: its log-odds are the brightness over 100."""
+    """Two tokens at every position, whose logits are the brightness of the first and of the last cell over 100."""
 
     name = "bright"
     device = torch.device("cpu")
@@ -79,24 +78,24 @@ def test_curves_by_hand() -> None:
     adapter = BrightAdapter()
     inputs = adapter.encode(IMAGE, "?")
     words = adapter.words(TRAJECTORY)
-    perturbation = Perturbation(adapter, inputs, TRAJECTORY, words, shares=(1 / 6, 1 / 2), batch=3)
+    perturbation = Perturbation(adapter, inputs, TRAJECTORY, words, shares=(1 / 6, 1 / 2), batch_size=3)
     maps = torch.zeros(2, 2, 3)
     maps[:, 0, 0] = 1  # right for "left", wrong for "right"
     maps[:, 0, 1:] = 0.5
     curves = perturbation.curves(maps)
-    # paint is the median, black: seen, log-odds of "left" are 2 - 1 = 1; without the first cell 0 - 1; all black: 0
-    seen, without, blank = sigmoid(1), sigmoid(-1), 0.5
+    # the fill color is the median, black; log-odds of "left": visible 2 - 1, without the first cell 0 - 1, all black 0
+    visible, without, blank = sigmoid(1), sigmoid(-1), 0.5
     alone = sigmoid(2)  # only the first cell is left
     assert curves.shares.tolist() == pytest.approx([0, 1 / 6, 1 / 2, 1])
-    assert curves.deletion[0].tolist() == pytest.approx([seen, without, without, blank])
-    assert curves.insertion[0].tolist() == pytest.approx([blank, alone, alone, seen])
-    assert curves.deletion[1].tolist() == pytest.approx([1 - seen, 1 - without, 1 - without, blank])
-    assert curves.insertion[1].tolist() == pytest.approx([blank, 1 - alone, 1 - alone, 1 - seen])
-    area = (seen + without) / 12 + without / 3 + (without + blank) / 4
+    assert curves.deletion[0].tolist() == pytest.approx([visible, without, without, blank])
+    assert curves.insertion[0].tolist() == pytest.approx([blank, alone, alone, visible])
+    assert curves.deletion[1].tolist() == pytest.approx([1 - visible, 1 - without, 1 - without, blank])
+    assert curves.insertion[1].tolist() == pytest.approx([blank, 1 - alone, 1 - alone, 1 - visible])
+    area = (visible + without) / 12 + without / 3 + (without + blank) / 4
     assert curves.deletion_area[0].item() == pytest.approx(area)
 
 
-def test_a_phrase_has_the_geometric_mean_of_its_tokens() -> None:
+def test_phrases_have_the_geometric_mean_of_their_tokens() -> None:
     adapter = BrightAdapter()
     inputs = adapter.encode(IMAGE, "?")
     both = Perturbation(adapter, inputs, TRAJECTORY, [Word("left right", (0, 1))], shares=(1 / 6,))
@@ -108,7 +107,7 @@ def test_a_phrase_has_the_geometric_mean_of_its_tokens() -> None:
     )
 
 
-def test_equally_strong_cells_come_in_no_order_of_the_grid() -> None:
+def test_equally_strong_cells_are_in_random_order() -> None:
     maps = torch.zeros(2, 4, 8)
     maps[:, 3, 7] = 1
     order = by_strength(maps)
@@ -123,7 +122,7 @@ def test_equally_strong_cells_come_in_no_order_of_the_grid() -> None:
 @pytest.mark.parametrize("shares", [(0.5, 0.25), (0.0, 0.5), (1.0,), (0.5, 0.5)])
 def test_shares_must_be_ascending_and_inside(shares: tuple[float, ...]) -> None:
     adapter = BrightAdapter()
-    with pytest.raises(ValueError, match="perturb: shares must be ascending, over 0 and under 1, got"):
+    with pytest.raises(ValueError, match="Perturbation: shares must be ascending, above 0 and below 1, got"):
         Perturbation(adapter, adapter.encode(IMAGE, "?"), TRAJECTORY, adapter.words(TRAJECTORY), shares)
 
 
@@ -132,21 +131,21 @@ def tiny(request: pytest.FixtureRequest) -> TinyAdapter:
     return TinyAdapter(attention=request.param)
 
 
-def test_joined_images_give_what_each_gives_alone(tiny: TinyAdapter) -> None:
+def test_batched_images_equal_single_images(tiny: TinyAdapter) -> None:
     scene = scenes.sample_scene(np.random.default_rng(4), 64, 64, 1)
     inputs = tiny.encode(scene.image, scenes.CAPTION_PROMPT)
     trajectory = tiny.generate(inputs, 8)
-    perturbation = Perturbation(tiny, inputs, trajectory, tiny.words(trajectory)[1:3], shares=(1 / 4,), batch=4)
+    perturbation = Perturbation(tiny, inputs, trajectory, tiny.words(trajectory)[1:3], shares=(1 / 4,), batch_size=4)
     images = [scene.image, scene.image[::-1].copy(), 255 - scene.image]
-    wanted = [(0, 0), (1, 1), (2, 0), (1, 0), (2, 1)]
-    together = perturbation._run(images, wanted)
-    for (image, row), value in zip(wanted, together, strict=True):
+    queries = [(0, 0), (1, 1), (2, 0), (1, 0), (2, 1)]
+    together = perturbation._run(images, queries)
+    for (image, row), value in zip(queries, together, strict=True):
         targets = perturbation._rows(torch.tensor([row]))
         alone = log_probabilities(tiny, tiny.encode(images[image], inputs.prompt), targets)
         assert value.item() == pytest.approx(alone.item(), abs=1e-4)
 
 
-def test_reinitialised_weights_keep_mean_and_deviation_and_nothing_else() -> None:
+def test_reinitialized_weights_keep_mean_and_deviation() -> None:
     layer = nn.Linear(64, 64)
     before = copy.deepcopy(layer)
     reinitialize(layer, torch.Generator().manual_seed(0))
@@ -155,8 +154,8 @@ def test_reinitialised_weights_keep_mean_and_deviation_and_nothing_else() -> Non
     assert abs(torch.corrcoef(torch.stack((layer.weight.flatten(), before.weight.flatten())))[0, 1]) < 0.05
 
 
-def test_maps_of_a_randomised_model() -> None:
-    """Blocks above the explained one reach a map through the gradient alone, so maps without one do not notice them."""
+def test_randomization_changes_maps_that_use_the_weights() -> None:
+    """Layers above the target layer affect a map only through its gradient."""
     tiny = TinyAdapter()
     scene = scenes.sample_scene(np.random.default_rng(4), 96, 96, 2)
     inputs = tiny.encode(scene.image, scenes.CAPTION_PROMPT)
@@ -168,12 +167,12 @@ def test_maps_of_a_randomised_model() -> None:
     assert all(torch.equal(value, weights[name]) for name, value in tiny.model.state_dict().items())
     assert all(len(curve) == tiny.num_layers for curve in curves.values())
     assert curves["random"] == pytest.approx([1] * 6)
-    assert curves["activation"][:3] == pytest.approx([1] * 3)  # blocks 5, 4 and 3 lie above block 2
+    assert curves["activation"][:3] == pytest.approx([1] * 3)  # layers 5, 4 and 3 are above layer 2
     assert max(curves["activation"][3:]) < 0.99  # the embedding of the image still shows
     assert curves["default"][0] < 0.9999
     assert max(curves["default"][2:]) < 0.6
 
 
-def test_a_model_without_modules_is_refused() -> None:
-    with pytest.raises(AdapterError, match="layer_module: model must have a module for each block, got bright"):
+def test_randomization_needs_the_modules_of_the_layers() -> None:
+    with pytest.raises(AdapterError, match="layer_module: model must have a module for each layer, got bright"):
         next(randomized_from_top(BrightAdapter()))

@@ -22,10 +22,11 @@ from dcam_fast.evaluation.aggregate import Estimate
 from dcam_fast.evaluation.cases import mask_maps, prepare
 from dcam_fast.evaluation.datasets import Scenes
 from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
-from dcam_fast.evaluation.runner import Settings, Summary, run, summarize
+from dcam_fast.evaluation.registry import METRICS
+from dcam_fast.evaluation.runner import EvaluationConfig, Summary, run, summarize
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
-SETTINGS = Settings("tiny", "scenes", ("random", "true_mask"), SELECTION_SEED, shares=(0.1,))
+CONFIG = EvaluationConfig("tiny", "scenes", ("random", "true_mask"), SELECTION_SEED, shares=(0.1,))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def adapter() -> TinyAdapter:
 @pytest.fixture(scope="module")
 def finished(adapter: TinyAdapter, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("run")
-    return folder, run(adapter, Scenes(4, SELECTION_SEED), SETTINGS, folder, 4)
+    return folder, run(adapter, Scenes(4, SELECTION_SEED), CONFIG, folder, 4)
 
 
 def estimates(**values: float) -> dict[str, Estimate]:
@@ -66,26 +67,26 @@ SUMMARY = Summary(
 )
 
 
-def test_winners_are_the_best_methods_and_no_true_mask() -> None:
-    assert report.winners(SUMMARY, "pointing", True) == {"tam"}
-    assert report.winners(SUMMARY, "wrong", False) == {"random"}
-    assert report.winners(SUMMARY, "deletion_area", False) == {"tam", "random"}
-    assert report.winners(SUMMARY, "func_iou", None) == set()
+def test_best_methods_exclude_the_true_mask() -> None:
+    assert report.best_methods(SUMMARY, METRICS["pointing"]) == {"tam"}
+    assert report.best_methods(SUMMARY, METRICS["wrong"]) == {"random"}
+    assert report.best_methods(SUMMARY, METRICS["deletion_area"]) == {"tam", "random"}
+    assert report.best_methods(SUMMARY, METRICS["func_iou"]) == set()
 
 
-def test_markdown_and_page_say_the_same() -> None:
-    settings = replace(SETTINGS, methods=("tam", "random", "true_mask"))
+def test_markdown_and_html_have_the_same_values() -> None:
+    config = replace(CONFIG, methods=("tam", "random", "true_mask"))
     picture = np.zeros((4, 4, 3), np.uint8)
-    shown = [report.Shown("Best 1: “<b>” in “x”", "best-1", ("the mask", "tam"), (picture, picture))]
-    markdown = report.to_markdown(SUMMARY, settings, shown)
-    assert "7 words of 3 answers that name something annotated, of 5 samples of scenes, answered by tiny." in markdown
+    shown = [report.CasePictures("Best 1: “<b>” in “x”", "best-1", ("mask", "tam"), (picture, picture))]
+    markdown = report.to_markdown(SUMMARY, config, shown)
+    assert "tiny answered 5 samples of scenes. 7 words of 3 answers name a region. 4 regions are not" in markdown
     assert "| tam | **0.500** (0.400 to 0.600) | 0.200 (0.100 to 0.300) |" in markdown
     assert "| random | 0.250 (0.150 to 0.350) | **0.100** (0.000 to 0.200) |" in markdown
-    assert "| pointing ↑ | on another object ↓ | Func-IoU | contrast (median) ↑ |" in markdown
+    assert "| pointing ↑ | on another object ↓ | func_iou | contrast (median) ↑ |" in markdown
     assert "| deletion, area ↓ | deletion at 10% ↓ |" in markdown
     assert "| tam | 0.50 | 0.25 |" in markdown
     assert "![best-1](pictures/best-1.png)" in markdown
-    page = report.to_html(SUMMARY, settings, shown, report.draw_curves(SUMMARY))
+    page = report.to_html(SUMMARY, config, shown, report.draw_curves(SUMMARY))
     assert '<td class="best">0.500<small>0.400 to 0.600</small>' in page
     assert "“&lt;b&gt;”" in page
     assert "<b>” in" not in page
@@ -94,12 +95,12 @@ def test_markdown_and_page_say_the_same() -> None:
     assert not re.search(r"""(?:src|href)=["']?https?:""", page)
 
 
-def test_a_profile_for_all_is_said() -> None:
-    assert "refined by the profile released" in report.to_markdown(SUMMARY, replace(SETTINGS, profile="released"), [])
-    assert "refined by" not in report.to_markdown(SUMMARY, SETTINGS, [])
+def test_report_names_the_profile_of_all_methods() -> None:
+    assert "refined by the profile released" in report.to_markdown(SUMMARY, replace(CONFIG, profile="released"), [])
+    assert "refined by" not in report.to_markdown(SUMMARY, CONFIG, [])
 
 
-def test_extremes() -> None:
+def test_extremes_take_one_word_of_a_sample() -> None:
     records = [
         {"index": index, "words": ["x"] * len(values), "methods": {"tam": {"metrics": {"f3": values}}}}
         for index, values in enumerate(([0.9, 0.8], [0.1], [], [0.5, 0.7], [0.3], [0.2], [0.4], [0.6]))
@@ -115,13 +116,15 @@ def test_extremes() -> None:
     ]
 
 
-def test_report_of_a_run(adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_report_of_a_run_has_pictures_of_its_cases(
+    adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
     records = finished[1]
-    summary = summarize(records, SETTINGS)
+    summary = summarize(records, CONFIG)
     values = [value for record in records for value in record["methods"]["random"]["metrics"]["f3"]]
     assert summary.table["random"]["f3"].value == pytest.approx(np.mean(values))
     assert summary.words == len(values)
-    report.write_report(adapter, Scenes(4, SELECTION_SEED), SETTINGS, records, summary, tmp_path)
+    report.write_report(adapter, Scenes(4, SELECTION_SEED), CONFIG, records, summary, tmp_path)
     names = sorted(path.name for path in (tmp_path / report.PICTURES).iterdir())
     assert names == ["best-1.png", "best-2.png", "best-3.png", "curves.png", "worst-1.png"]
     strip = np.asarray(Image.open(tmp_path / report.PICTURES / "best-1.png"))
@@ -133,19 +136,19 @@ def test_report_of_a_run(adapter: TinyAdapter, finished: tuple[Path, list[dict[s
     truth = mask_maps(case)[word : word + 1]
     image = torch.from_numpy(report.resized(case.sample.image, 160, 160))
     expected = ops.overlay(truth, image, case.inputs.views[0].boxes * (160 / 128))[0]
-    assert np.array_equal(strip[:, -160:], expected.numpy()), "the last picture is the true mask's"
+    assert np.array_equal(strip[:, -160:], expected.numpy()), "the last picture is of the true mask"
 
 
-def test_an_empty_run_has_a_report(adapter: TinyAdapter, tmp_path: Path) -> None:
-    summary = summarize([], SETTINGS)
-    runner.write_summary(summary, SETTINGS, tmp_path)
-    report.write_report(adapter, Scenes(0, 0), SETTINGS, [], summary, tmp_path)
+def test_report_of_an_empty_run(adapter: TinyAdapter, tmp_path: Path) -> None:
+    summary = summarize([], CONFIG)
+    runner.write_summary(summary, CONFIG, tmp_path)
+    report.write_report(adapter, Scenes(0, 0), CONFIG, [], summary, tmp_path)
     assert "0 words of 0 answers" in (tmp_path / report.PAGE).read_text()
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9", b"a\x1b[31m\nb", "環 <b>|*x*".encode()])
-def test_a_finished_evaluation_is_reported_whatever_its_files_are_called(tmp_path: Path, name: bytes) -> None:
-    """Latin-1 and control characters are lawful in names."""
+def test_report_with_unusual_file_names(tmp_path: Path, name: bytes) -> None:
+    """File names may have Latin-1 and control characters."""
     scene = scenes.sample_scene(np.random.default_rng(3), objects=2)
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
     folder.mkdir()
@@ -165,7 +168,7 @@ def test_a_finished_evaluation_is_reported_whatever_its_files_are_called(tmp_pat
         "--out",
         tmp_path / "out",
     ]
-    for _ in range(2):  # the second goes on with what the first wrote
+    for _ in range(2):  # the second run continues the first
         result = CliRunner().invoke(cli.app, list(map(str, command)))
         assert result.exit_code == 0, result.output
     for file in ("report.md", "report.html", "summary.json", "run.json"):
@@ -177,12 +180,12 @@ def test_a_finished_evaluation_is_reported_whatever_its_files_are_called(tmp_pat
 
 
 @pytest.mark.parametrize("command", [["evaluate", "--method", "random", "--share", "0.1"], ["reproduce", "table1"]])
-def test_nothing_to_evaluate_is_an_error(tmp_path: Path, command: list[str]) -> None:
+def test_a_run_without_named_regions_is_an_error(tmp_path: Path, command: list[str]) -> None:
     scene = scenes.sample_scene(np.random.default_rng(3), objects=2)
     Image.fromarray(scene.image).save(tmp_path / "a.png")
     Image.fromarray(scene.objects[0].mask.astype(np.uint8)).save(tmp_path / "a.mask.png")
     (tmp_path / "a.txt").write_text("zebra\n")
     result = CliRunner().invoke(cli.app, [*command, "--data", f"folder:{tmp_path}", "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
-    assert f"error: {command[0]}: data must be such that" in result.stderr
+    assert f"error: {command[0]}: data must have regions that the answers name" in result.stderr
     assert "got 0 words of 1" in result.stderr

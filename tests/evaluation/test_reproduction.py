@@ -24,14 +24,16 @@ from dcam_fast.evaluation.studies.reproduction import (
     TABLE1,
     TABLE2,
     Reproduction,
-    Row,
     Study,
+    StudyRow,
     reproduce,
     to_markdown,
 )
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
-SMALL = Study("Small", "Two rows.", (Row("ours", DIFFUSION_CAM, coco=(1, 2, 3, 4)), Row("noise", METHODS["random"])))
+SMALL = Study(
+    "Small", "Two rows.", (StudyRow("ours", DIFFUSION_CAM, coco=(1, 2, 3, 4)), StudyRow("noise", METHODS["random"]))
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +41,11 @@ def adapter() -> TinyAdapter:
     return TinyAdapter()
 
 
-def test_rows_are_measured_over_all_words_of_all_samples(adapter: TinyAdapter) -> None:
+def test_rows_are_means_over_all_words(adapter: TinyAdapter) -> None:
     dataset = Scenes(3, SELECTION_SEED)
-    seen: list[tuple[int, int]] = []
-    result = reproduce(adapter, dataset, SMALL, 2, lambda done, total: seen.append((done, total)))
-    assert seen == [(0, 2), (1, 2), (2, 2)]
+    calls: list[tuple[int, int]] = []
+    result = reproduce(adapter, dataset, SMALL, 2, lambda done, total: calls.append((done, total)))
+    assert calls == [(0, 2), (1, 2), (2, 2)]
     values: dict[str, list[float]] = {"any_f3": [], "any_contrast": [], "f3": []}
     for index in range(2):
         _, case = prepare(adapter, dataset[index])
@@ -61,7 +63,7 @@ def test_rows_are_measured_over_all_words_of_all_samples(adapter: TinyAdapter) -
     assert ours["f3"].low <= ours["f3"].value <= ours["f3"].high
 
 
-def test_answers_that_name_nothing_count_for_nothing(adapter: TinyAdapter) -> None:
+def test_answers_without_named_regions_are_skipped(adapter: TinyAdapter) -> None:
     mask = np.ones((64, 64), bool)
     blank = Sample("blank", np.full((64, 64, 3), 90, np.uint8), None, "zebra", (Region("zebra", mask),))
     result = reproduce(adapter, [blank], SMALL, 5)
@@ -80,7 +82,7 @@ def test_table_by_hand() -> None:
     lines = to_markdown(SMALL, Reproduction(3, 7, {"ours": row, "noise": {}}), "tiny", "scenes").splitlines()
     assert lines[0] == "### Small"
     assert lines[2] == "7 words of 3 answers of tiny on scenes. Two rows."
-    assert lines[4] == "|  | obj_iou | contrast | concentration | F3 | F3 of its own object | published, COCO Caption |"
+    assert lines[4] == "|  | obj_iou | contrast | concentration | F3 | F3 of the named region | paper, COCO Caption |"
     assert lines[6] == (
         "| ours | 50.00 (40.00 to 60.00) | 2.50 (2.00 to 3.00) | 12.50 (10.00 to 20.00) | 25.00 (20.00 to 30.00) "
         "| 75.00 (70.00 to 80.00) | 1.00 / 2.00 / 3.00 / 4.00 |"
@@ -88,7 +90,7 @@ def test_table_by_hand() -> None:
     assert lines[7] == "| noise |  |  |  |  |  |  |"
 
 
-def test_rows_have_names_of_their_own_and_the_settings_they_name() -> None:
+def test_rows_have_unique_names_and_their_settings() -> None:
     for study in STUDIES.values():
         names = [row.name for row in study.rows]
         assert len(set(names)) == len(names)
@@ -102,7 +104,7 @@ def test_rows_have_names_of_their_own_and_the_settings_they_name() -> None:
     assert rows["raw + CBA"].profile.denoise == "none"
 
 
-def test_sensitivity_changes_one_thing_at_a_time_and_really_changes_it() -> None:
+def test_sensitivity_changes_one_setting_in_each_row() -> None:
     for row in STUDIES["sensitivity"].rows:
         base = PAPER if row.name.startswith("paper") else DEFAULT
         changed = [f.name for f in fields(base) if getattr(row.method.profile, f.name) != getattr(base, f.name)]
@@ -111,7 +113,7 @@ def test_sensitivity_changes_one_thing_at_a_time_and_really_changes_it() -> None
     assert len(set(profiles)) == len(profiles)
 
 
-def test_command(tmp_path: Path) -> None:
+def test_command_writes_table_and_record(tmp_path: Path) -> None:
     arguments = ["reproduce", "table1", "--limit", "1", "--data", "hard-scenes", "--out", str(tmp_path)]
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
@@ -129,10 +131,10 @@ def test_command(tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         (["table3"], 2, "reproduce: study must be one of table1, table2, sensitivity, got 'table3'"),
-        (["table1", "--data", "folder:/no/such"], 1, "error: folder: folder must exist, got '/no/such'"),
+        (["table1", "--data", "folder:/no/such"], 1, "error: ImageFolder: folder must exist, got '/no/such'"),
     ],
 )
-def test_wrong_options_are_one_line(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
+def test_usage_errors_are_on_one_line(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.app, ["reproduce", *arguments, "--out", str(tmp_path / "out")])
     assert result.exit_code == code
     assert message in result.output

@@ -1,4 +1,4 @@
-"""The runner and its report: nothing is lost, counted twice or mixed; what a killed run wrote is gone on with."""
+"""The runner: no record is lost or duplicated, and a killed run continues."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from dcam_fast import ops, scenes
 from dcam_fast.attribution import METHODS
 from dcam_fast.cli import app as cli
 from dcam_fast.config import RELEASED
-from dcam_fast.evaluation.cases import Case, case_maps, mask_maps, measure, prepare
+from dcam_fast.evaluation.cases import EvaluationCase, case_maps, mask_maps, measure, prepare
 from dcam_fast.evaluation.datasets import ImageFolder, Region, Sample, Scenes, open_dataset
 from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
-from dcam_fast.evaluation.runner import RECORDS, RUN, Settings, all_maps, run, summarize
+from dcam_fast.evaluation.records import RECORDS, RUN
+from dcam_fast.evaluation.runner import EvaluationConfig, all_maps, run, summarize
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
-SETTINGS = Settings("tiny", "scenes", ("random", "true_mask"), SELECTION_SEED, shares=(0.1,))
+CONFIG = EvaluationConfig("tiny", "scenes", ("random", "true_mask"), SELECTION_SEED, shares=(0.1,))
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,10 @@ def adapter() -> TinyAdapter:
 @pytest.fixture(scope="module")
 def finished(adapter: TinyAdapter, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("run")
-    return folder, run(adapter, Scenes(4, SELECTION_SEED), SETTINGS, folder, 4)
+    return folder, run(adapter, Scenes(4, SELECTION_SEED), CONFIG, folder, 4)
 
 
-# `evaluate` in a process that is killed without notice while it works on its third sample.
+# `evaluate` in a process that is killed during its third sample.
 KILLED = """
 import os, signal, sys
 from dcam_fast.cli import app as cli
@@ -80,7 +81,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / RECORDS).read_text().splitlines()]
 
 
-def test_records_hold_every_word_and_metric(finished: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_records_have_every_word_and_metric(finished: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, records = finished
     assert [record["index"] for record in records] == [0, 1, 2, 3]
     assert read(folder) == json_of(records)
@@ -90,25 +91,25 @@ def test_records_hold_every_word_and_metric(finished: tuple[Path, list[dict[str,
     assert named == [(word, region.name) for region in sample.regions for word in region.name.split()]
     assert [len(record["words"]) for record in records] == [9, 9, 6, 12]
     for record in records:
-        assert tuple(record["methods"]) == SETTINGS.methods
-        for of in record["methods"].values():
-            assert len(of["deletion"]) == len(of["insertion"]) == len(record["words"])
-            assert all(len(row) == 3 for row in of["deletion"])
-            for metric, values in of["metrics"].items():
+        assert tuple(record["methods"]) == CONFIG.methods
+        for result in record["methods"].values():
+            assert len(result["deletion"]) == len(result["insertion"]) == len(record["words"])
+            assert all(len(row) == 3 for row in result["deletion"])
+            for metric, values in result["metrics"].items():
                 assert len(values) == (1 if metric == "inter_word_correlation" else len(record["words"]))
                 assert np.isfinite(values).all()
     assert min(records[0]["methods"]["true_mask"]["metrics"]["obj_iou"]) > 0.5
 
 
-def test_a_killed_process_goes_on_where_it_stopped(finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
-    """A real process, killed without notice while it works; what comes out equals a run in one go."""
+def test_a_killed_run_continues_where_it_stopped(finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    """The records equal those of a run that was not killed."""
     command = [sys.executable, "-m", "dcam_fast", "evaluate", "--limit", "4", "--out", str(tmp_path), "--share", "0.1"]
-    command += [part for method in SETTINGS.methods for part in ("--method", method)]
+    command += [part for method in CONFIG.methods for part in ("--method", method)]
     path = tmp_path / RECORDS
     done = subprocess.run([sys.executable, "-c", KILLED, *command[3:]], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert path.read_bytes().count(b"\n") == 2
-    with path.open("ab") as file:  # what a process that was killed within a write leaves
+    with path.open("ab") as file:  # as a process leaves it that is killed during a write
         file.write(b'{"index": 2, "id": "sce')
     finish = CliRunner().invoke(cli.app, command[3:])
     assert finish.exit_code == 0, finish.output
@@ -120,28 +121,28 @@ def test_a_killed_process_goes_on_where_it_stopped(finished: tuple[Path, list[di
 
 
 def test_workers_write_the_same_records(finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
-    """In whatever order; the adapter of this process is not asked."""
+    """The adapter of this process is not used."""
     _, records = finished
-    shared = run(None, Scenes(4, SELECTION_SEED), SETTINGS, tmp_path, 4, workers=2)  # type: ignore[arg-type]
+    shared = run(None, Scenes(4, SELECTION_SEED), CONFIG, tmp_path, 4, workers=2)  # type: ignore[arg-type]
     assert without_seconds(shared) == nearly(without_seconds(records))
     assert sorted(record["index"] for record in read(tmp_path)) == [0, 1, 2, 3]
 
 
 def test_a_failing_worker_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model must be 'tiny'"):
-        run(None, Scenes(2, 1), replace(SETTINGS, model="none"), tmp_path, 2, workers=2)  # type: ignore[arg-type]
+        run(None, Scenes(2, 1), replace(CONFIG, model="none"), tmp_path, 2, workers=2)  # type: ignore[arg-type]
 
 
-def test_a_longer_run_goes_on_and_a_shorter_one_reads(
+def test_a_run_with_another_limit_reuses_records(
     adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     dataset = Scenes(4, SELECTION_SEED)
-    seen: list[tuple[int, int]] = []
-    run(adapter, dataset, SETTINGS, tmp_path, 2)
-    longer = run(adapter, dataset, SETTINGS, tmp_path, 3, lambda done, total: seen.append((done, total)))
-    assert seen == [(2, 3), (3, 3)]
+    calls: list[tuple[int, int]] = []
+    run(adapter, dataset, CONFIG, tmp_path, 2)
+    longer = run(adapter, dataset, CONFIG, tmp_path, 3, lambda done, total: calls.append((done, total)))
+    assert calls == [(2, 3), (3, 3)]
     assert without_seconds(longer) == nearly(without_seconds(finished[1][:3]))
-    assert len(run(adapter, dataset, SETTINGS, tmp_path, 1)) == 1
+    assert len(run(adapter, dataset, CONFIG, tmp_path, 1)) == 1
     assert len(read(tmp_path)) == 3
 
 
@@ -156,103 +157,103 @@ def test_a_longer_run_goes_on_and_a_shorter_one_reads(
         ({"shares": (0.2,)}, r"evaluate: shares must be what the run in '.*' began with, \[0.1\], got \[0.2\]"),
     ],
 )
-def test_another_run_in_the_folder_is_refused(
+def test_a_folder_with_another_run_is_an_error(
     adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], change: dict[str, Any], message: str
 ) -> None:
     folder, _ = finished
     before = (folder / RECORDS).read_bytes()
     with pytest.raises(ValueError, match=message):
-        run(adapter, Scenes(4, SELECTION_SEED), replace(SETTINGS, **change), folder, 4)
+        run(adapter, Scenes(4, SELECTION_SEED), replace(CONFIG, **change), folder, 4)
     assert (folder / RECORDS).read_bytes() == before
 
 
-def test_a_methods_settings_belong_to_the_run(
+def test_the_settings_of_methods_belong_to_the_run(
     adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(METHODS, "random", replace(METHODS["random"], seed=5))  # type: ignore[type-var]
     with pytest.raises(ValueError, match="evaluate: settings must be what the run in"):
-        run(adapter, Scenes(4, SELECTION_SEED), SETTINGS, finished[0], 4)
+        run(adapter, Scenes(4, SELECTION_SEED), CONFIG, finished[0], 4)
 
 
-def test_foreign_and_doubled_records_are_refused(
+def test_invalid_and_duplicate_records_are_errors(
     adapter: TinyAdapter, finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     dataset = Scenes(4, SELECTION_SEED)
     (tmp_path / RUN).write_bytes((finished[0] / RUN).read_bytes())
     line = (finished[0] / RECORDS).read_text().splitlines(keepends=True)[0]
     (tmp_path / RECORDS).write_text(line + line)
-    with pytest.raises(ValueError, match="evaluate: out must hold one record a sample, got"):
-        run(adapter, dataset, SETTINGS, tmp_path, 4)
+    with pytest.raises(ValueError, match="evaluate: out must hold one record for each sample, got"):
+        run(adapter, dataset, CONFIG, tmp_path, 4)
     (tmp_path / RECORDS).write_text("not JSON\n")
     with pytest.raises(ValueError, match="evaluate: out must hold records of a run, got"):
-        run(adapter, dataset, SETTINGS, tmp_path, 4)
+        run(adapter, dataset, CONFIG, tmp_path, 4)
     (tmp_path / RUN).write_text("{")
     with pytest.raises(
-        ValueError, match=r"evaluate: out must be empty or hold a run, got .* without a sound run\.json"
+        ValueError, match=r"evaluate: out must be empty or hold a run, got .* without a valid run\.json"
     ):
-        run(adapter, dataset, SETTINGS, tmp_path, 4)
+        run(adapter, dataset, CONFIG, tmp_path, 4)
 
 
-def test_two_runs_do_not_write_to_one_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
+def test_two_runs_in_one_folder_are_an_error(adapter: TinyAdapter, tmp_path: Path) -> None:
     dataset = Scenes(2, SELECTION_SEED)
 
     def intrude(done: int, total: int) -> None:
         with pytest.raises(BlockingIOError, match=r"evaluate: out must be free, got .* which another run writes to"):
-            run(adapter, dataset, SETTINGS, tmp_path, 1)
+            run(adapter, dataset, CONFIG, tmp_path, 1)
 
-    assert len(run(adapter, dataset, SETTINGS, tmp_path, 1, intrude)) == 1
+    assert len(run(adapter, dataset, CONFIG, tmp_path, 1, intrude)) == 1
 
 
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        ((), "evaluate: methods must be one at least, each once, got none"),
-        (("tam", "tam"), "evaluate: methods must be one at least, each once, got tam, tam"),
+        ((), "evaluate: methods must be distinct, at least one, got none"),
+        (("tam", "tam"), "evaluate: methods must be distinct, at least one, got tam, tam"),
         (("best",), "evaluate: method must be one of default, published, .*, true_mask, got 'best'"),
     ],
 )
 def test_methods_are_checked(methods: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Settings("tiny", "scenes", methods, 0)
+        EvaluationConfig("tiny", "scenes", methods, 0)
 
 
 # ------------------------------------------------------------------------------------------------------------- cases
 
 
 def test_one_profile_for_all_methods(adapter: TinyAdapter) -> None:
-    settings = replace(SETTINGS, methods=("layer_cam", "random", "true_mask"), profile="released")
-    assert {name: method.profile for name, method in settings.attributions.items()} == {
+    config = replace(CONFIG, methods=("layer_cam", "random", "true_mask"), profile="released")
+    assert {name: method.profile for name, method in config.attributions.items()} == {
         "layer_cam": RELEASED,
         "random": RELEASED,
     }
     _, case = prepare(adapter, Scenes(1, SELECTION_SEED)[0])
     assert case is not None
     raw = case_maps(adapter, case, {"layer_cam": METHODS["layer_cam"]})["layer_cam"]
-    wanted = ops.refine(raw, RELEASED, repetition=repetition(case))
-    maps = all_maps(adapter, case, settings)
-    torch.testing.assert_close(maps["layer_cam"], wanted, rtol=0, atol=1e-6)
+    expected = ops.refine(raw, RELEASED, repetition=repetition(case))
+    maps = all_maps(adapter, case, config)
+    torch.testing.assert_close(maps["layer_cam"], expected, rtol=0, atol=1e-6)
     assert maps["true_mask"].equal(mask_maps(case))
 
 
-def repetition(case: Case) -> float:
+def repetition(case: EvaluationCase) -> float:
     """rho of section 5: distinct ids that occur more than once, over the tokens of the answer."""
     counts = torch.unique(case.answer, return_counts=True)[1]
     return int((counts > 1).sum()) / len(case.answer)
 
 
-def test_an_answer_with_an_error_names_nothing(adapter: TinyAdapter, tmp_path: Path) -> None:
+def test_answers_with_an_error_name_no_region(adapter: TinyAdapter, tmp_path: Path) -> None:
     right, other = Scenes(2, SELECTION_SEED)
     wrong = replace(right, caption=right.caption.replace("a ", "no ", 1))
     answer, case = prepare(adapter, wrong)
     assert answer == right.caption.replace(" ,", ",")
     assert case is None
-    records = run(adapter, [wrong, other], SETTINGS, tmp_path, 2)
+    records = run(adapter, [wrong, other], CONFIG, tmp_path, 2)
     assert [len(record["words"]) for record in records] == [0, 9]
-    assert summarize(records, SETTINGS).words == 9
+    assert summarize(records, CONFIG).words == 9
 
 
-def test_a_case_of_a_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
-    """The words are found by their terms, the image may have any size, and an answer may name nothing."""
+def test_cases_of_a_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
+    """Words match by terms, images have any size, and an answer may name no region."""
     scene = scenes.sample_scene(np.random.default_rng(8), 96, 128, 2)
     for name, text in (
         ("a", f"{scene.objects[0].shape}\n{scene.objects[1].color} {scene.objects[1].shape}"),
@@ -274,20 +275,20 @@ def test_a_case_of_a_folder(adapter: TinyAdapter, tmp_path: Path) -> None:
     maps = case_maps(adapter, case, {"default": METHODS["default"]})["default"]
     per_token = case_maps(adapter, case, {"default": METHODS["default"]}, adapter.words(case.trajectory))["default"]
     assert maps.shape == (2, 12, 16)
-    # two rows in a pass are rounded otherwise than all
+    # rounding depends on the number of rows in a pass
     torch.testing.assert_close(maps[0], per_token[case.words[0].positions[0]], rtol=0, atol=1e-4)
     assert prepare(adapter, dataset[1]) == (answer, None)
-    records = run(adapter, dataset, replace(SETTINGS, data="folder", randomized=1), tmp_path / "out", 9)
+    records = run(adapter, dataset, replace(CONFIG, data="folder", randomized=1), tmp_path / "out", 9)
     assert [len(record["words"]) for record in records] == [2, 0]
-    summary = summarize(records, SETTINGS)
+    summary = summarize(records, CONFIG)
     assert (summary.samples, summary.named, summary.words) == (2, 1, 2)
     assert summary.randomization["random"] == pytest.approx([1] * 6)
 
 
 @pytest.mark.skipif(find_spec("pycocotools") is None, reason="pycocotools (the extra 'eval') is not installed")
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_a_run_on_files_of_cocos_format(adapter: TinyAdapter, tmp_path: Path) -> None:
-    """Scenes as COCO would hold them: the shapes are categories, and what the model writes is matched to them."""
+def test_run_on_coco_files(adapter: TinyAdapter, tmp_path: Path) -> None:
+    """Scenes as COCO files, with shapes as categories."""
     rng = np.random.default_rng(12)
     instances: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
     instances["categories"] = [{"id": i, "name": shape} for i, shape in enumerate(scenes.SHAPES)]
@@ -312,13 +313,13 @@ def test_a_run_on_files_of_cocos_format(adapter: TinyAdapter, tmp_path: Path) ->
     (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(instances))
     (tmp_path / "annotations" / "captions_val2017.json").write_text(json.dumps({"annotations": captions}))
     dataset = open_dataset(f"coco:{tmp_path}", limit=9, seed=0)
-    records = run(adapter, dataset, replace(SETTINGS, data="coco"), tmp_path / "out", 9)
+    records = run(adapter, dataset, replace(CONFIG, data="coco"), tmp_path / "out", 9)
     assert [[word["text"].strip(",") for word in record["words"]] for record in records] == expected
     assert [[word["region"] for word in record["words"]] for record in records] == expected
-    assert all(hit == 1 for record in records for hit in record["methods"]["true_mask"]["metrics"]["pointing"])
+    assert all(value == 1 for record in records for value in record["methods"]["true_mask"]["metrics"]["pointing"])
 
 
-def test_true_masks_as_maps_by_hand(adapter: TinyAdapter) -> None:
+def test_true_mask_maps_by_hand(adapter: TinyAdapter) -> None:
     mask = np.zeros((64, 64), bool)
     mask[:8, :6] = True
     _, case = prepare(
@@ -346,7 +347,7 @@ def test_measures_by_hand(adapter: TinyAdapter) -> None:
     assert min(astray["any_concentration"]) > 0.5 > max(astray["concentration"])
     same = measure(case, maps[:1].expand(len(maps), -1, -1))
     assert same["inter_word_correlation"] == pytest.approx([1])
-    one_object = replace(case, owners=torch.zeros_like(case.owners))
+    one_object = replace(case, region_index=torch.zeros_like(case.region_index))
     assert measure(one_object, maps)["inter_word_correlation"] == []
 
 
@@ -358,12 +359,12 @@ def test_measures_by_hand(adapter: TinyAdapter) -> None:
     [
         (["--method", "best"], 2, "evaluate: method must be one of default"),
         (["--profile", "best"], 2, "profile: name must be one of released, paper, default, unguided, got 'best'"),
-        (["--data", "imagenet"], 1, "error: evaluate: data must be scenes, hard-scenes, coco:FOLDER"),
-        (["--data", "folder:/no/such"], 1, "error: folder: folder must exist, got '/no/such'"),
+        (["--data", "imagenet"], 1, "error: open_dataset: name must be scenes, hard-scenes, coco:FOLDER"),
+        (["--data", "folder:/no/such"], 1, "error: ImageFolder: folder must exist, got '/no/such'"),
         (["--model", "none"], 1, "error: load: model must be 'tiny'"),
     ],
 )
-def test_wrong_options_are_one_line(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
+def test_usage_errors_are_one_line(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.app, ["evaluate", "--out", str(tmp_path / "out"), *arguments])
     assert result.exit_code == code
     assert message in result.output

@@ -1,4 +1,4 @@
-"""COCO Caption, in the official layout: ``annotations/`` and a folder of images.
+"""COCO Caption, in the official layout: `annotations/` and a folder of images.
 
 https://cocodataset.org/#format-data
 """
@@ -6,37 +6,39 @@ https://cocodataset.org/#format-data
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 from dcam_fast.entries import Entry, read_json
 from dcam_fast.evaluation.datasets import masks
 from dcam_fast.evaluation.datasets.matching import find_terms, plural, spoken_parts
-from dcam_fast.evaluation.datasets.sample import Region, Sample, find_folder, load_annotated
+from dcam_fast.evaluation.datasets.sample import BaseDataset, Region, Sample, find_folder, load_annotated
 from dcam_fast.evaluation.datasets.terms import COCO_SYNONYMS
 
 
-class CocoCaptions(Sequence[Sample]):
-    """The images that have a caption and an instance, in the order of the file. A region is a category: all its
-    instances and crowds together, for a word names no single one of them. The caption is an image's first."""
+class CocoCaptions(BaseDataset):
+    """The images of COCO Caption that have a caption and an instance, in the order of the file.
+
+    A region is a category, with all its instances and crowds, because a word does not name a single one of them. The
+    reference caption is the first of the image. Segmentations and image sizes are checked when a sample is read.
+
+    Args:
+        folder: has `annotations/captions_SPLIT.json`, `annotations/instances_SPLIT.json` and the images in `SPLIT/` or
+            `images/SPLIT/`.
+        split: `"val2017"`, `"train2017"`, ...
+
+    Raises:
+        FileNotFoundError: if a file is missing; the message names it.
+        ValueError: if an entry is missing or invalid; the message names the file and the entry.
+        ImportError: if pycocotools (the extra `eval`) is not installed.
+    """
 
     def __init__(self, folder: Path, split: str = "val2017") -> None:
-        """
-        Args:
-            folder: holds ``annotations/captions_SPLIT.json``, ``annotations/instances_SPLIT.json`` and the images in
-                ``SPLIT/`` or ``images/SPLIT/``.
-            split: ``"val2017"``, ``"train2017"``, ...
-
-        Raises FileNotFoundError or ValueError naming the file and the entry that is missing or unfit, ImportError the
-        extra. The segmentations of an image, and its size, are checked when it is asked for.
-        """
-        masks.need_tools()
+        masks.import_pycocotools()
         captions, instances = (
-            read_json(folder / "annotations" / f"{kind}_{split}.json", "coco", "annotations")
+            read_json(folder / "annotations" / f"{kind}_{split}.json", "CocoCaptions", "annotations")
             for kind in ("captions", "instances")
         )
-        self._images = find_folder(folder, (split, f"images/{split}"), "coco")
+        self._images = find_folder(folder, (split, f"images/{split}"), "CocoCaptions")
         self._captions: dict[int | str, str] = {}
         for entry in captions.field("annotations").list():
             caption = " ".join(entry.field("caption").text().split())
@@ -59,20 +61,14 @@ class CocoCaptions(Sequence[Sample]):
                 self._entries.append(entry)
         if not self._entries:
             got = f"none of {len(images.list())}; are the image_id of '{captions.path}' ids of these images?"
-            raise images.error("images of which one at least has a caption and an instance", got)
-        every = (term for name in self._names.values() for term in category_terms(name))
-        self._compounds = tuple(term for term in every if " " in term)
+            raise images.error("images, at least one with a caption and an instance", got)
+        terms = (term for name in self._names.values() for term in category_terms(name))
+        self._compounds = tuple(term for term in terms if " " in term)
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def load(self, index: int) -> Sample:
         entry = self._entries[index]
         key, size = entry.field("id").key(), _size(entry)
         image = load_annotated(entry.field("file_name").file_in(self._images), size, entry)
@@ -80,29 +76,29 @@ class CocoCaptions(Sequence[Sample]):
         for instance in self._instances[key]:
             name = self._names[instance.field("category_id").key()]
             by_category[name].append(instance.field("segmentation"))
-        found = {name: masks.union(parts, size) for name, parts in by_category.items()}
+        category_masks = {name: masks.union(parts, size) for name, parts in by_category.items()}
         caption = self._captions[key]
         words, offsets = spoken_parts(caption)
-        terms = {name: category_terms(name) for name, mask in found.items() if mask.any()}
+        terms = {name: category_terms(name) for name, mask in category_masks.items() if mask.any()}
         spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        for owner, first, last in find_terms(words, [*terms.values(), self._compounds]):
-            if owner < len(terms):
-                spans[list(terms)[owner]].append((offsets[first][0], offsets[last - 1][1]))
-        regions = (Region(name, found[name], tuple(spans[name]), of) for name, of in terms.items())
+        for region, first, last in find_terms(words, [*terms.values(), self._compounds]):
+            if region < len(terms):
+                spans[list(terms)[region]].append((offsets[first][0], offsets[last - 1][1]))
+        regions = (Region(name, category_masks[name], tuple(spans[name]), names) for name, names in terms.items())
         return Sample(str(key), image, None, caption, tuple(regions), self._compounds)
 
 
 def _by_id(entries: Entry) -> dict[int | str, Entry]:
-    """The entries of a list by their ids, of which no two read the same."""
-    found: dict[int | str, Entry] = {}
+    """The entries of a list by id. No two ids may have the same text."""
+    by_id: dict[int | str, Entry] = {}
     texts = set()
     for entry in entries.list():
         key = entry.field("id")
         if str(key.key()) in texts:
             raise key.error("the id of one entry only")
         texts.add(str(key.key()))
-        found[key.key()] = entry
-    return found
+        by_id[key.key()] = entry
+    return by_id
 
 
 def _size(entry: Entry) -> tuple[int, int]:
@@ -110,6 +106,6 @@ def _size(entry: Entry) -> tuple[int, int]:
 
 
 def category_terms(name: str) -> tuple[str, ...]:
-    """What people call a category: its name and its synonyms, each also in the plural."""
+    """The name of a category and its synonyms, each in the singular and the plural."""
     singular = (name, *COCO_SYNONYMS.get(name, ()))
     return tuple(dict.fromkeys([*singular, *(plural(term) for term in singular)]))

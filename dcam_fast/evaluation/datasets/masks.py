@@ -10,36 +10,43 @@ from numpy.typing import NDArray
 
 from dcam_fast.entries import Entry
 
-BEYOND: Final = 1.0  # pixels by which a corner may lie outside of the image: tools round
+BEYOND: Final = 1.0  # pixels by which a corner may lie outside the image, because annotation tools round
 _NEED: Final = "polygons or run lengths of the image"
 _LONGEST: Final = 13  # characters of a compressed run length, which hold 64 bits
 
 
-def need_tools() -> Any:
-    """pycocotools' module of masks. Raises ImportError, naming the extra, where it is not installed."""
+def import_pycocotools() -> Any:
+    """The module `pycocotools.mask`.
+
+    Raises:
+        ImportError: if it is not installed; the message names the extra.
+    """
     try:
         from pycocotools import mask
     except ImportError as error:
         raise ImportError(
-            "datasets: pycocotools must be installed to read COCO's polygons: pip install 'dcam_fast[eval]'"
+            "decode: pycocotools must be installed to read COCO's polygons: pip install 'dcam_fast[eval]'"
         ) from error
     return mask
 
 
 def decode(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A segmentation as bool ``[H, W]`` of ``size``: a list of polygons ``[x, y, x, y, ...]``, or a dict of run lengths
-    with ``size`` and ``counts`` (a list, or COCO's string). Polygons of fewer than three corners enclose nothing. All
-    is checked here before native code sees it.
+    """The mask of a segmentation, bool `[H, W]`. Everything is checked before it reaches native code.
 
     Args:
-        segmentation: as JSON has it, or an `Entry`, which errors then name.
+        segmentation: a list of polygons `[x, y, x, y, ...]`, or a dict of run lengths with `size` and `counts` (a list
+            or COCO's string). Polygons of fewer than three corners are empty. An `Entry` is named by errors.
         size: height and width.
 
     Raises:
-        ValueError: for anything else.
-        ImportError: naming the extra, for polygons without pycocotools.
+        ValueError: for any other value.
+        ImportError: for polygons if pycocotools (the extra `eval`) is not installed.
+
+    Example:
+        >>> decode({"size": [2, 2], "counts": [1, 3]}, (2, 2)).tolist()
+        [[False, True], [True, True]]
     """
-    entry = segmentation if isinstance(segmentation, Entry) else Entry(segmentation, "datasets", "segmentation")
+    entry = segmentation if isinstance(segmentation, Entry) else Entry(segmentation, "decode", "segmentation")
     if isinstance(entry.value, dict):
         return _from_runs(entry, size)
     if isinstance(entry.value, list):
@@ -48,7 +55,7 @@ def decode(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def union(segmentations: Sequence[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels of any of some segmentations, bool ``[H, W]``."""
+    """The union of segmentations, bool `[H, W]`."""
     mask = np.zeros(size, bool)
     for segmentation in segmentations:
         mask |= decode(segmentation, size)
@@ -61,12 +68,12 @@ def _from_polygons(entry: Entry, size: tuple[int, int]) -> NDArray[np.bool_]:
     shapes = [polygon for polygon in polygons if len(polygon) >= 6]
     if not shapes:
         return np.zeros(size, bool)
-    tools = need_tools()
+    tools = import_pycocotools()
     return np.asarray(tools.decode(tools.merge(tools.frPyObjects(shapes, height, width))), dtype=bool)
 
 
 def _polygon(entry: Entry, size: tuple[int, int]) -> list[float]:
-    """x, y, x, y, ... of a polygon, all in the image."""
+    """The coordinates x, y, x, y, ... of a polygon, checked to lie in the image."""
     coordinates = [coordinate.number() for coordinate in entry.list()]
     if len(coordinates) % 2:
         raise entry.error(f"{_NEED}: x, y, x, y, ...", f"{len(coordinates)} numbers")
@@ -80,7 +87,7 @@ def _polygon(entry: Entry, size: tuple[int, int]) -> list[float]:
 
 
 def _from_runs(entry: Entry, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Runs go down the columns, and the first is of zeros."""
+    """Runs are column-major, and the first is of zeros."""
     height, width = size
     if not {"size", "counts"} <= set(entry.value):
         raise entry.error(_NEED)
@@ -96,8 +103,10 @@ def _from_runs(entry: Entry, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _uncompressed(entry: Entry) -> list[int]:
-    """The run lengths of COCO's string: numbers of 5 bits a character from the lowest on, each from the fourth on less
-    the one two before it. In a character 32 says that another follows, and 16 in the last that the number is negative.
+    """The run lengths of COCO's string.
+
+    A character holds 5 bits of a number, lowest first. Bit 32 is set if another character follows; bit 16 of the last
+    character is the sign. From the fourth number on, each is a difference to the number two before it.
     """
     counts = entry.value["counts"]
     text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts

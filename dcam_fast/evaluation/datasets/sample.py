@@ -1,10 +1,12 @@
-"""One image with the things in it that words can name."""
+"""One image with its annotated regions, and the base class of all datasets."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,18 +14,18 @@ from numpy.typing import NDArray
 from dcam_fast.entries import Entry
 from dcam_fast.images import exif_orientation, load_image
 
-Dataset = Sequence["Sample"]  # a sample is read when it is asked for, and nobody keeps it
+Dataset = Sequence["Sample"]  # what the runner takes; a sample is read when it is indexed, and not cached
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A thing in an image, or all the things of one category.
+    """An object in an image, or all objects of one category.
 
     Attributes:
-        name: what the annotation calls it.
-        mask: bool ``[H, W]``, its pixels, at least one.
+        name: the name in the annotation.
+        mask: bool `[H, W]`, the pixels of the region, at least one.
         spans: (start, end) characters of the sample's caption that name it.
-        terms: words and phrases in lower case that name it in any other text.
+        terms: lower-case words and phrases that name it in any other text.
     """
 
     name: str
@@ -31,18 +33,31 @@ class Region:
     spans: tuple[tuple[int, int], ...] = ()
     terms: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Region({self.name!r}, mask=bool{list(self.mask.shape)}, spans={self.spans}, terms={self.terms})"
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Attributes:
-        id: unique in the dataset.
-        image: uint8 ``[H, W, 3]``.
-        prompt: what to ask; None: the model's own request for a caption.
-        caption: the reference, empty where there is none.
-        regions: what has a mask.
-        compounds: phrases in lower case whose words name something else than they do alone: a ``hot dog`` is no dog.
+    """An image, what to ask about it, and its annotated regions.
 
-    Raises ValueError where a mask does not fit the image.
+    Attributes:
+        id: unique in the dataset.
+        image: uint8 `[H, W, 3]`.
+        prompt: the question; None asks for a caption with the model's default prompt.
+        caption: the reference caption; empty if the sample has no caption.
+        regions: the annotated regions.
+        compounds: lower-case phrases that mean something else than their words do: a `hot dog` is not a dog.
+
+    Raises:
+        ValueError: if a mask does not have the size of the image.
+
+    Example:
+        >>> import numpy as np
+        >>> mask = np.zeros((4, 6), bool)
+        >>> mask[:2, :2] = True
+        >>> Sample("0", np.zeros((4, 6, 3), np.uint8), None, "", (Region("dog", mask, terms=("dog", "puppy")),))
+        Sample('0', image=uint8[4, 6, 3], prompt=None, caption='', regions=1)
     """
 
     id: str
@@ -60,17 +75,47 @@ class Sample:
                     f"image, got {list(region.mask.shape)}"
                 )
 
+    def __repr__(self) -> str:
+        shape = f"uint8{list(self.image.shape)}"
+        return (
+            f"Sample({self.id!r}, image={shape}, prompt={self.prompt!r}, caption={self.caption!r}, "
+            f"regions={len(self.regions)})"
+        )
+
+
+class BaseDataset(Sequence[Sample]):
+    """Indexing and slicing for datasets that implement `__len__` and `load`."""
+
+    @abstractmethod
+    def load(self, index: int) -> Sample:
+        """The sample at an index from 0 to `len(self) - 1`."""
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self.load(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{type(self).__name__}: index must be from {-len(self)} to {len(self) - 1}, got {index}")
+        return self.load(index % len(self))
+
 
 def load_annotated(path: Path, size: tuple[int, int] | None, entry: Entry) -> NDArray[np.uint8]:
-    """The image that an annotation is about.
+    """The image of an annotation.
 
     Args:
-        path: its file.
-        size: height and width by the annotation; None where it does not say.
-        entry: the annotation, which errors name.
+        path: the image file.
+        size: height and width in the annotation; None where it has none.
+        entry: the annotation, named by errors.
 
-    Raises ValueError where the image has another size, and where its EXIF orientation turns it but not its size, so
-    that nobody knows whether its masks were drawn before or after.
+    Returns:
+        uint8 `[H, W, 3]`.
+
+    Raises:
+        ValueError: if the image has another size, or if its EXIF orientation turns it and keeps its size. In the
+            second case the masks may have been drawn on either version.
     """
     image, orientation = load_image(path), exif_orientation(path)
     height, width = image.shape[:2]
@@ -83,7 +128,11 @@ def load_annotated(path: Path, size: tuple[int, int] | None, entry: Entry) -> ND
 
 
 def find_folder(root: Path, names: Sequence[str], caller: str) -> Path:
-    """The first of the folders ``names`` in ``root``. FileNotFoundError where there is none of them."""
+    """The first of the folders `names` that exists in `root`.
+
+    Raises:
+        FileNotFoundError: if none of them exists.
+    """
     for name in names:
         if (root / name).is_dir():
             return root / name

@@ -1,21 +1,39 @@
-"""The embedded model's own scenes: every word of the one right caption that names an object has its mask."""
+"""Synthetic scenes as a dataset: every word of the reference caption that names an object has a mask."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from dcam_fast import scenes
-from dcam_fast.evaluation.datasets.sample import Region, Sample
+from dcam_fast.evaluation.datasets.sample import BaseDataset, Region, Sample
 
-SELECTION_SEED, TEST_SEED = 31_000, 34_000  # settings are chosen on the first set only; the second is only reported
+SELECTION_SEED = 31_000  # settings are chosen on these scenes
+TEST_SEED = 34_000  # results are reported on these, and nothing is chosen on them
 
 
-class Scenes(Sequence[Sample]):
-    """``count`` scenes drawn one after the other from one seed. The spans of an object are the words of its size,
-    color and shape; there are no terms, for in a caption with an error nobody knows which object a word means."""
+class Scenes(BaseDataset):
+    """`count` scenes drawn in order from one seed.
+
+    The spans of an object are the words of its size, color and shape. There are no terms: in a caption with an error
+    it is unknown which object a word refers to.
+
+    Args:
+        count: number of scenes.
+        seed: of the random generator.
+        hard: draw hard scenes; see `dcam_fast.scenes.sample_scene`.
+
+    Raises:
+        ValueError: if `count` or `seed` is negative.
+
+    Example:
+        >>> sample = Scenes(2, seed=0)[1]
+        >>> sample.caption
+        'a large yellow star and a large yellow triangle on a plain background'
+        >>> [region.name for region in sample.regions]
+        ['large yellow star', 'large yellow triangle']
+    """
 
     def __init__(self, count: int, seed: int, hard: bool = False) -> None:
         if count < 0 or seed < 0:
@@ -27,21 +45,13 @@ class Scenes(Sequence[Sample]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(f"Scenes: index must be 0 to {len(self) - 1}, got {index}")
+    def load(self, index: int) -> Sample:
         rng = np.random.default_rng()
         start = min(index, len(self._states) - 1)
         rng.bit_generator.state = self._states[start]
-        for place in range(start, index + 1):
+        for number in range(start, index + 1):
             scene = scenes.sample_scene(rng, hard=self.hard)
-            if place + 1 == len(self._states):
+            if number + 1 == len(self._states):
                 self._states.append(dict(rng.bit_generator.state))
         return self._sample(index, scene)
 
@@ -49,9 +59,9 @@ class Scenes(Sequence[Sample]):
         dialogue = scenes.caption(scene)
         spans: list[list[tuple[int, int]]] = [[] for _ in scene.objects]
         start = 0
-        for word, owner in zip(dialogue.answer, dialogue.owners, strict=True):
-            if owner >= 0:
-                spans[owner].append((start, start + len(word)))
+        for word, object_index in zip(dialogue.answer, dialogue.object_index, strict=True):
+            if object_index >= 0:
+                spans[object_index].append((start, start + len(word)))
             start += len(word) + 1
         return Sample(
             id=f"{'hard-' * self.hard}scene-{self.seed}-{index}",
@@ -59,7 +69,7 @@ class Scenes(Sequence[Sample]):
             prompt=dialogue.prompt,
             caption=" ".join(dialogue.answer),
             regions=tuple(
-                Region(f"{item.size} {item.color} {item.shape}", item.mask, tuple(of))
-                for item, of in zip(scene.objects, spans, strict=True)
+                Region(f"{item.size} {item.color} {item.shape}", item.mask, tuple(item_spans))
+                for item, item_spans in zip(scene.objects, spans, strict=True)
             ),
         )

@@ -1,5 +1,7 @@
-"""What captions call COCO's 80 categories beside their names. Words that as often mean another category are left out:
-``glass``, ``bike`` for a motorcycle, ``bat``."""
+"""Synonyms of COCO's 80 categories in captions.
+
+Words that mean another category as often are left out: `glass`, `bike` for a motorcycle, `bat`.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The search for the default and the paper's tables."""
+"""Studies: the search for the default settings, and the tables of the paper."""

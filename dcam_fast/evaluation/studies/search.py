@@ -1,10 +1,12 @@
-"""How the default method and profile were chosen: ``python -m dcam_fast.evaluation.studies.search``.
+"""The search for the default method and profile: `python -m dcam_fast.evaluation.studies.search`.
 
-Four rounds on the selection scenes, which no reported figure is measured on. The first compares raw maps over
-objectives, answer states, aggregations and layers: the best is the one with the highest pointing rate among those whose
-F3 is within one standard error of the highest, of equals the one with fewer layers. The second refines the best raw map
-in every way. The third takes those within one standard error of the highest F3 and measures deletion: the lowest is
-chosen. The fourth asks whether a few ideas that the package does not have would improve on that.
+It has four rounds on the selection scenes, which no reported value is measured on.
+
+1. Raw maps over objectives, answer states, aggregations and layers. The candidates have an F3 within one standard error
+   of the highest. The best of them has the highest pointing rate, and among equals the fewest layers.
+2. Every refinement of the best raw map, ranked in the same way.
+3. Deletion for the candidates of the second round. The refinement with the lowest probability is chosen.
+4. Ideas that the package does not implement, compared with this choice.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 import typer
+from rich.progress import track
 from torch import Tensor
-from tqdm import tqdm
 
 from dcam_fast import models, ops
 from dcam_fast.attribution.answer_states import StateName
@@ -32,7 +34,7 @@ from dcam_fast.attribution.methods.gradient_cam import GradientCAM, build_target
 from dcam_fast.attribution.objectives import ObjectiveName
 from dcam_fast.attribution.refinement import refined
 from dcam_fast.config import RAW, RefineConfig
-from dcam_fast.evaluation.cases import Case, Metrics, curve_metrics, measure
+from dcam_fast.evaluation.cases import EvaluationCase, Metrics, curve_metrics, measure
 from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
 from dcam_fast.evaluation.localization import draw_cases, summarize
 from dcam_fast.evaluation.perturbation import Perturbation
@@ -43,11 +45,11 @@ OBJECTIVES: tuple[ObjectiveName, ...] = ("logprob", "logit", "contrast", "contra
 STATES: tuple[StateName, ...] = ("committed", "remask", "first", "final")
 AGGREGATIONS = ("elementwise", "layer_cam", "hires_cam", "grad_cam", "pooled", "activation")
 FINALISTS = 12
-BLOCKS = ((0,), (1,), (2,), (3,), (4,), (1, 2), (2, 3), (0, 1, 2))
+LAYERS = ((0,), (1,), (2,), (3,), (4,), (1, 2), (2, 3), (0, 1, 2))
 
 
 def denoisings() -> Iterator[dict[str, Any]]:
-    """Every first stage that the second round tries."""
+    """Settings of the denoising, the first module, in the second round."""
     yield from ({"denoise": "none"}, {"denoise": "rank"})
     yield from ({"denoise": "gaussian", "smoothing_sigma": sigma} for sigma in (0.4, 0.6, 0.8))
     for radius, epsilon in itertools.product((1, 2, 3, 4), (1e-4, 1e-3, 1e-2)):
@@ -55,18 +57,21 @@ def denoisings() -> Iterator[dict[str, Any]]:
 
 
 def profiles() -> Iterator[RefineConfig]:
-    """Every refinement that the second round tries: denoising, gating, attenuation (times the published weights, 0 for
-    none) and debiasing (its two coefficients, 0 for none)."""
+    """The refinements of the second round.
+
+    They vary the denoising, the gating, the attenuation (a factor on the published weights, 0 for none) and the
+    debiasing (two coefficients, 0 for none).
+    """
     debiasing = ((0.0, 0.0), (0.05, 0.02), (0.02, 0.05), (0.2, 0.02), (0.4, 0.02))
-    for first, gating, times, (c_rep, c_high) in itertools.product(
+    for denoising, gating, factor, (c_rep, c_high) in itertools.product(
         denoisings(), (False, True), (0, 1, 3, 6, 10, 15), debiasing
     ):
         yield RefineConfig(
-            **first,
+            **denoising,
             gating=gating,
             gating_sigma=0.3,
-            attenuation=times > 0,
-            attenuation_weights=tuple(round(max(times, 1) * weight, 3) for weight in RAW.attenuation_weights),
+            attenuation=factor > 0,
+            attenuation_weights=tuple(round(max(factor, 1) * weight, 3) for weight in RAW.attenuation_weights),
             debiasing=c_rep > 0,
             c_rep=c_rep,
             c_high=c_high,
@@ -74,84 +79,85 @@ def profiles() -> Iterator[RefineConfig]:
         )
 
 
-def level(entries: list[dict[str, Any]]) -> float:
-    """One standard error under the highest F3."""
+def min_f3(entries: list[dict[str, Any]]) -> float:
+    """The highest F3 minus one standard error: what a candidate must have."""
     top = max(entries, key=lambda entry: entry["f3"])
     return float(top["f3"] - top["f3_error"])
 
 
 def ranked(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By F3, after those within one standard error of the highest, which come first and by pointing rate; of the same
-    rate those with fewer layers."""
-    least = level(entries)
+    """First the candidates by pointing rate, and by number of layers where it is equal; then all others by F3."""
+    threshold = min_f3(entries)
 
-    def place(entry: dict[str, Any]) -> tuple[float, ...]:
-        if entry["f3"] < least:
+    def rank(entry: dict[str, Any]) -> tuple[float, ...]:
+        if entry["f3"] < threshold:
             return 1, -entry["f3"]
         return 0, -entry["pointing"], len(entry.get("layers", ())), -entry["f3"]
 
-    return sorted(entries, key=place)
+    return sorted(entries, key=rank)
 
 
-def compare_raw(adapter: Adapter[Any], cases: list[Case]) -> list[dict[str, Any]]:
-    """The first round: one entry per method, best first."""
+def compare_raw(adapter: Adapter[Any], cases: list[EvaluationCase]) -> list[dict[str, Any]]:
+    """The first round: one entry for each method, best first."""
     rows: dict[tuple[Any, ...], list[Metrics]] = {}
     combinations = list(itertools.product(OBJECTIVES, STATES))
-    every = tuple(range(adapter.num_layers - 1))
-    for case in tqdm(cases, "raw maps"):
+    all_layers = tuple(range(adapter.num_layers - 1))
+    for case in track(cases, "raw maps"):
         view = case.inputs.views[0]
         for objective, state in combinations:
             targets = build_targets(case.trajectory, case.positions, state, adapter.mask_token)
-            captured = capture(adapter, case.inputs, targets, every, objective)
-            for aggregation, layers in itertools.product(AGGREGATIONS, BLOCKS):
+            captured = capture(adapter, case.inputs, targets, all_layers, objective)
+            for aggregation, layers in itertools.product(AGGREGATIONS, LAYERS):
                 activations, gradients = zip(
-                    *((captured[b].activations, captured[b].gradients) for b in layers), strict=True
+                    *((captured[layer].activations, captured[layer].gradients) for layer in layers), strict=True
                 )
                 maps = ops.pool(activations, gradients, view.cells.flatten(), aggregation).view(-1, *view.cells.shape)
                 rows.setdefault((objective, state, aggregation, layers), []).append(measure(case, maps))
     entries = [
-        {"objective": objective, "state": state, "aggregation": aggregation, "layers": list(layers)} | summarize(of)
-        for (objective, state, aggregation, layers), of in rows.items()
+        {"objective": objective, "state": state, "aggregation": aggregation, "layers": list(layers)}
+        | summarize(measured)
+        for (objective, state, aggregation, layers), measured in rows.items()
     ]
     return ranked(entries)
 
 
-def _captured(adapter: Adapter[Any], case: Case, method: GradientCAM, state: StateName) -> tuple[Capture, ...]:
+def _captured(
+    adapter: Adapter[Any], case: EvaluationCase, method: GradientCAM, state: StateName
+) -> tuple[Capture, ...]:
     targets = build_targets(case.trajectory, case.positions, state, adapter.mask_token)
     return capture(adapter, case.inputs, targets, method.target_layers or adapter.default_layers, method.objective)
 
 
-def _pooled(captured: tuple[Capture, ...], case: Case, method: GradientCAM, centerd: bool = False) -> Tensor:
+def _pooled(captured: tuple[Capture, ...], case: EvaluationCase, method: GradientCAM, centered: bool = False) -> Tensor:
     view = case.inputs.views[0]
     cells = view.cells.flatten()
-    activations = [one.activations for one in captured]
-    if centerd:
+    activations = [layer.activations for layer in captured]
+    if centered:
         activations = [A - A[..., cells, :].mean(-2, keepdim=True) for A in activations]
-    maps = ops.pool(activations, [one.gradients for one in captured], cells, method.aggregation)
+    maps = ops.pool(activations, [layer.gradients for layer in captured], cells, method.aggregation)
     return mean_by_word(maps.view(-1, *view.cells.shape), case.words)
 
 
-def compare_profiles(adapter: Adapter[Any], cases: list[Case], method: GradientCAM) -> list[dict[str, Any]]:
-    """The second round: one entry per refinement of ``method``'s raw maps, best first."""
+def compare_profiles(adapter: Adapter[Any], cases: list[EvaluationCase], method: GradientCAM) -> list[dict[str, Any]]:
+    """The second round: one entry for each refinement of the raw maps of `method`, best first."""
     rows: dict[RefineConfig, list[Metrics]] = {}
-    for case in tqdm(cases, "profiles"):
+    for case in track(cases, "profiles"):
         raw = _pooled(_captured(adapter, case, method, _state_of(method)), case, method)
         for config in profiles():
             rows.setdefault(config, []).append(measure(case, refined(raw, config, case.inputs, case.answer)))
-    entries = [_summary(of) | {"profile": asdict(config)} for config, of in rows.items()]
+    entries = [_summary(measured) | {"profile": asdict(config)} for config, measured in rows.items()]
     return ranked(entries)
 
 
 def measure_deletion(
-    adapter: Adapter[Any], cases: list[Case], method: GradientCAM, entries: list[dict[str, Any]]
+    adapter: Adapter[Any], cases: list[EvaluationCase], method: GradientCAM, entries: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The third round: those of ``entries`` within one standard error of the highest F3, `FINALISTS` at most, with
-    their deletion, lowest first."""
-    least = level(entries)
-    finalists = [entry for entry in entries if entry["f3"] >= least][:FINALISTS]
+    """The third round: the deletion of the candidates among `entries`, at most `FINALISTS`, lowest first."""
+    threshold = min_f3(entries)
+    finalists = [entry for entry in entries if entry["f3"] >= threshold][:FINALISTS]
     configs = [RefineConfig(**entry["profile"]) for entry in finalists]
     rows: list[list[Metrics]] = [[] for _ in finalists]
-    for case in tqdm(cases, "deletion"):
+    for case in track(cases, "deletion"):
         raw = _pooled(_captured(adapter, case, method, _state_of(method)), case, method)
         perturbation = Perturbation(adapter, case.inputs, case.trajectory, case.words)
         for config, row in zip(configs, rows, strict=True):
@@ -161,33 +167,33 @@ def measure_deletion(
 
 
 def compare_ideas(
-    adapter: Adapter[Any], cases: list[Case], method: GradientCAM, config: RefineConfig
+    adapter: Adapter[Any], cases: list[EvaluationCase], method: GradientCAM, config: RefineConfig
 ) -> list[dict[str, Any]]:
-    """The fourth round: the choice, and what else could be done."""
+    """The fourth round: the choice, and ideas that the package does not implement."""
     rows: dict[str, list[Metrics]] = {}
-    for case in tqdm(cases, "ideas"):
+    for case in track(cases, "ideas"):
         captured = {state: _captured(adapter, case, method, state) for state in ("committed", "remask")}
         committed, remask = (_pooled(captured[state], case, method) for state in ("committed", "remask"))
         chosen = _pooled(captured[_state_of(method)], case, method)
-        same = (case.owners[:, None] == case.owners).to(chosen.dtype)
+        same = (case.region_index[:, None] == case.region_index).to(chosen.dtype)
         phrases = torch.einsum("uv,vhw->uhw", same / same.sum(1, keepdim=True), chosen)
-        tried = {
+        ideas = {
             "as chosen": chosen,
             "the mean of the states committed and remask": (committed + remask) / 2,
-            "activations centerd over the cells": _pooled(captured[_state_of(method)], case, method, centerd=True),
+            "activations centered over the cells": _pooled(captured[_state_of(method)], case, method, centered=True),
             "one map for all words of an object": phrases,
         }
-        maps = {name: refined(raw, config, case.inputs, case.answer) for name, raw in tried.items()}
+        maps = {name: refined(raw, config, case.inputs, case.answer) for name, raw in ideas.items()}
         if config.needs_guide:
             maps["a guide twice as fine"] = _finely_guided(chosen, config, case)
         perturbation = Perturbation(adapter, case.inputs, case.trajectory, case.words)
-        for name, of in maps.items():
-            rows.setdefault(name, []).append(_scored(case, perturbation, of))
-    return [{"idea": name} | _summary(of) for name, of in rows.items()]
+        for name, idea_maps in maps.items():
+            rows.setdefault(name, []).append(_scored(case, perturbation, idea_maps))
+    return [{"idea": name} | _summary(measured) for name, measured in rows.items()]
 
 
-def _finely_guided(raw: Tensor, config: RefineConfig, case: Case) -> Tensor:
-    """Refined along the edges between quarters of cells."""
+def _finely_guided(raw: Tensor, config: RefineConfig, case: EvaluationCase) -> Tensor:
+    """Refined with a guide of twice the resolution: each cell has four."""
     boxes = case.inputs.views[0].boxes
     x0, y0, x1, y1 = boxes.unbind(-1)
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
@@ -198,8 +204,8 @@ def _finely_guided(raw: Tensor, config: RefineConfig, case: Case) -> Tensor:
     rows = [torch.stack(row, 2).flatten(1, 2) for row in quarters]
     fine = torch.stack(rows, 1).flatten(0, 1)
     guide = cell_colors(case.inputs.image, fine).to(raw.device)
-    blown = F.interpolate(raw[:, None], scale_factor=2, mode="bilinear", align_corners=False)[:, 0]
-    smooth = ops.guided_filter(blown, guide, 2 * config.guide_radius, config.guide_epsilon)
+    upsampled = F.interpolate(raw[:, None], scale_factor=2, mode="bilinear", align_corners=False)[:, 0]
+    smooth = ops.guided_filter(upsampled, guide, 2 * config.guide_radius, config.guide_epsilon)
     return refined(F.avg_pool2d(smooth, 2), replace(config, denoise="none"), case.inputs, case.answer)
 
 
@@ -209,35 +215,35 @@ def _state_of(method: GradientCAM) -> StateName:
     return method.state
 
 
-def _scored(case: Case, perturbation: Perturbation, maps: Tensor) -> Metrics:
+def _scored(case: EvaluationCase, perturbation: Perturbation, maps: Tensor) -> Metrics:
     return measure(case, maps) | curve_metrics(perturbation.curves(maps))
 
 
 def _summary(rows: list[Metrics]) -> dict[str, Any]:
-    """`summarize`, with the correlation between words that name different things."""
-    alike = [value for row in rows for value in row["inter_word_correlation"]]
-    return summarize(rows) | {"inter_word_correlation": statistics.fmean(alike)}
+    """`summarize`, with the inter-word correlation."""
+    correlations = [value for row in rows for value in row["inter_word_correlation"]]
+    return summarize(rows) | {"inter_word_correlation": statistics.fmean(correlations)}
 
 
 def describe(profile: dict[str, Any]) -> str:
-    """A profile of the second round in a few words."""
+    """A short name for a profile of the second round."""
     smooth = {
         "gaussian": f"gaussian {profile['smoothing_sigma']}",
         "guided": f"guided {profile['guide_radius']}, {profile['guide_epsilon']:g}",
     }.get(profile["denoise"], profile["denoise"])
     debias = f"SICD {profile['c_rep']}/{profile['c_high']}" if profile["debiasing"] else ""
-    times = profile["attenuation_weights"][0] / RAW.attenuation_weights[0]
-    attenuate = f"CBA x{times:.0f}" if profile["attenuation"] else ""
+    factor = profile["attenuation_weights"][0] / RAW.attenuation_weights[0]
+    attenuate = f"CBA x{factor:.0f}" if profile["attenuation"] else ""
     parts = (smooth, "DACG" * profile["gating"], attenuate, debias)
     return " + ".join(part for part in parts if part)
 
 
 def main(
-    count: Annotated[int, typer.Option(help="Selection scenes.")] = 40,
+    count: Annotated[int, typer.Option(help="Number of selection scenes.")] = 40,
     attention: Annotated[str, typer.Option(help="Attention topology, prefix or joint.")] = "prefix",
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
-    """Runs the four rounds and prints the best of each."""
+    """Run the four rounds and print the best of each."""
     adapter = models.load("tiny", attention=attention)
     cases = list(draw_cases(adapter, count, SELECTION_SEED))
     raw = compare_raw(adapter, cases)

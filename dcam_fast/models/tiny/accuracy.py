@@ -20,8 +20,8 @@ HELD_OUT_SEED = 20_260_000  # training draws from seeds 1 and 11
 BATCH = 50
 
 
-def held_out(count: int, seed: int = HELD_OUT_SEED, hard: bool = False) -> list[scenes.Scene]:
-    """Draws `count` scenes on the full canvas, of one to four objects or hard ones."""
+def held_out_scenes(count: int, seed: int = HELD_OUT_SEED, hard: bool = False) -> list[scenes.Scene]:
+    """`count` scenes on the full canvas, plain or hard."""
     rng = np.random.default_rng(seed)
     return [scenes.sample_scene(rng, hard=hard) for _ in range(count)]
 
@@ -29,9 +29,12 @@ def held_out(count: int, seed: int = HELD_OUT_SEED, hard: bool = False) -> list[
 def dialogues(
     drawn: list[scenes.Scene], kind: str, seed: int = HELD_OUT_SEED
 ) -> list[tuple[scenes.Scene, scenes.Dialogue]]:
-    """The dialogue of one kind about every scene that has an unambiguous one.
+    """The dialogues of one kind, for each scene that has an unambiguous one.
 
-    `kind` is `"caption"`, or one of `scenes.QUESTIONS` and `scenes.RELATIONS`.
+    Args:
+        drawn: the scenes.
+        kind: `"caption"`, or one of `scenes.QUESTIONS` and `scenes.RELATIONS`.
+        seed: of the questions.
     """
     rng = np.random.default_rng(seed + 1)
     pairs = [
@@ -40,68 +43,68 @@ def dialogues(
     return [(scene, dialogue) for scene, dialogue in pairs if dialogue is not None]
 
 
-def exact(
+def exact_matches(
     model: TinyForMaskedDiffusion,
     pairs: list[tuple[scenes.Scene, scenes.Dialogue]],
     steps: int | None,
     attention: Attention,
 ) -> list[bool]:
-    """For every dialogue, whether the model's answer is exactly right.
+    """For each dialogue, whether the model's answer is exactly the correct one.
 
     Args:
-        model: on a CPU.
-        pairs: scenes with their dialogues.
-        steps: denoising steps of an answer (None: one token a step).
-        attention: topology of the generation.
+        model: the model.
+        pairs: from `dialogues`.
+        steps: denoising steps; None for one token a step.
+        attention: the topology.
     """
     config = model.config
     right: list[bool] = []
     for start in range(0, len(pairs), BATCH):
         batch = pairs[start : start + BATCH]
         pixels = to_pixel_values(np.stack([scene.image for scene, _ in batch]))
-        prompts = torch.tensor([encode_words(d.prompt.split(), config.prompt_length, PAD) for _, d in batch])
-        answers = torch.tensor([encode_words(d.answer, config.answer_length, EOS) for _, d in batch])
+        prompts = torch.tensor([encode_words(pair[1].prompt.split(), config.prompt_length, PAD) for pair in batch])
+        answers = torch.tensor([encode_words(pair[1].answer, config.answer_length, EOS) for pair in batch])
         tokens = model.generate(pixels, prompts, steps, attention=attention).tokens
         right += (tokens == answers).all(1).tolist()
     return right
 
 
 def measure(path: Path, count: int, steps: int | None, attention: Attention, hard: bool) -> dict[str, dict[str, float]]:
-    """Share of exact answers and number of dialogues for each kind, and for captions by number of objects.
+    """Share of exact answers and number of dialogues, for each kind and for captions by number of objects.
 
     Args:
         path: folder of the weights.
-        count: held-out scenes.
-        steps: denoising steps of an answer (None: one token a step).
-        attention: topology of the generation.
-        hard: whether the scenes are hard ones.
+        count: number of scenes.
+        steps: denoising steps; None for one token a step.
+        attention: the topology.
+        hard: measure on hard scenes.
     """
     model = TinyForMaskedDiffusion.from_pretrained(path).float().eval()
-    drawn = held_out(count, hard=hard)
+    drawn = held_out_scenes(count, hard=hard)
     table = {}
     for kind in ("caption", *scenes.QUESTIONS, *scenes.RELATIONS):
         pairs = dialogues(drawn, kind)
-        right = exact(model, pairs, steps, attention)
+        right = exact_matches(model, pairs, steps, attention)
         table[kind] = {"exact": sum(right) / len(right), "count": len(right)}
         if kind == "caption":
             by_objects = defaultdict(list)
-            for (scene, _), hit in zip(pairs, right, strict=True):
-                by_objects[len(scene.objects)].append(hit)
-            for objects, hits in sorted(by_objects.items()):
+            for (scene, _), correct in zip(pairs, right, strict=True):
+                by_objects[len(scene.objects)].append(correct)
+            for objects, matches in sorted(by_objects.items()):
                 table[f"caption, {objects} object{'s' * (objects > 1)}"] = {
-                    "exact": sum(hits) / len(hits),
-                    "count": len(hits),
+                    "exact": sum(matches) / len(matches),
+                    "count": len(matches),
                 }
     return table
 
 
 def main(
     weights: Annotated[Path, typer.Option(help="Folder of the weights.")] = WEIGHTS,
-    count: Annotated[int, typer.Option(help="Held-out scenes of each sort.")] = 500,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps of an answer (default: one token a step).")] = None,
+    count: Annotated[int, typer.Option(help="Number of plain and of hard scenes.")] = 500,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: one token a step.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
-    """Prints the share of exact answers by kind: on plain scenes for both attention topologies, and on hard ones."""
+    """Print the share of exact answers by kind: on plain scenes with both topologies, and on hard scenes."""
     tables = {
         "plain, prefix": measure(weights, count, steps, "prefix", False),
         "plain, joint": measure(weights, count, steps, "joint", False),

@@ -1,4 +1,4 @@
-"""The embedded model's word-level tokenizer and image processor."""
+"""Words and pixels of the embedded model: a word-level tokenizer and an image processor."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOKENIZER: Final = "tokenizer.json"
 
 
 def build_tokenizer() -> Tokenizer:
-    """The tokenizer of the embedded model: one token for each word, in lower case, and for each punctuation mark."""
+    """The tokenizer of the embedded model: one token for each lower-case word or punctuation mark."""
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -40,30 +40,34 @@ def build_tokenizer() -> Tokenizer:
 
 
 def encode_words(words: tuple[str, ...] | list[str], length: int, fill: int) -> list[int]:
-    """Token ids of known words, padded with `fill` to `length`."""
+    """Token ids of words of the vocabulary, padded with `fill` to `length`."""
     ids = [VOCABULARY.index(word) for word in words]
     return ids + [fill] * (length - len(ids))
 
 
 def to_pixel_values(images: NDArray[np.uint8]) -> Tensor:
-    """Images, uint8 `[B, H, W, 3]`, as float32 `[B, 3, H, W]` in -1..1."""
+    """From uint8 `[B, H, W, 3]` to float32 `[B, 3, H, W]` in -1..1."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 @dataclass(frozen=True)
 class TinyImageProcessor:
-    """Resizes an RGB image for the model: the longest side becomes 128 pixels, and both sides whole cells.
+    """Resizes any RGB image to the canvas of the model, whose sides are multiples of a cell.
 
     Attributes:
-        longest: length in pixels of the longer side.
-        shortest: minimum length in pixels of the shorter side, so that a narrow image still has a few rows of cells.
+        longest: pixels of the longer side.
+        shortest: minimum pixels of the shorter side, so that a narrow image still has several rows of cells.
+
+    Example:
+        >>> TinyImageProcessor()(np.zeros((480, 640, 3), np.uint8)).shape
+        torch.Size([1, 3, 96, 128])
     """
 
     longest: int = scenes.CANVAS
     shortest: int = 48
 
     def canvas(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) in pixels to which an image of `height` by `width` is resized."""
+        """The (height, width) in pixels that an image of `height` by `width` is resized to."""
         scale = self.longest / max(height, width)
         rows, columns = (
             min(self.longest, max(self.shortest, CELL * round(side * scale / CELL))) for side in (height, width)
@@ -71,7 +75,7 @@ class TinyImageProcessor:
         return rows, columns
 
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
-        """An image, uint8 `[H, W, 3]`, resized, as float32 `[1, 3, h, w]` in -1..1."""
+        """From an image uint8 `[H, W, 3]` to float32 `[1, 3, h, w]` in -1..1."""
         height, width = self.canvas(*image.shape[:2])
         pil = Image.fromarray(image)
         if pil.size != (width, height):

@@ -1,33 +1,34 @@
 """Trains the embedded model from scratch: `dcam-fast train-tiny`.
 
-There are five stages. All are counted in steps and seeded, so the same machine and torch give the same weights.
+There are five stages, counted in steps and seeded. A run on the same machine and torch gives the same weights.
 
-1. The vision tower learns which words the caption of a scene contains, from the words alone (no masks, no positions).
-   It takes the place of a pretrained encoder; without it the language model learns only word priors.
-2. The whole model learns to denoise captions and answers (LLaDA's objective) on growing images.
+1. The vision tower alone learns which words the caption of a scene has, without masks or positions. It takes the place
+   of the pretrained encoder of a large model. Without it the language model learns only word priors.
+2. The whole model learns to denoise captions and answers (the objective of LLaDA, arXiv 2502.09992), on a curriculum
+   of growing canvases.
 3. It learns the hard scenes, from the averaged weights and with new optimizers.
-4. The same with more questions: left/right relations are the hardest to learn.
-5. Mostly questions about left/right relations, first in scenes of two objects, then in larger ones.
+4. The same with more questions, because left/right relations are the hardest to learn.
+5. Mostly questions about left and right, first in scenes of two objects, then in larger ones.
 
-A stage is saved every `SAVE_EVERY` steps. Started again with the same folder, it continues from there.
+A stage is saved every `SAVE_EVERY` steps and continues from there when started again with the same folder.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from dcam_fast import scenes
 from dcam_fast.folders import check_writable, replacing
+from dcam_fast.models.tiny.curriculum import STAGES, TOWER, TrainingPhase, TrainingStage
 from dcam_fast.models.tiny.layers import CELL, TinyConfig, VisionTower
 from dcam_fast.models.tiny.modeling import TinyForMaskedDiffusion
 from dcam_fast.models.tiny.processing import (
@@ -43,117 +44,42 @@ from dcam_fast.models.tiny.processing import (
 from dcam_fast.scenes.textures import TEXTURES
 
 SAVE_EVERY = 100
-QUESTIONS = {
-    "color": 0.16,
-    "object": 0.22,
-    "absent": 0.10,
-    "count": 0.06,
-    "background": 0.06,
-    "left": 0.20,
-    "right": 0.20,
-}
-SIDES = {"left": 0.45, "right": 0.45, "object": 0.10}
-CONTENT = VOCABULARY.index(scenes.SHAPES[0])  # from here on, words name something in the image
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Consecutive steps with the same settings.
-
-    Attributes:
-        steps: number of steps.
-        batch: scenes in a step.
-        canvases: sizes (height, width) of images in pixels, one drawn per step.
-        objects: minimum and maximum per scene; hard scenes have two to six.
-        maskings: of each answer, in one packed sequence.
-        questions: share of scenes with a question instead of a caption.
-        joint: share of steps with joint attention.
-        hard: share of hard scenes.
-        kinds: of questions, with their shares.
-    """
-
-    steps: int
-    batch: int
-    canvases: tuple[tuple[int, int], ...]
-    objects: tuple[int, int]
-    maskings: int = 4
-    questions: float = 0.0
-    joint: float = 0.0
-    hard: float = 0.0
-    kinds: Mapping[str, float] = field(default_factory=lambda: QUESTIONS)
-
-
-FULL = (128, 128)
-MIXED = (FULL, FULL, FULL, FULL, FULL, (96, 128), (128, 96), (112, 128))
-TOWER = (Phase(800, 64, ((64, 64),), (1, 1)), Phase(700, 48, ((96, 96),), (1, 3)))
-DENOISER = (
-    Phase(220, 48, ((64, 64),), (1, 1)),
-    Phase(220, 48, ((96, 96),), (1, 2), questions=0.15),
-    Phase(360, 48, ((96, 96), (96, 96), (80, 112), (112, 112)), (1, 3), questions=0.25),
-    Phase(900, 40, MIXED, (1, 4), questions=0.35),
-    Phase(1100, 40, MIXED, (1, 4), questions=0.35, joint=0.25),
-)
-HARDER = (Phase(1100, 40, MIXED, (1, 4), questions=0.35, joint=0.25, hard=0.6),)
-RELATIONS = (Phase(1500, 40, MIXED, (1, 4), questions=0.55, joint=0.25, hard=0.6),)
-BESIDE = (
-    Phase(400, 48, ((96, 96), (80, 112)), (2, 2), questions=0.8, joint=0.1, kinds=SIDES),
-    Phase(300, 40, MIXED, (2, 3), questions=0.6, joint=0.2, kinds=SIDES),
-    Phase(600, 40, MIXED, (1, 4), questions=0.5, joint=0.25, hard=0.5),
-)
-
-
-@dataclass(frozen=True)
-class TrainingStage:
-    """A separate run with new optimizers.
-
-    Attributes:
-        name: of its file.
-        phases: its steps.
-        seed: of its scenes and maskings.
-        rate: factor of the learning rates.
-    """
-
-    name: str
-    phases: tuple[Phase, ...]
-    seed: int
-    rate: float
-
-
-STAGES = (
-    TrainingStage("denoiser", DENOISER, 1, 1.0),
-    TrainingStage("harder", HARDER, 2, 0.5),
-    TrainingStage("relations", RELATIONS, 3, 0.5),
-    TrainingStage("beside", BESIDE, 4, 0.5),
-)
+CONTENT = VOCABULARY.index(scenes.SHAPES[0])  # the first of the words that describe the image
 TOWER_RATE, MUON_RATE, ADAM_RATE = 3e-3, 2e-2, 3e-3
-WARMUP, DECAY, FLOOR = 50, 0.40, 0.02  # steps; share of the run with linear decay; the rate at its end
+WARMUP, DECAY, FLOOR = 50, 0.40, 0.02  # steps; share of the run with linear decay; final share of the peak
 
 
-def schedule(step: int, total: int) -> float:
+def learning_rate(step: int, total: int) -> float:
     """Learning rate at `step` as a share of the peak: linear warm-up, constant, linear decay."""
     decay = (total - step) / (DECAY * total)
     return min(1.0, (step + 1) / WARMUP, max(FLOOR, decay))
 
 
-def _plan(phases: tuple[Phase, ...]) -> list[Phase]:
-    return [phase for phase in phases for _ in range(phase.steps)]
+def _phase_of_step(phases: tuple[TrainingPhase, ...], scale: float) -> list[TrainingPhase]:
+    """The phase of each step, for a share `scale` of the steps."""
+    return [phase for phase in phases for _ in range(phase.steps)][:: round(1 / scale)]
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, TextColumn("{task.fields[metrics]}"))
 
 
 def _offset(rng: np.random.Generator, canvas: tuple[int, int], grid: int) -> tuple[int, int]:
-    """A random place for a smaller image in the full grid, so that all row and column embeddings are trained."""
+    """A random position of a canvas in the largest grid, so that all row and column embeddings are trained."""
     row, column = (int(rng.integers(grid - side // CELL + 1)) for side in canvas)
     return row, column
 
 
-def draw_dialogue(rng: np.random.Generator, scene: scenes.Scene, phase: Phase) -> scenes.Dialogue:
-    """The caption of a scene or, with the phase's probability, an unambiguous question about it."""
+def draw_dialogue(rng: np.random.Generator, scene: scenes.Scene, phase: TrainingPhase) -> scenes.Dialogue:
+    """The caption of a scene or, with the probability of the phase, an unambiguous question about it."""
     if rng.random() < phase.questions:
         kind = str(rng.choice(list(phase.kinds), p=list(phase.kinds.values())))
         return scenes.question(rng, scene, kind) or scenes.caption(scene)
     return scenes.caption(scene)
 
 
-def _draw_scenes(rng: np.random.Generator, phase: Phase) -> tuple[list[scenes.Scene], Tensor, tuple[int, int]]:
+def _draw_scenes(rng: np.random.Generator, phase: TrainingPhase) -> tuple[list[scenes.Scene], Tensor, tuple[int, int]]:
     canvas = phase.canvases[rng.integers(len(phase.canvases))]
     low, high = phase.objects
     drawn = [
@@ -166,7 +92,7 @@ def _draw_scenes(rng: np.random.Generator, phase: Phase) -> tuple[list[scenes.Sc
 
 
 class TowerObjective(nn.Module):
-    """Predicts the caption's words from cell logits, pooled by log-mean-exp, and the background from their mean."""
+    """The loss of the vision tower: the words of the caption, from the log-mean-exp over cells, and the background."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -178,14 +104,19 @@ class TowerObjective(nn.Module):
         nn.init.constant_(self.words.bias, -2.0)
 
     def forward(self, features: Tensor, drawn: list[scenes.Scene]) -> tuple[Tensor, Tensor]:
-        """Loss, and the share of scenes whose highest-scoring (color, shape) pair is present."""
+        """The loss, and the share of scenes whose most probable (color, shape) pair is present."""
         present = [
-            {w for o in s.objects for w in ((o.color, o.shape), (o.size, o.shape), (o.shape,), (o.color,))}
-            for s in drawn
+            {
+                label
+                for item in scene.objects
+                for label in ((item.color, item.shape), (item.size, item.shape), (item.shape,), (item.color,))
+            }
+            for scene in drawn
         ]
         target = torch.tensor([[float(label in words) for label in self.labels] for words in present])
-        area = np.log(4.0)  # an object covers about four cells
-        pooled = self.words(features).float().flatten(1, 2).logsumexp(1) - area
+        pooled = self.words(features).float().flatten(1, 2).logsumexp(1) - np.log(
+            4.0
+        )  # an object covers about four cells
         texture = torch.tensor([TEXTURES.index(scene.background) for scene in drawn])
         texture_logits = self.textures(features).float().flatten(1, 2).mean(1)
         loss = F.binary_cross_entropy_with_logits(pooled, target, reduction="none").sum(1).mean() / 4
@@ -195,11 +126,16 @@ class TowerObjective(nn.Module):
 
 
 def mask_answers(answers: Tensor, maskings: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Masks answers, int64 `[B, L]`, at K stratified rates.
+    """Masks answers at stratified rates.
+
+    Args:
+        answers: int64 `[B, L]`.
+        maskings: number K of masked versions of each answer.
+        generator: the source of randomness.
 
     Returns:
-        Canvases, int64 `[B, K, L]`, and LLaDA's loss weights, float32 `[B, K, L]`: 1 / rate at a masked position, else
-        0.
+        Canvases int64 `[B, K, L]`, and the loss weights of LLaDA, float32 `[B, K, L]`: 1 / rate at a masked position,
+        0 elsewhere.
     """
     batch, length = answers.shape
     rate = (torch.arange(maskings) + torch.rand(batch, maskings, generator=generator)) / maskings
@@ -222,27 +158,38 @@ def _clip_and_step(parameters: list[nn.Parameter], optimizers: list[torch.optim.
 
 
 def train_tower(config: TinyConfig, scale: float) -> dict[str, Tensor]:
-    """Trains stage 1 and returns the tower's weights."""
+    """The first stage. Returns the weights of the vision tower."""
     rng = np.random.default_rng(11)
     torch.manual_seed(0)
     tower, objective = VisionTower(config), TowerObjective(config.vision_sizes[1])
     parameters = [*tower.parameters(), *objective.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=TOWER_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    plan = _plan(TOWER)[:: round(1 / scale)]
-    for step, phase in enumerate(bar := tqdm(plan, "vision tower")):
-        optimizer.param_groups[0]["lr"] = TOWER_RATE * schedule(step, len(plan))
-        drawn, pixels, canvas = _draw_scenes(rng, phase)
-        with _autocast():
-            features = tower(pixels, _offset(rng, canvas, config.grid))
-            loss, top = objective(features, drawn)
-        _clip_and_step(parameters, [optimizer], loss)
-        bar.set_postfix(loss=f"{loss.item():.3f}", pair=f"{top.item():.2f}")
+    phases = _phase_of_step(TOWER, scale)
+    with _progress() as progress:
+        task = progress.add_task("vision tower", total=len(phases), metrics="")
+        for step, phase in enumerate(phases):
+            optimizer.param_groups[0]["lr"] = TOWER_RATE * learning_rate(step, len(phases))
+            drawn, pixels, canvas = _draw_scenes(rng, phase)
+            with _autocast():
+                features = tower(pixels, _offset(rng, canvas, config.grid))
+                loss, accuracy = objective(features, drawn)
+            _clip_and_step(parameters, [optimizer], loss)
+            progress.update(task, advance=1, metrics=f"loss {loss.item():.3f}, pair {accuracy.item():.2f}")
     return tower.state_dict()
 
 
 @dataclass
 class TrainingRun:
-    """The state of a stage of the whole model from step to step. `state` and `load` make it resumable."""
+    """The state of a stage after some steps.
+
+    Attributes:
+        model: the model.
+        average: exponential moving average of its weights.
+        optimizers: for the matrices of the transformer, the other weights, and the vision tower.
+        rng: the source of scenes.
+        generator: the source of masks.
+        step: number of finished steps.
+    """
 
     model: TinyForMaskedDiffusion
     average: dict[str, Tensor]
@@ -253,19 +200,17 @@ class TrainingRun:
 
     @staticmethod
     def start(model: TinyForMaskedDiffusion, stage: TrainingStage) -> TrainingRun:
-        """A run that begins with the model's current weights."""
+        """A run from the current weights of a model."""
         matrices: list[nn.Parameter] = []
         tower: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, parameter in model.named_parameters():
-            kind = (
-                tower
-                if name.startswith("vision")
-                else matrices
-                if parameter.ndim == 2 and name.startswith("blocks")
-                else others
-            )
-            kind.append(parameter)
+            if name.startswith("vision"):
+                tower.append(parameter)
+            elif parameter.ndim == 2 and name.startswith("blocks"):
+                matrices.append(parameter)
+            else:
+                others.append(parameter)
         optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Muon(matrices, lr=stage.rate * MUON_RATE, momentum=0.95, weight_decay=0.01),
             torch.optim.AdamW(others, lr=stage.rate * ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01),
@@ -278,6 +223,7 @@ class TrainingRun:
         return TrainingRun(model, average, optimizers, np.random.default_rng(seed), torch.Generator().manual_seed(seed))
 
     def state(self) -> dict[str, object]:
+        """What `load` needs to continue the run."""
         return {
             "model": self.model.state_dict(),
             "average": self.average,
@@ -288,6 +234,7 @@ class TrainingRun:
         }
 
     def load(self, state: dict[str, Any]) -> None:
+        """Continues from a saved `state`."""
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -296,12 +243,12 @@ class TrainingRun:
         self.generator.set_state(state["generator"])
         self.step = state["step"]
 
-    def advance(self, phase: Phase, total: int) -> dict[str, str]:
-        """Runs one step; returns what the progress bar shows."""
+    def advance(self, phase: TrainingPhase, total: int) -> str:
+        """One step. Returns the metrics for the progress bar."""
         model = self.model
         for optimizer in self.optimizers:
             group = optimizer.param_groups[0]
-            group["lr"] = group["peak"] * schedule(self.step, total)
+            group["lr"] = group["peak"] * learning_rate(self.step, total)
         drawn, pixels, canvas = _draw_scenes(self.rng, phase)
         dialogues = [draw_dialogue(self.rng, scene, phase) for scene in drawn]
         prompts = torch.tensor([_encode_prompt(dialogue.prompt, model.config.prompt_length) for dialogue in dialogues])
@@ -324,8 +271,8 @@ class TrainingRun:
             for name, value in model.state_dict().items():
                 self.average[name].lerp_(value, 1 - decay)
         content = (weights > 0) & (target >= CONTENT)
-        right = (logits.argmax(-1) == target)[content].float().mean().item()
-        return {"loss": f"{loss.item():.3f}", "content": f"{right:.2f}", "canvas": f"{canvas[0]}x{canvas[1]}"}
+        accuracy = (logits.argmax(-1) == target)[content].float().mean().item()
+        return f"loss {loss.item():.3f}, content {accuracy:.2f}, canvas {canvas[0]}x{canvas[1]}"
 
 
 def _encode_prompt(prompt: str, length: int) -> list[int]:
@@ -333,35 +280,36 @@ def _encode_prompt(prompt: str, length: int) -> list[int]:
 
 
 def _finish(run: TrainingRun, stage: TrainingStage, folder: Path, scale: float) -> None:
-    """Runs a stage to its end and saves it regularly. Saving is atomic, so a killed run leaves no partial file."""
-    plan = _plan(stage.phases)[:: round(1 / scale)]
-    saved = folder / f"{stage.name}.pt"
-    if saved.exists():
-        run.load(torch.load(saved, weights_only=False))
-    bar = tqdm(total=len(plan), initial=run.step, desc=stage.name)
-    while run.step < len(plan):
-        shown = run.advance(plan[run.step], len(plan))
-        bar.set_postfix(shown)
-        bar.update()
-        if run.step % SAVE_EVERY == 0 or run.step == len(plan):
-            with replacing(folder, "train") as draft:
-                torch.save(run.state(), draft / saved.name)
-                export(run, draft / "model")
+    """Advances a run to its end. It is saved on the way, atomically."""
+    phases = _phase_of_step(stage.phases, scale)
+    checkpoint = folder / f"{stage.name}.pt"
+    if checkpoint.exists():
+        run.load(torch.load(checkpoint, weights_only=False))
+    with _progress() as progress:
+        task = progress.add_task(stage.name, total=len(phases), completed=run.step, metrics="")
+        while run.step < len(phases):
+            metrics = run.advance(phases[run.step], len(phases))
+            progress.update(task, advance=1, metrics=metrics)
+            if run.step % SAVE_EVERY == 0 or run.step == len(phases):
+                with replacing(folder, "train") as draft:
+                    torch.save(run.state(), draft / checkpoint.name)
+                    export(run, draft / "model")
 
 
 def train(folder: Path, *, scale: float = 1.0, compile: bool = False) -> Path:
-    """Trains the embedded model.
+    """Trains the model.
 
     Args:
-        folder: of the checkpoints. A run that was stopped continues from the last one.
-        scale: share of the steps to run (0.01 for a smoke test).
-        compile: whether to compile the layers with `torch.compile`, which is a third faster and needs a C++ compiler.
+        folder: of the checkpoints. A stopped run continues from the last one.
+        scale: share of the steps, 1/n of them; 0.01 is a smoke test.
+        compile: compile the transformer layers with `torch.compile`: a third faster, needs a C++ compiler.
 
     Returns:
-        The folder of the model, for `dcam_fast.models.load`.
+        The folder of the model, as `dcam_fast.models.load` reads it.
 
     Raises:
-        ValueError: for a scale that is not above 0 and at most 1.
+        ValueError: unless `scale` is above 0 and at most 1.
+        OSError: if the folder cannot be written to.
     """
     if not 0 < scale <= 1:
         raise ValueError(f"train: scale must be above 0 and at most 1, got {scale}")
@@ -385,7 +333,7 @@ def train(folder: Path, *, scale: float = 1.0, compile: bool = False) -> Path:
 
 
 def export(run: TrainingRun, path: Path) -> None:
-    """Writes a folder for `dcam_fast.models.load`: configuration, tokenizer, and averaged weights in bfloat16."""
+    """Writes configuration, tokenizer and averaged weights in bfloat16, as `dcam_fast.models.load` reads them."""
     model = copy.deepcopy(run.model)
     model.load_state_dict(run.average)
     model.bfloat16().save_pretrained(path)

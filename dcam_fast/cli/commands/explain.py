@@ -1,0 +1,124 @@
+"""`dcam-fast explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.text import Text
+
+from dcam_fast.cli.console import (
+    check_name,
+    colored_answer,
+    error_console,
+    load_explainer,
+    one_line,
+    out_console,
+    progress_bar,
+    report_error,
+)
+from dcam_fast.cli.options import Device, Dtype, Model, TrustRemoteCode
+
+if TYPE_CHECKING:
+    from dcam_fast.streaming import Step
+
+STREAM_LEGEND: Final = (
+    "Each line: step, answer so far (_ is masked), new tokens with the pixel (x, y) at the center of the strongest "
+    'cell of their map. The saved maps are those of the steps (state "committed").'
+)
+
+
+@one_line
+def explain(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images of any size and mode.")],
+    prompt: Annotated[
+        str | None, typer.Option(help="The question. Default: the model's request for a caption.")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="A word or phrase of the answer, or 'all'; repeatable. Default: the content words."),
+    ] = None,
+    method: Annotated[str, typer.Option(help="Attribution method: default, published, grad_cam, tam, ...")] = "default",
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Refinement: default, unguided, released or paper. Default: that of the method."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Output folder, with one folder for each image.")] = Path("dcam-out"),
+    model: Model = "tiny",
+    device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
+    dtype: Dtype = None,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Print each token when it is unmasked, with the pixel (x, y) where its map is strongest. Saves the "
+            "maps of the steps (state committed). Needs a gradient method.",
+        ),
+    ] = False,
+) -> None:
+    """Explain a model's answers about images."""
+    with out_console.status("loading"):
+        from dcam_fast.attribution.methods.presets import method_named
+        from dcam_fast.config import profile as profile_named
+        from dcam_fast.folders import check_replaceable
+        from dcam_fast.models import check_dtype
+        from dcam_fast.output.files import PAGE, RECORD
+
+    check_name(method_named, method, "--method")
+    if profile is not None:
+        check_name(profile_named, profile, "--profile")
+    if dtype is not None:
+        check_name(check_dtype, dtype, "--dtype")
+    targets: str | list[str] = target or "content"
+    if targets == ["all"]:
+        targets = "all"
+    explainer = load_explainer(model, device=device, trust_remote_code=trust_remote_code, dtype=dtype)
+
+    failures = []
+    with progress_bar() as progress:
+        named_images = list(zip(images, _folder_names(images), strict=True))
+        for image, name in progress.track(named_images, description="explaining"):
+            try:
+                check_replaceable(out / name, RECORD, "explain")
+                if stream:
+                    progress.console.print(STREAM_LEGEND, style="dim", markup=False)
+                    steps = explainer.stream(image, prompt, method=method, profile=profile)
+                    for step in steps:
+                        progress.console.print(_step_line(step))
+                    explanation = steps.explanation(targets)
+                else:
+                    explanation = explainer.explain(image, prompt, targets, method=method, profile=profile)
+                explanation.save(out / name)
+            except Exception as error:  # go on with the other images
+                failures.append(error)
+                continue
+            progress.console.print(" ".join(str(image).split()), style="bold", markup=False)
+            progress.console.print(Text("  ") + colored_answer(explanation))
+            progress.console.print(f"  {out / name / PAGE}", markup=False)
+    for failure in failures:
+        report_error(failure)
+    if failures:
+        if len(images) > 1:
+            error_console.print(f"{len(failures)} of {len(images)} images could not be explained", style="bold")
+        raise typer.Exit(1)
+
+
+def _step_line(step: Step) -> Text:
+    """A denoising step, as described by `STREAM_LEGEND`."""
+    new_tokens = []
+    for token, map in zip(step.tokens, step.maps, strict=True):
+        x0, y0, x1, y1 = step.boxes.flatten(0, 1)[map.argmax()].tolist()
+        new_tokens.append(f"{token.text} ({(x0 + x1) / 2:.0f}, {(y0 + y1) / 2:.0f})")
+    return Text(f"{step.index:4}  ", "dim") + Text(step.text) + Text(f"  {', '.join(new_tokens)}", "dim")
+
+
+def _folder_names(images: list[Path]) -> list[str]:
+    """A distinct folder name for each image: its name without the ending, numbered where that is taken."""
+    names: list[str] = []
+    for image in images:
+        stem = image.stem if image.stem.strip(".") else "image"  # "...png" would name the parent folder
+        candidates = [stem, *(f"{stem}-{number}" for number in range(2, len(images) + 1))]
+        names.append(next(name for name in candidates if name not in names))
+    return names

@@ -1,0 +1,22 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Option(metavar="PATH", help="tiny (the embedded model), or the folder of a checkpoint.")]
+Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda or cuda:1.")]
+Dtype = Annotated[str | None, typer.Option(help="float32 or bfloat16. Default: that of the model family.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")]
+Attention = Annotated[str | None, typer.Option(help="Attention topology. Default: that of the model.")]
+Data = Annotated[
+    str, typer.Option(metavar="NAME", help="scenes, hard-scenes, coco:FOLDER, grandf:FOLDER or folder:FOLDER.")
+]
+Limit = Annotated[int, typer.Option(min=1, help="Maximum number of samples.")]
+DataSeed = Annotated[int | None, typer.Option(min=0, help="Seed of the scenes. Default: that of the selection scenes.")]
+SceneSeed = Annotated[int, typer.Option(min=0, help="Seed of the scenes.")]
+Hard = Annotated[
+    bool, typer.Option("--hard", help="Up to six objects that overlap and look alike, on richer backgrounds.")
+]

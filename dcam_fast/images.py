@@ -138,7 +138,7 @@ def exif_orientation(path: Path) -> int:
 
 
 def open_image(path: Path) -> Image.Image:
-    """A file as a decoded, upright PIL image of its own mode.
+    """A file as a decoded, upright PIL image in the mode of the file.
 
     Raises:
         FileNotFoundError, PermissionError, ImageError: as `load_image`.

@@ -17,9 +17,10 @@ from dcam_fast._version import __version__
 from dcam_fast.attribution import AttributionMethod, Resources, scores
 from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
-from dcam_fast.attribution.engine import CHUNK, log_probabilities_with_and_without
+from dcam_fast.attribution.engine import CHUNK
 from dcam_fast.attribution.methods.gradient_cam import build_targets
 from dcam_fast.attribution.methods.shared import describe
+from dcam_fast.attribution.probabilities import log_probabilities_with_and_without
 from dcam_fast.attribution.refinement import refined
 from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.config import RefineConfig

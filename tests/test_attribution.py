@@ -10,10 +10,11 @@ from torch import Tensor
 from dcam_fast import models, scenes
 from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.answer_states import canvases
-from dcam_fast.attribution.engine import capture, log_probabilities
+from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM, build_targets, maps_of_targets
 from dcam_fast.attribution.methods.presets import METHODS, method_named
 from dcam_fast.attribution.objectives import Scores, evaluate
+from dcam_fast.attribution.probabilities import log_probabilities
 from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.models.adapter import AdapterError, Hidden, Trajectory
 from dcam_fast.models.tiny.adapter import TinyAdapter, TinyInputs

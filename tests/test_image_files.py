@@ -1,4 +1,4 @@
-"""`load_image` over formats and modes: what a file says of its pixels is honoured where it can be read."""
+"""`load_image` over formats and modes: what a file says of its pixels is honored where it can be read."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ class HidesItsStreams(TinyAdapter):
         self.has_two_streams = False
 
 
-class SeesItsNeighbours(TinyAdapter):
+class SeesItsNeighbors(TinyAdapter):
     def canvas_layer(self, index: int, canvas: Tensor, context: Any, inputs: TinyInputs) -> Tensor:
         after = super().canvas_layer(index, canvas, context, inputs)
         return after + after.mean(0, keepdim=True)
@@ -226,7 +226,7 @@ BROKEN: list[tuple[type[TinyAdapter], str]] = [
     (HalfTheGradient, "must be those of the full graph"),
     (HalfTheGradient, "must do together what layer does"),
     (HidesItsStreams, "has_two_streams must be True exactly where"),
-    (SeesItsNeighbours, "the logits that each has alone"),
+    (SeesItsNeighbors, "the logits that each has alone"),
     (Double, "logits must be float32"),
     (Fails, "words: must not fail, got KeyError('no such word')"),
     (CannotEncode, "encode and generate must work, got RuntimeError('out of ink')"),

@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 # Rows of hidden states in one batch. More is no faster (benchmarks/attribution/passes.py) and takes more memory.
 ROWS = 4096
 CHUNK = 16  # canvases that are embedded at once
-SMALL_CHUNK = 3  # targets of a small model that are scored at once: a few tasks for each thread
 
 # Receives the gradients at the output of one target layer: index into the target layers, map indices int64 [n],
 # activations [n, S, D] (or [S, D] where all canvases share them) and gradients [n, S, D].
@@ -174,7 +173,7 @@ def _score(
     The LM head sees only their rows, one canvas at a time, so that rounding does not depend on the other targets.
     """
     positions = torch.cat((targets.positions[rows], targets.distractors[rows]))[None]
-    logits = adapter.logits(_select(top, slice(slot, slot + 1)), positions, inputs)[0]
+    logits = adapter.logits(select(top, slice(slot, slot + 1)), positions, inputs)[0]
     return evaluate(objective, Scores(logits[: len(rows)], logits[len(rows) :], targets.tokens[rows])).sum()
 
 
@@ -205,7 +204,7 @@ def _receive(
 # ------------------------------------------------------------------------------------------------------------- forward
 
 
-def _run(adapter: Adapter[Any], hidden: Hidden, inputs: Inputs, layers: range) -> Hidden:
+def run_layers(adapter: Adapter[Any], hidden: Hidden, inputs: Inputs, layers: range) -> Hidden:
     for index in layers:
         hidden = adapter.layer(index, hidden, inputs)
     return hidden
@@ -262,7 +261,7 @@ def _with_own_images(
         while start < len(group):
             part = slice(start, start + size)
             try:
-                top, kept = _forward(adapter, inputs, _select(embedded, part), layers, end, limit)
+                top, kept = _forward(adapter, inputs, select(embedded, part), layers, end, limit)
             except AllowanceError:
                 if size == 1:
                     raise _too_small(limit) from None
@@ -274,7 +273,7 @@ def _with_own_images(
             start += size
 
 
-def _select(hidden: Hidden, part: slice) -> Hidden:
+def select(hidden: Hidden, part: slice) -> Hidden:
     """The hidden states of some canvases."""
     if hidden.canvas is None:
         return Hidden(hidden.image[part])
@@ -291,15 +290,15 @@ def _forward(
 ) -> tuple[Hidden, list[Tensor]]:
     """The hidden states at the output of the last layer, and the image stream at the output of each target layer."""
     with torch.no_grad():
-        hidden = _run(adapter, embedded, inputs, range(layers[0] + 1)).split()
+        hidden = run_layers(adapter, embedded, inputs, range(layers[0] + 1)).split()
     kept = [hidden.image]
     with torch.enable_grad(), Meter(limit):
         for segment in _segments(layers, end):
-            hidden = compiled(_run)(adapter, hidden, inputs, segment)
+            hidden = compiled(run_layers)(adapter, hidden, inputs, segment)
             kept.append(hidden.image)
     if end < adapter.num_layers:
         with torch.no_grad():
-            top = _run(adapter, hidden, inputs, range(end, adapter.num_layers))
+            top = run_layers(adapter, hidden, inputs, range(end, adapter.num_layers))
         if hidden.canvas is None or top.canvas is None:
             hidden = Hidden(_straight_through(hidden.image, top.image))
         else:
@@ -360,57 +359,3 @@ def _check_canvas(canvas: Tensor | None) -> Tensor:
     if canvas is None:
         raise AdapterError("embed: canvas must be a separate stream where has_two_streams is True, got one stream")
     return canvas
-
-
-# -------------------------------------------------------------------------------------------------------------- replay
-
-
-@torch.no_grad()
-def log_probabilities(adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch) -> Tensor:
-    """Log-probability `[T]` of each target's token at its canvas."""
-    hidden = _run(adapter, adapter.embed(inputs, targets.canvases), inputs, range(adapter.num_layers))
-    return _token_log_probabilities(adapter, hidden, inputs, targets)
-
-
-@torch.no_grad()
-def log_probabilities_with_and_without(
-    adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch, layer: int, cells: Tensor, ablated: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Log-probability `[T]` of each target's token, and the same with the activations of some cells replaced by the
-    mean of the other cells.
-
-    Args:
-        adapter: of the model.
-        inputs: image and prompt, encoded.
-        targets: the tokens and their canvases.
-        layer: the layer whose output is changed. Only the layers above it run once for each target.
-        cells: int64 `[N]`, rows of the image stream.
-        ablated: bool `[T, N]`, the cells to replace for each target.
-    """
-    below = _run(adapter, adapter.embed(inputs, targets.canvases), inputs, range(layer + 1))
-    above = range(layer + 1, adapter.num_layers)
-
-    @torch.no_grad()
-    def visible() -> Tensor:
-        return _token_log_probabilities(adapter, _run(adapter, below, inputs, above), inputs, targets)
-
-    @torch.no_grad()
-    def without(part: slice) -> Tensor:
-        rows = _select(below, part).split()
-        states = rows.image[:, cells]
-        kept = (~ablated[part]).to(states.dtype)[..., None]
-        mean = (states * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
-        image = rows.image.index_copy(1, cells, torch.where(ablated[part][..., None], mean, states))
-        hidden = _run(adapter, Hidden(image, rows.canvas), inputs, above)
-        return _token_log_probabilities(adapter, hidden, inputs, targets.part(part))
-
-    size = SMALL_CHUNK if adapter.small else len(targets)
-    tasks: list[Callable[[], Tensor]] = [visible]
-    tasks += [functools.partial(without, slice(start, start + size)) for start in range(0, len(targets), size)]
-    first, *others = run_all(tasks)
-    return first, torch.cat(others)
-
-
-def _token_log_probabilities(adapter: Adapter[Any], hidden: Hidden, inputs: Inputs, targets: TargetBatch) -> Tensor:
-    logits = adapter.logits(hidden, targets.positions[:, None], inputs)[:, 0]
-    return logits.log_softmax(-1).gather(1, targets.tokens[:, None])[:, 0]

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
-from dcam_fast.attribution.engine import log_probabilities
 from dcam_fast.attribution.methods.gradient_cam import build_targets
+from dcam_fast.attribution.probabilities import log_probabilities
 from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
 from dcam_fast.modes import own_modes

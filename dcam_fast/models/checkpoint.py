@@ -25,7 +25,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from dcam_fast.models.adapter import AdapterError
 from dcam_fast.models.weights import check_files
 
-# The errors that a model's code raises on an unusable configuration.
+# The errors that a model's code raises on a configuration it cannot read.
 CONFIG_ERRORS: Final = (
     OSError,
     RuntimeError,
@@ -121,7 +121,7 @@ class Part:
 
     Attributes:
         name: a folder or a Hub id, as the constructor gives it.
-        folder: the folder on this machine, None if there is none.
+        folder: the folder on this machine, None if it is absent.
         model: built from its configuration, without weights.
     """
 

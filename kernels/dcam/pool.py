@@ -37,7 +37,7 @@ def relu(x):
 
 @triton.jit
 def load_rows(base, cells, n, d, N, S, D, stride):
-    """Cells n, channels d as float32 [n, d]: 0 beyond N and D, NaN where a cell is none of the S rows."""
+    """Cells n, channels d as float32 [n, d]: 0 beyond N and D, NaN where a cell is not one of the S rows."""
     inside = n < N
     if cells is None:
         rows = n.to(tl.int64)

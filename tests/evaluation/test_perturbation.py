@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from dcam_fast import scenes
 from dcam_fast.attribution import METHODS
-from dcam_fast.attribution.engine import log_probabilities
 from dcam_fast.attribution.methods.activation import Activation
 from dcam_fast.attribution.methods.random import Random
+from dcam_fast.attribution.probabilities import log_probabilities
 from dcam_fast.evaluation.perturbation import Perturbation, by_strength
 from dcam_fast.evaluation.randomization import randomization_test, randomized_from_top, reinitialize
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word

@@ -318,7 +318,7 @@ def test_releases_of_transformers(checkpoint: Path, monkeypatch: pytest.MonkeyPa
         models.load(str(checkpoint))
 
 
-def test_the_other_familys_package(family: str, checkpoint: Path) -> None:
+def test_the_package_of_the_other_family(family: str, checkpoint: Path) -> None:
     other = next(name for name in CLASSES if name != family)
     with package(other), pytest.raises(AdapterError, match=r"`llava` must be that of https://.*only one of them"):
         models.load(str(checkpoint))

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from dcam_fast import Explainer
 from dcam_fast.attribution.answer_states import canvases
-from dcam_fast.attribution.engine import capture, log_probabilities
+from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM, build_targets
+from dcam_fast.attribution.probabilities import log_probabilities
 from dcam_fast.models import AdapterError
 from dcam_fast.models.adapter import OPEN
 from dcam_fast.models.diffusion_gemma.adapter import DiffusionGemmaAdapter, DiffusionGemmaInputs

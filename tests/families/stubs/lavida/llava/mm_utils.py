@@ -1,4 +1,4 @@
-"""Stand-in: tiles and tokens, as the package's own module offers them."""
+"""Stub: tiles and tokens, as the package's own module offers them."""
 
 from llava_parts import process_images, tokenizer_image_token
 

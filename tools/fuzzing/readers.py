@@ -28,7 +28,7 @@ from dcam_fast.explanation import Explanation
 from dcam_fast.images import load_image
 
 ERRORS: Final = (ValueError, TypeError, FileNotFoundError)
-MESSAGE: Final = re.compile(r"(load_image|datasets|coco|Explanation\.load): .+ must .+, got .+")  # on one line
+MESSAGE: Final = re.compile(r"(load_image|decode|CocoCaptions|Explanation\.load): .+ must .+, got .+")  # on one line
 ODD: Final = (None, True, -1, 0, 3, 7.5, 1e300, float("nan"), float("inf"), 10**400, "", "x", "\udce9", [], {}, [[]])
 
 

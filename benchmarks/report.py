@@ -75,9 +75,7 @@ def accuracy() -> str:
 
 
 def latency() -> str:
-    """Latency next to busy processes, if a run is committed."""
-    if not any(RESULTS.glob("*-latency.json")):
-        return "No run is committed yet."
+    """Latency next to busy processes."""
     return report_latency.latency(*newest("*-latency.json"))
 
 

@@ -9,9 +9,9 @@ from typing import SupportsIndex
 
 from PIL import Image
 
-from dcam_fast.explained import ExplainedAnswer
-from dcam_fast.modes import own_modes
+from dcam_fast.explained_answer import ExplainedAnswer
 from dcam_fast.output import files, html, pictures
+from dcam_fast.torch_modes import own_modes
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -24,7 +24,7 @@ from dcam_fast.attribution.probabilities import log_probabilities_with_and_witho
 from dcam_fast.attribution.refinement import refined
 from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.config import RefineConfig
-from dcam_fast.explained import Target, Token
+from dcam_fast.explained_answer import Target, Token
 from dcam_fast.explanation import Explanation
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
 from dcam_fast.models.text import pieces_of, spell

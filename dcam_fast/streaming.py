@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dcam_fast.attribution.by_word import mean_by_word, positions_of
 from dcam_fast.attribution.resources import computing
-from dcam_fast.explained import Token
+from dcam_fast.explained_answer import Token
 from dcam_fast.explanation import Explanation
 from dcam_fast.models.adapter import OPEN, Trajectory, Word
 from dcam_fast.session import Session, TargetsLike, checked_targets, choose

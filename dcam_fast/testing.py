@@ -15,7 +15,7 @@ from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets
 from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.models.adapter import NO_MASK, OPEN, Adapter, AdapterError, Hidden, Inputs, Trajectory
-from dcam_fast.modes import own_modes
+from dcam_fast.torch_modes import own_modes
 from dcam_fast.words import is_sign
 
 TOLERANCE = 1e-5  # relative, of gradients in float32: above rounding, far below the effect of a wrong graph

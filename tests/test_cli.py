@@ -21,7 +21,7 @@ from dcam_fast import scenes
 from dcam_fast.cli import app as cli
 from dcam_fast.cli import console, demonstration
 from dcam_fast.cli.commands.explain import STREAM_LEGEND
-from dcam_fast.explained import Target, Token
+from dcam_fast.explained_answer import Target, Token
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import load_image
 

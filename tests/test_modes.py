@@ -19,8 +19,8 @@ from dcam_fast.evaluation.cases import prepare
 from dcam_fast.evaluation.datasets.synthetic import Scenes
 from dcam_fast.evaluation.runner import EvaluationConfig, evaluate_sample
 from dcam_fast.models.tiny.adapter import TinyAdapter
-from dcam_fast.modes import own_modes
 from dcam_fast.testing import check_adapter
+from dcam_fast.torch_modes import own_modes
 
 PICTURE = scenes.sample_scene(np.random.default_rng(12), 96, 96, 2).image
 

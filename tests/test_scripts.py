@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcam_fast.explained import Target, Token
+from dcam_fast.explained_answer import Target, Token
 from dcam_fast.explanation import Explanation
 from dcam_fast.output import fonts
 from dcam_fast.output import pictures as rendering

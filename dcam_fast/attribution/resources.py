@@ -16,7 +16,7 @@ from torch import Tensor
 from dcam_fast.attribution.threads import threads_of
 from dcam_fast.checks import check_count, check_switch
 from dcam_fast.models.adapter import Adapter
-from dcam_fast.modes import ProcessWide, own_modes
+from dcam_fast.torch_modes import ProcessWide, own_modes
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
-from dcam_fast.evaluation.cases import EvaluationCase, Metrics, case_maps, curve_metrics, measure, prepare
+from dcam_fast.evaluation.cases import EvaluationCase, case_maps, prepare
 from dcam_fast.evaluation.datasets.synthetic import Scenes
+from dcam_fast.evaluation.measurement import Metrics, curve_metrics, measure
 from dcam_fast.evaluation.perturbation import Perturbation
 from dcam_fast.models.adapter import Adapter
 

@@ -20,7 +20,7 @@ from dcam_fast.attribution.methods.gradient_cam import build_targets
 from dcam_fast.attribution.probabilities import log_probabilities
 from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.models.adapter import Adapter, ImageView, Inputs, Trajectory, Word
-from dcam_fast.modes import own_modes
+from dcam_fast.torch_modes import own_modes
 
 SHARES = (1 / 64, 1 / 8)  # of the cells: 4 and 32 of a grid of 16 x 16
 BATCH_SIZE = 16  # images in one forward pass

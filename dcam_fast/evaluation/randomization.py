@@ -18,7 +18,7 @@ from dcam_fast.attribution.methods.shared import all_raw_maps
 from dcam_fast.attribution.refinement import refined
 from dcam_fast.evaluation.metrics import correlation
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
-from dcam_fast.modes import own_modes
+from dcam_fast.torch_modes import own_modes
 
 
 def reinitialize(module: nn.Module, generator: torch.Generator) -> None:

@@ -11,8 +11,8 @@ from typing import IO, Any, Final
 
 import torch
 
-from dcam_fast.entries import Entry, read_json
 from dcam_fast.folders import check_writable, naming, replacing, write_json
+from dcam_fast.json_entries import Entry, read_json
 
 RUN: Final = "run.json"
 RECORDS: Final = "records.jsonl"

@@ -25,16 +25,17 @@ from dcam_fast.attribution.methods.shared import describe
 from dcam_fast.attribution.threads import threads_of
 from dcam_fast.config import profile as profile_by_name
 from dcam_fast.evaluation.aggregate import Aggregate, Estimate
-from dcam_fast.evaluation.cases import EvaluationCase, case_maps, curve_metrics, mask_maps, measure, prepare
+from dcam_fast.evaluation.cases import EvaluationCase, case_maps, mask_maps, prepare
 from dcam_fast.evaluation.datasets import Dataset
+from dcam_fast.evaluation.measurement import curve_metrics, measure
 from dcam_fast.evaluation.perturbation import SHARES, Perturbation
 from dcam_fast.evaluation.randomization import randomization_test
 from dcam_fast.evaluation.records import Record, open_records
 from dcam_fast.evaluation.registry import METRICS
 from dcam_fast.folders import replacing, write_json
 from dcam_fast.models.adapter import Adapter
-from dcam_fast.modes import own_modes
 from dcam_fast.ops.threads import set_num_threads
+from dcam_fast.torch_modes import own_modes
 
 SCHEMA: Final = 2
 TRUE_MASK: Final = "true_mask"  # the ground truth as a map, not a method: an upper bound for localization

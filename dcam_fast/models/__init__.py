@@ -18,7 +18,7 @@ import torch
 from dcam_fast.checks import check_switch, check_text
 from dcam_fast.models.adapter import Adapter, AdapterError
 from dcam_fast.models.tiny import WEIGHTS
-from dcam_fast.modes import own_modes
+from dcam_fast.torch_modes import own_modes
 
 __all__ = ["DTYPES", "FAMILIES", "Adapter", "AdapterError", "check_device", "load"]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dcam_fast.images import cell_colors
-from dcam_fast.modes import own_modes
+from dcam_fast.torch_modes import own_modes
 from dcam_fast.words import Word as Word  # part of the interface
 
 NO_MASK: Final = -1  # the mask token of a family that has none and denoises uniform noise

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dcam_fast.entries import Entry, read_json
-from dcam_fast.explained import ExplainedAnswer, Target, Token
+from dcam_fast.explained_answer import ExplainedAnswer, Target, Token
 from dcam_fast.folders import locked, replacing, write_json, write_text
 from dcam_fast.images import load_image
+from dcam_fast.json_entries import Entry, read_json
 from dcam_fast.output.html import to_html
 from dcam_fast.output.pictures import contact_sheet, overlays
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dcam_fast.explained import ExplainedAnswer
+from dcam_fast.explained_answer import ExplainedAnswer
 from dcam_fast.ops.overlay import color_table
 from dcam_fast.output.pictures import fit, groundedness_color, resized
 

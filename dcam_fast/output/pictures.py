@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dcam_fast import ops
-from dcam_fast.explained import ExplainedAnswer
+from dcam_fast.explained_answer import ExplainedAnswer
 from dcam_fast.ops.overlay import color_table
 from dcam_fast.output.fonts import MISSING, Font, missing
 

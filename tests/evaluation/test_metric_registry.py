@@ -6,8 +6,9 @@ from unittest import mock
 
 import pytest
 
-from dcam_fast.evaluation.cases import mask_maps, measure, prepare
+from dcam_fast.evaluation.cases import mask_maps, prepare
 from dcam_fast.evaluation.datasets import Scenes
+from dcam_fast.evaluation.measurement import measure
 from dcam_fast.evaluation.registry import METRICS, Metric, register_metric
 from dcam_fast.evaluation.runner import EvaluationConfig
 from dcam_fast.models.tiny.adapter import TinyAdapter

@@ -16,9 +16,10 @@ from dcam_fast.attribution.methods.presets import DIFFUSION_CAM, PUBLISHED
 from dcam_fast.cli import app as cli
 from dcam_fast.config import DEFAULT, PAPER, RAW
 from dcam_fast.evaluation.aggregate import Estimate
-from dcam_fast.evaluation.cases import case_maps, measure, prepare
+from dcam_fast.evaluation.cases import case_maps, prepare
 from dcam_fast.evaluation.datasets import Region, Sample, Scenes
 from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
+from dcam_fast.evaluation.measurement import measure
 from dcam_fast.evaluation.studies.reproduction import (
     STUDIES,
     TABLE1,

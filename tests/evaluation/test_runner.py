@@ -21,9 +21,10 @@ from dcam_fast import ops, scenes
 from dcam_fast.attribution import METHODS
 from dcam_fast.cli import app as cli
 from dcam_fast.config import RELEASED
-from dcam_fast.evaluation.cases import EvaluationCase, case_maps, mask_maps, measure, prepare
+from dcam_fast.evaluation.cases import EvaluationCase, case_maps, mask_maps, prepare
 from dcam_fast.evaluation.datasets import ImageFolder, Region, Sample, Scenes, open_dataset
 from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
+from dcam_fast.evaluation.measurement import measure
 from dcam_fast.evaluation.records import RECORDS, RUN
 from dcam_fast.evaluation.runner import EvaluationConfig, all_maps, run, summarize
 from dcam_fast.models.tiny.adapter import TinyAdapter

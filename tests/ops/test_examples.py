@@ -9,9 +9,9 @@ import pytest
 
 MODULES = (
     "config",
-    "entries",
+    "json_entries",
     "environment",
-    "modes",
+    "torch_modes",
     "ops.cuda_graphs",
     "ops.diffusion_cam",
     "ops.guided_filter",

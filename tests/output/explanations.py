@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dcam_fast.explained import Target, Token
+from dcam_fast.explained_answer import Target, Token
 from dcam_fast.explanation import Explanation
 
 

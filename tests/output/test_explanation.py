@@ -9,7 +9,7 @@ import pytest
 import torch
 from explanations import make
 
-from dcam_fast.explained import Target, Token
+from dcam_fast.explained_answer import Target, Token
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from PIL import Image
 
 from dcam_fast.evaluation.datasets import CocoCaptions
 from dcam_fast.evaluation.datasets.masks import decode
-from dcam_fast.explained import Target, Token
+from dcam_fast.explained_answer import Target, Token
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import load_image
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from dcam_fast.entries import Entry, read_json
 from dcam_fast.evaluation.datasets import masks
 from dcam_fast.evaluation.datasets.matching import find_terms, plural, spoken_parts
 from dcam_fast.evaluation.datasets.sample import BaseDataset, Region, Sample, find_folder, load_annotated
 from dcam_fast.evaluation.datasets.terms import COCO_SYNONYMS
+from dcam_fast.json_entries import Entry, read_json
 
 
 class CocoCaptions(BaseDataset):

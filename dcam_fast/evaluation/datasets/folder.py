@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dcam_fast.entries import Entry
 from dcam_fast.evaluation.datasets.matching import spoken_parts
 from dcam_fast.evaluation.datasets.sample import BaseDataset, Region, Sample, load_annotated
 from dcam_fast.images import ImageError, open_image
+from dcam_fast.json_entries import Entry
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dcam_fast.entries import Entry, read_json
 from dcam_fast.evaluation.datasets import masks
 from dcam_fast.evaluation.datasets.matching import head_of, plural, spoken_parts
 from dcam_fast.evaluation.datasets.sample import BaseDataset, Region, Sample, find_folder, load_annotated
+from dcam_fast.json_entries import Entry, read_json
 
 _ANNOTATIONS = "annotations/train/GranDf_HA_GCG_train.json"
 _IMAGES = "GranDf_HA_images/train"

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcam_fast.entries import Entry
+from dcam_fast.json_entries import Entry
 
 BEYOND: Final = 1.0  # pixels by which a corner may lie outside the image, because annotation tools round
 _NEED: Final = "polygons or run lengths of the image"

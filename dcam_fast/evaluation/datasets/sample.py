@@ -11,8 +11,8 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from dcam_fast.entries import Entry
 from dcam_fast.images import exif_orientation, load_image
+from dcam_fast.json_entries import Entry
 
 Dataset = Sequence["Sample"]  # what the runner takes; a sample is read when it is indexed, and not cached
 

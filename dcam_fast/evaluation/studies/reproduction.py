@@ -1,7 +1,8 @@
 """The tables of the paper on any model and data: `dcam-fast reproduce table1|table2|sensitivity`.
 
 As in the paper (arXiv 2604.11005), the map of a word is compared with every annotated region of its image (`any_*` of
-`cases.measure`). A map that is the same for all words can do well on this. A last column has F3 for the named region.
+`measurement.measure`). A map that is the same for all words can do well on this. A last column has F3 for the named
+region.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from dcam_fast.attribution.methods.presets import DIFFUSION_CAM, METHODS, PUBLIS
 from dcam_fast.attribution.methods.protocol import AttributionMethod
 from dcam_fast.config import DEFAULT, PAPER, RAW, Mode, RefineConfig
 from dcam_fast.evaluation.aggregate import Aggregate, Estimate
-from dcam_fast.evaluation.cases import case_maps, measure, prepare
+from dcam_fast.evaluation.cases import case_maps, prepare
 from dcam_fast.evaluation.datasets import Dataset
+from dcam_fast.evaluation.measurement import measure
 from dcam_fast.evaluation.registry import METRICS
 from dcam_fast.folders import replacing, write_json, write_text
 from dcam_fast.models.adapter import Adapter

@@ -34,9 +34,10 @@ from dcam_fast.attribution.methods.gradient_cam import GradientCAM, build_target
 from dcam_fast.attribution.objectives import ObjectiveName
 from dcam_fast.attribution.refinement import refined
 from dcam_fast.config import RAW, RefineConfig
-from dcam_fast.evaluation.cases import EvaluationCase, Metrics, curve_metrics, measure
+from dcam_fast.evaluation.cases import EvaluationCase
 from dcam_fast.evaluation.datasets.synthetic import SELECTION_SEED
 from dcam_fast.evaluation.localization import draw_cases, summarize
+from dcam_fast.evaluation.measurement import Metrics, curve_metrics, measure
 from dcam_fast.evaluation.perturbation import Perturbation
 from dcam_fast.images import cell_colors
 from dcam_fast.models.adapter import Adapter

@@ -109,7 +109,16 @@ def test_import_is_light():
     assert loaded == []
 
 
-@pytest.mark.parametrize("forced", ["reference", "cpu"])
+@pytest.mark.parametrize(
+    "forced",
+    [
+        "reference",
+        pytest.param(
+            "cpu",
+            marks=pytest.mark.skipif(_backends.native is None, reason="needs the extension, which is not built here"),
+        ),
+    ],
+)
 def test_forced_backend(forced):
     found = run(
         """

@@ -16,8 +16,9 @@ from typing import Any
 from dcam_fast.benchmarks import report_attribution, report_evaluation, report_latency
 from dcam_fast.benchmarks.results import Results
 from dcam_fast.benchmarks.suite import EXPLANATION
-from dcam_fast.benchmarks.tables import markdown, markdown_table, readable
+from dcam_fast.benchmarks.tables import markdown, readable
 from dcam_fast.evaluation.runner import TRUE_MASK
+from dcam_fast.output.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = (
@@ -71,7 +72,7 @@ def accuracy() -> str:
         for kind in dict.fromkeys(kind for column in columns for kind in column)
     ]
     about = f"On {data['scenes']} held-out scenes of each kind; from `benchmarks/results/{name}`."
-    return "\n".join([about, "", *markdown_table(["exactly right answers", *data["accuracy"]], rows)])
+    return "\n".join([about, "", markdown_table(["exactly right answers", *data["accuracy"]], rows)])
 
 
 def latency() -> str:
@@ -120,7 +121,7 @@ def summary() -> str:
     files = ", ".join(f"`{name}`" for name in (evaluation_name, speed_name, passes_name))
     headers = ["", "published method", "best baseline", "dcam_fast"]
     about = f"{evaluation['words']} words; times on {speed['machine']['cores']} CPU cores. From {files}."
-    return "\n".join([*markdown_table(headers, rows), "", about])
+    return "\n".join([markdown_table(headers, rows), "", about])
 
 
 PARTS: dict[str, Callable[[], str]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dcam_fast.benchmarks.tables import markdown_table
+from dcam_fast.output.tables import markdown_table
 
 
 def attribution(name: str, data: dict[str, Any]) -> str:
@@ -32,7 +32,7 @@ def attribution(name: str, data: dict[str, Any]) -> str:
                 cells.append(
                     [label, f"{row['seconds']:.3f}", f"{speedup:.1f}", f"{above / 2**20:.1f}", f"1 / {share:.1f}"]
                 )
-        lines += markdown_table(["", "seconds", "times as fast", "MiB above inference", "share"], cells)
+        lines.append(markdown_table(["", "seconds", "times as fast", "MiB above inference", "share"], cells))
     return "\n".join(lines)
 
 
@@ -47,5 +47,5 @@ def approximations(name: str, data: dict[str, Any]) -> str:
             [mode, *(f"{row[key]:.3f}" for key in metrics), f"{exact / row['seconds']:.1f}"]
             for mode, row in table.items()
         ]
-        lines += ["", *markdown_table(headers, rows)]
+        lines += ["", markdown_table(headers, rows)]
     return "\n".join(lines)

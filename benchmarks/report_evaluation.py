@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from dcam_fast.benchmarks.tables import markdown_table
 from dcam_fast.evaluation.aggregate import Estimate
 from dcam_fast.evaluation.runner import TRUE_MASK
 from dcam_fast.evaluation.studies.reproduction import STUDIES, Reproduction, to_markdown
 from dcam_fast.evaluation.studies.search import describe
+from dcam_fast.output.tables import markdown_table
 
 # metric, heading, whether higher is better
 Columns = tuple[tuple[str, str, bool], ...]
@@ -47,7 +47,7 @@ def randomization(name: str, data: dict[str, Any]) -> str:
     headers = ["method", *(f"{count} layer{'s' * (count > 1)}" for count in range(1, depth + 1))]
     rows = [[method, *(f"{value:.2f}" for value in curve)] for method, curve in curves.items()]
     about = f"{data['randomized']} scenes; from `benchmarks/results/{name}`."
-    return "\n".join([about, "", *markdown_table(headers, rows)])
+    return "\n".join([about, "", markdown_table(headers, rows)])
 
 
 def study(name: str, data: dict[str, Any]) -> str:
@@ -73,19 +73,19 @@ def search(name: str, data: dict[str, Any]) -> str:
         for rank, entry in [*ranked[:8], first]
     ]  # fmt: skip
     headers = ["rank", "objective", "state", "aggregation", "layers", "pointing", "obj_iou", "F3"]
-    lines += markdown_table(headers, rows, "rllllr")
+    lines.append(markdown_table(headers, rows, "rllllrrr"))
     lines += ["", f"(of {len(ranked)}; the last row is the best entry of the published method)", ""]
     rows = [
         [str(rank), describe(entry["profile"]), *_figures(entry, "pointing", "obj_iou", "concentration", "f3")]
         for rank, entry in enumerate(data["profiles"][:8], 1)
     ]
-    lines += markdown_table(["rank", "refinement", "pointing", "obj_iou", "concentration", "F3"], rows, "rlr")
+    lines.append(markdown_table(["rank", "refinement", "pointing", "obj_iou", "concentration", "F3"], rows, "rlrrrr"))
     lines += ["", f"(of {len(data['profiles'])})", ""]
     measured = ("pointing", "obj_iou", "f3", "deletion_4", "inter_word_correlation")
     headers = ["pointing", "obj_iou", "F3", "deletion, 4 cells", "inter_word_correlation"]
     finalists = [[describe(entry["profile"]), *_figures(entry, *measured)] for entry in data["finalists"]]
     ideas = [[entry["idea"], *_figures(entry, *measured)] for entry in data["ideas"]]
-    lines += [*markdown_table(["finalist", *headers], finalists), "", *markdown_table(["idea", *headers], ideas)]
+    lines += [markdown_table(["finalist", *headers], finalists), "", markdown_table(["idea", *headers], ideas)]
     return "\n".join(lines)
 
 
@@ -114,7 +114,7 @@ def _table(data: dict[str, Any], columns: Columns) -> str:
         for method, row in data["table"].items()
     ]
     headers = ["method", *(f"{title} {'↑' if more else '↓'}" for _, title, more in columns)]
-    return "\n".join(markdown_table(headers, rows))
+    return markdown_table(headers, rows)
 
 
 def _cell(estimate: dict[str, float], best: bool) -> str:

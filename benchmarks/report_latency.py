@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dcam_fast.benchmarks.tables import markdown_table, readable
+from dcam_fast.benchmarks.tables import readable
+from dcam_fast.output.tables import markdown_table
 
 
 def latency(name: str, data: dict[str, Any]) -> str:
@@ -21,4 +22,4 @@ def latency(name: str, data: dict[str, Any]) -> str:
         cells = {row["busy"]: row for row in rows if row["call"] == call}
         figures = [" / ".join(readable(cells[count][key]) for key in ("median", "p95", "p99")) for count in busy]
         table.append([call, *figures])
-    return "\n".join([about, "", *markdown_table(["busy processes", *map(str, busy)], table)])
+    return "\n".join([about, "", markdown_table(["busy processes", *map(str, busy)], table)])

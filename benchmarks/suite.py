@@ -180,14 +180,14 @@ EXPLANATION = "explanation of a caption, embedded model, 3 objects"
 def run_explanation(timer: Timer, *, budget_s: float, max_samples: int) -> list[Entry]:
     """Times generation alone and the whole explanation. Nothing is timed if the answer is wrong."""
     from dcam_fast import Explainer, scenes
-    from dcam_fast.attribution.threads import threads_of
+    from dcam_fast.attribution.resources import computing
 
     scene = scenes.sample_scene(np.random.default_rng(12), objects=3)
     explainer = Explainer.from_pretrained("tiny", device=timer.device)
     inputs = explainer.adapter.encode(scene.image, scenes.CAPTION_PROMPT)
 
     def generate() -> None:
-        with threads_of(explainer.adapter):  # like the explainer
+        with computing(explainer.adapter):  # like the explainer
             explainer.adapter.generate(inputs)
 
     calls: dict[str, Callable[[], object]] = {

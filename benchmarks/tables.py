@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
 from rich import box
 from rich.console import Group
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dcam_fast.benchmarks.results import Entry, Results
+from dcam_fast.output.tables import markdown_table
 
 SCOPES = {
     "op": "One op at a time",
@@ -34,27 +35,6 @@ def readable(seconds: float) -> str:
     if seconds < 1e-3:
         return f"{seconds * 1e6:.1f} µs"
     return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
-def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]], align: str = "lr") -> list[str]:
-    """The lines of a Markdown table.
-
-    Args:
-        headers: one per column.
-        rows: cells as text.
-        align: `l` or `r` per column; the last letter holds for the remaining columns.
-
-    Returns:
-        The header, the rule and one line per row.
-
-    >>> print(*markdown_table(["word", "peak"], [["ring", "0.31"]]), sep="\\n")
-    | word | peak |
-    | --- | ---: |
-    | ring | 0.31 |
-    """
-    letters = align + align[-1] * (len(headers) - len(align))
-    rule = ["---:" if letter == "r" else "---" for letter in letters[: len(headers)]]
-    return [f"| {' | '.join(cells)} |" for cells in (headers, rule, *rows)]
 
 
 def describe(results: Results) -> str:
@@ -123,7 +103,7 @@ def markdown(results: Results, *, level: int = 3, only: tuple[str, ...] = ()) ->
             continue
         lines += [f"{'#' * level} {title}", ""]
         for case, entries in chosen:
-            lines += [f"**{case}**", "", *markdown_table(HEADINGS, rows(entries), "llr"), ""]
+            lines += [f"**{case}**", "", markdown_table(HEADINGS, rows(entries), "ll" + "r" * len(COLUMNS)), ""]
     lines += [f"- {name}: {meaning}" for name, meaning in COLUMNS.items()]
     lines += [f"- {note}" for note in results.notes]
     return "\n".join(lines).rstrip()

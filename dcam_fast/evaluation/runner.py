@@ -22,7 +22,7 @@ from dcam_fast._version import __version__
 from dcam_fast.attribution.methods.presets import METHODS
 from dcam_fast.attribution.methods.protocol import AttributionMethod
 from dcam_fast.attribution.methods.shared import describe
-from dcam_fast.attribution.threads import threads_of
+from dcam_fast.attribution.resources import computing
 from dcam_fast.config import profile as profile_by_name
 from dcam_fast.evaluation.aggregate import Aggregate, Estimate
 from dcam_fast.evaluation.cases import EvaluationCase, case_maps, mask_maps, prepare
@@ -35,7 +35,6 @@ from dcam_fast.evaluation.registry import METRICS
 from dcam_fast.folders import replacing, write_json
 from dcam_fast.models.adapter import Adapter
 from dcam_fast.ops.threads import set_num_threads
-from dcam_fast.torch_modes import own_modes
 
 SCHEMA: Final = 2
 TRUE_MASK: Final = "true_mask"  # the ground truth as a map, not a method: an upper bound for localization
@@ -171,10 +170,9 @@ def all_maps(adapter: Adapter[Any], case: EvaluationCase, config: EvaluationConf
     return {name: maps[name] for name in config.methods}
 
 
-@own_modes()
 def evaluate_sample(adapter: Adapter[Any], dataset: Dataset, index: int, config: EvaluationConfig) -> Record:
     """The record of one sample: its answer, the words that name a region, and the metrics of their maps."""
-    with threads_of(adapter):
+    with computing(adapter):
         return _record(adapter, dataset, index, config)
 
 

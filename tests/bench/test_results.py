@@ -11,7 +11,7 @@ import pytest
 from dcam_fast.benchmarks import op_cases, suite, tables, timing
 from dcam_fast.benchmarks.attribution import memory
 from dcam_fast.benchmarks.results import header, write_result
-from dcam_fast.benchmarks.tables import markdown_table
+from dcam_fast.output.tables import markdown_table
 
 
 @pytest.mark.parametrize("module", [memory, op_cases, suite, tables, timing])
@@ -30,8 +30,8 @@ def test_result_files_begin_with_the_header(tmp_path):
     assert data["rows"] == [1, 2]
 
 
-def test_last_alignment_is_repeated():
-    assert markdown_table(["a", "b", "c"], [["1", "2", "3"]], "rl") == [
+def test_each_column_has_its_alignment():
+    assert markdown_table(["a", "b", "c"], [["1", "2", "3"]], "rll").split("\n") == [
         "| a | b | c |",
         "| ---: | --- | --- |",
         "| 1 | 2 | 3 |",

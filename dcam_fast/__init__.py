@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dcam_fast.explanation import Explanation
     from dcam_fast.images import load_image
     from dcam_fast.models import AdapterError
+    from dcam_fast.models.generation import Generation
     from dcam_fast.ops.threads import get_num_threads, set_num_threads
     from dcam_fast.scenes import sample_image
     from dcam_fast.streaming import Step, Stream
@@ -31,6 +32,7 @@ _MODULE_OF = {
     "Environment": "environment",
     "Explainer": "explainer",
     "Explanation": "explanation",
+    "Generation": "models.generation",
     "GradientCAM": "attribution.methods",
     "RefineConfig": "config",
     "Step": "streaming",
@@ -53,6 +55,7 @@ __all__ = [
     "Environment",
     "Explainer",
     "Explanation",
+    "Generation",
     "GradientCAM",
     "RefineConfig",
     "Step",

@@ -14,12 +14,13 @@ from dcam_fast.attribution import AttributionMethod, Resources
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.attribution.methods.presets import METHODS, method_named
 from dcam_fast.attribution.resources import computing
-from dcam_fast.checks import check_count, check_text
+from dcam_fast.checks import check_text
 from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource, load_image
-from dcam_fast.models.adapter import Adapter
+from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter
+from dcam_fast.models.generation import Generation
 from dcam_fast.ops.cuda_graphs import GraphCache
 from dcam_fast.session import Session, TargetsLike, checked_targets, choose
 from dcam_fast.streaming import Stream
@@ -104,8 +105,7 @@ class Explainer:
         *,
         method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
-        steps: int | None = None,
-        block_length: int | None = None,
+        generation: Generation = DEFAULT_GENERATION,
     ) -> Explanation:
         """Answers `prompt` about `image` and explains words of the answer.
 
@@ -120,8 +120,7 @@ class Explainer:
                 any other `AttributionMethod`.
             profile: how maps are refined: `"default"`, `"unguided"`, `"released"`, `"paper"` or a `RefineConfig` (None:
                 the method's profile).
-            steps: denoising steps of the generation (None: the model's default).
-            block_length: tokens in a block of the generation (None: the model's default).
+            generation: how the answer is generated.
 
         Returns:
             The answer, its tokens and a map for each target.
@@ -134,11 +133,11 @@ class Explainer:
         """
         requested = checked_targets(targets, "explain")
         settings = method_named(method)
-        steps, block_length = _check_options("explain", prompt, profile, steps, block_length)
+        _check_options("explain", prompt, profile, generation)
         with computing(self.adapter, self.resources):
             session = self._session(image, prompt, _name_of(method), settings, profile)
             started = time.perf_counter()
-            trajectory = self.adapter.generate(session.inputs, steps, block_length)
+            trajectory = self.adapter.generate(session.inputs, generation)
             generated = time.perf_counter()
             chosen = choose(requested, self.adapter, trajectory)
             raw = session.raw_maps(trajectory, chosen)
@@ -151,8 +150,7 @@ class Explainer:
         *,
         method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
-        steps: int | None = None,
-        block_length: int | None = None,
+        generation: Generation = DEFAULT_GENERATION,
     ) -> Stream:
         """Answers `prompt` about `image` and explains each token at the denoising step that writes it.
 
@@ -165,21 +163,20 @@ class Explainer:
             method: a name or `GradientCAM` as in `explain`. Its `state` becomes `"committed"`, the only state that
                 exists while the answer is being written.
             profile: as in `explain`.
-            steps: as in `explain`.
-            block_length: as in `explain`.
+            generation: as in `explain`.
 
         Raises:
             ValueError: as in `explain`, and if the model or the method does not support streaming.
             TypeError: as in `explain`.
         """
         settings = method_named(method)
-        steps, block_length = _check_options("stream", prompt, profile, steps, block_length)
+        _check_options("stream", prompt, profile, generation)
         if not isinstance(settings, GradientCAM):
             raise ValueError(f"stream: method must be a GradientCAM or the name of one, got {method!r}")
         committed = replace(settings, state="committed")
         with computing(self.adapter, self.resources):
             session = self._session(image, prompt, f"{_name_of(method)}, streamed", committed, profile)
-            return Stream(session, self.adapter.denoise(session.inputs, steps, block_length))
+            return Stream(session, self.adapter.denoise(session.inputs, generation))
 
     def _session(
         self,
@@ -204,20 +201,15 @@ class Explainer:
         )
 
 
-def _check_options(
-    caller: str,
-    prompt: str | None,
-    profile: str | RefineConfig | None,
-    steps: int | None,
-    block_length: int | None,
-) -> tuple[int | None, int | None]:
-    """`steps` and `block_length` as ints. Raises TypeError or ValueError for an option of the wrong type or value."""
+def _check_options(caller: str, prompt: str | None, profile: str | RefineConfig | None, generation: Generation) -> None:
+    """Raises TypeError or ValueError for an option of the wrong type or value."""
     check_text(caller, "prompt", prompt)
     if isinstance(profile, str):
         profile_named(profile)
     elif profile is not None and not isinstance(profile, RefineConfig):
         raise TypeError(f"{caller}: profile must be a name, a RefineConfig or None, got {profile!r}")
-    return check_count(caller, "steps", steps), check_count(caller, "block_length", block_length)
+    if not isinstance(generation, Generation):
+        raise TypeError(f"{caller}: generation must be a Generation, got {generation!r}")
 
 
 def _name_of(method: str | AttributionMethod) -> str:

@@ -25,6 +25,7 @@ from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.benchmarks.attribution.memory import PeakMemory
 from dcam_fast.benchmarks.attribution.shaped import Shape, ShapedAdapter
 from dcam_fast.models.adapter import AdapterError, Inputs, Word
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
 SMALL = Shape(layers=5, width=32, mlp=48, heads=4, words=61, base=2, rows=3, columns=5, prompt=6, answer=9)
@@ -34,7 +35,7 @@ PICTURE = np.zeros((48, 80, 3), np.uint8)
 def ask_tiny(attention: str) -> Answer:
     adapter = TinyAdapter(attention=attention)  # type: ignore[arg-type]
     inputs = adapter.encode(scenes.sample_scene(np.random.default_rng(5), 96, 128, 3).image, scenes.CAPTION_PROMPT)
-    return Answer(adapter, inputs, adapter.generate(inputs, 8))
+    return Answer(adapter, inputs, adapter.generate(inputs, Generation(8)))
 
 
 def ask_shaped(attention: str, dtype: torch.dtype = torch.float32) -> Answer:

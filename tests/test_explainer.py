@@ -11,6 +11,7 @@ from dcam_fast.attribution import METHODS, scores
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.config import RELEASED
 from dcam_fast.evaluation.localization import draw_cases, method_maps, score, summarize
+from dcam_fast.models.generation import Generation
 
 SEED = 33_000  # of scenes that settings are not chosen on and figures not reported on
 
@@ -173,7 +174,7 @@ def test_every_method_and_profile_runs(explainer: Explainer, scene: scenes.Scene
 
 
 def test_semi_autoregressive_generation(explainer: Explainer, scene: scenes.Scene) -> None:
-    explanation = explainer.explain(scene.image, steps=12, block_length=6)
+    explanation = explainer.explain(scene.image, generation=Generation(steps=12, block_length=6))
     assert max(token.step for token in explanation.tokens) <= 11
 
 

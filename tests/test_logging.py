@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dcam_fast import Explainer
+from dcam_fast.models.generation import Generation
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
 
@@ -17,8 +18,8 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
 def test_an_explanation_is_logged_without_its_content(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "dcam_fast")
     explainer = Explainer.from_pretrained("tiny")
-    explanation = explainer.explain(IMAGE, "describe the image", "all", steps=4)
-    stream = explainer.stream(IMAGE, "describe the image", steps=4)
+    explanation = explainer.explain(IMAGE, "describe the image", "all", generation=Generation(steps=4))
+    stream = explainer.stream(IMAGE, "describe the image", generation=Generation(steps=4))
     assert len(list(stream)) == 4
     stream.explanation()
     levels = [record.levelname for record in caplog.records if record.name.startswith("dcam_fast.")]
@@ -36,7 +37,7 @@ def test_an_explanation_is_logged_without_its_content(caplog: pytest.LogCaptureF
 def test_quiet_by_default() -> None:
     code = (
         "import numpy; from dcam_fast import Explainer;"
-        "Explainer.from_pretrained().explain(numpy.zeros((64, 64, 3), numpy.uint8), steps=2)"
+        "Explainer.from_pretrained().explain(numpy.zeros((64, 64, 3), numpy.uint8), generation=Generation(steps=2))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (run.stdout, run.stderr) == ("", "")

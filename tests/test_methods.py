@@ -28,6 +28,7 @@ from dcam_fast.attribution.methods.shared import all_raw_maps, describe
 from dcam_fast.attribution.methods.tam import Tam, activation_maps, context_of
 from dcam_fast.explainer import Explainer
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
 ATTENTION = torch.tensor([[1.0, 2.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0], [3.0, 0.0, 0.0, 1.0]])
@@ -298,7 +299,7 @@ def test_every_method_explains_the_embedded_model(attention: str) -> None:
     tiny = TinyAdapter(attention=attention)  # type: ignore[arg-type]
     scene = scenes.sample_scene(np.random.default_rng(3), 64, 80, 1)
     inputs = tiny.encode(scene.image, scenes.CAPTION_PROMPT)
-    trajectory = tiny.generate(inputs, 8)
+    trajectory = tiny.generate(inputs, Generation(8))
     words = tiny.words(trajectory)[1:4]
     methods = METHODS | {"llava_cam_smooth": LlavaCam(runs=2)}
     for name, maps in all_raw_maps(methods, Answer(tiny, inputs, trajectory), words).items():
@@ -309,7 +310,9 @@ def test_every_method_explains_the_embedded_model(attention: str) -> None:
 
 def test_explainer_accepts_any_method() -> None:
     scene = scenes.sample_scene(np.random.default_rng(3), 64, 64, 1)
-    explanation = Explainer.from_pretrained().explain(scene.image, targets=[1], method="tam", steps=8)
+    explanation = Explainer.from_pretrained().explain(
+        scene.image, targets=[1], method="tam", generation=Generation(steps=8)
+    )
     assert explanation.provenance["method"] == "tam"
     assert explanation.provenance["kind"] == "Tam"
     assert explanation.maps.max() > 0.99

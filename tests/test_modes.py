@@ -18,6 +18,7 @@ from dcam_fast.attribution import METHODS, Answer, GradientCAM
 from dcam_fast.evaluation.cases import prepare
 from dcam_fast.evaluation.datasets.synthetic import Scenes
 from dcam_fast.evaluation.runner import EvaluationConfig, evaluate_sample
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny.adapter import TinyAdapter
 from dcam_fast.testing import check_adapter
 from dcam_fast.torch_modes import own_modes
@@ -116,7 +117,7 @@ def modes_now() -> tuple[object, ...]:
 
 
 def explain(explainer: Explainer, **options: Any) -> Explanation:
-    return explainer.explain(PICTURE, targets=[1, 2], steps=4, **options)
+    return explainer.explain(PICTURE, targets=[1, 2], generation=Generation(steps=4), **options)
 
 
 def check_same(got: Explanation, expected: Explanation) -> None:
@@ -174,10 +175,10 @@ def test_models_loaded_under_modes_work_outside(expected: Explanation, mode: Any
 def test_streams_cross_modes(mode: Any, attention: str) -> None:
     """Begun in one mode, continued in another and ended in a third; the caller has his own between the steps."""
     explainer = Explainer.from_pretrained("tiny", attention=attention)
-    plain = explainer.stream(PICTURE, steps=4)
+    plain = explainer.stream(PICTURE, generation=Generation(steps=4))
     list(plain)
     with mode():
-        stream = explainer.stream(PICTURE, steps=4)
+        stream = explainer.stream(PICTURE, generation=Generation(steps=4))
         next(stream)
         before = modes_now()
         next(stream)
@@ -209,7 +210,7 @@ def test_modes_are_restored_after_an_error(explainer: Explainer, mode: Any) -> N
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method(explainer: Explainer, method: str) -> None:
     def run() -> Explanation:
-        return explainer.explain(PICTURE, targets=[1], steps=4, method=method)
+        return explainer.explain(PICTURE, targets=[1], generation=Generation(steps=4), method=method)
 
     with all_at_once():
         got = run()
@@ -233,7 +234,7 @@ def test_what_an_adapter_encodes_can_be_differentiated(explainer: Explainer) -> 
     adapter = explainer.adapter
     with torch.inference_mode():
         inputs = adapter.encode(PICTURE, adapter.default_prompt)
-        trajectory = adapter.generate(inputs, 4)
+        trajectory = adapter.generate(inputs, Generation(4))
     words = adapter.words(trajectory)[1:2]
     maps = METHODS["default"].raw_maps(Answer(adapter, inputs, trajectory), words)
     assert bool(maps.isfinite().all())

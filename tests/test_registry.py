@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from dcam_fast import Explainer, models
 from dcam_fast.cli.app import app
 from dcam_fast.models import AdapterError
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny import WEIGHTS
 from dcam_fast.models.tiny.modeling import TinyForMaskedDiffusion
 from dcam_fast.models.tiny.processing import TOKENIZER, build_tokenizer
@@ -88,9 +89,9 @@ def trained(tmp_path: Path) -> Path:
 
 
 def test_a_trained_folder_is_a_model(trained: Path) -> None:
-    wanted = Explainer.from_pretrained("tiny").explain(IMAGE, steps=4)
+    wanted = Explainer.from_pretrained("tiny").explain(IMAGE, generation=Generation(steps=4))
     for model in (trained, str(trained)):
-        explanation = Explainer.from_pretrained(model).explain(IMAGE, steps=4)
+        explanation = Explainer.from_pretrained(model).explain(IMAGE, generation=Generation(steps=4))
         assert explanation.answer == wanted.answer
         assert torch.equal(explanation.maps, wanted.maps)
         assert explanation.provenance["model"] == "trained"
@@ -148,7 +149,7 @@ def test_the_embedded_model_starts_without_heavy_imports() -> None:
     """From a fresh process to an explanation: neither transformers, nor torch's compiler, nor what only draws."""
     code = (
         "import sys, numpy; from dcam_fast import Explainer;"
-        "Explainer.from_pretrained().explain(numpy.zeros((64, 64, 3), numpy.uint8), steps=2);"
+        "Explainer.from_pretrained().explain(numpy.zeros((64, 64, 3), numpy.uint8), generation=Generation(steps=2));"
         "print(*sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -234,5 +235,7 @@ def test_arguments_of_explaining(
 
 
 def test_numpy_counts_are_counts(explainer: Explainer) -> None:
-    got = explainer.explain(IMAGE, targets=[1], steps=np.int64(6), block_length=np.int32(6))  # type: ignore[arg-type]
-    assert torch.equal(got.maps, explainer.explain(IMAGE, targets=[1], steps=6, block_length=6).maps)
+    got = explainer.explain(IMAGE, targets=[1], generation=Generation(steps=np.int64(6), block_length=np.int32(6)))  # type: ignore[arg-type]
+    assert torch.equal(
+        got.maps, explainer.explain(IMAGE, targets=[1], generation=Generation(steps=6, block_length=6)).maps
+    )

@@ -16,6 +16,7 @@ from torch import Tensor
 from dcam_fast import Explainer, scenes
 from dcam_fast.attribution import METHODS, GradientCAM
 from dcam_fast.models.adapter import OPEN, AdapterError, Trajectory
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny.adapter import TinyAdapter
 from dcam_fast.streaming import Step
 
@@ -32,10 +33,12 @@ def explainer(request: pytest.FixtureRequest) -> Explainer:
 def test_stream_gives_the_answer_and_maps_of_explain(
     explainer: Explainer, steps: int, block_length: int | None
 ) -> None:
-    stream = explainer.stream(PICTURE, steps=steps, block_length=block_length)
+    stream = explainer.stream(PICTURE, generation=Generation(steps=steps, block_length=block_length))
     received = list(stream)
     streamed = stream.explanation("all")
-    plain = explainer.explain(PICTURE, None, "all", method=COMMITTED, steps=steps, block_length=block_length)
+    plain = explainer.explain(
+        PICTURE, None, "all", method=COMMITTED, generation=Generation(steps=steps, block_length=block_length)
+    )
     assert [step.index for step in received] == list(range(steps))
     assert streamed.answer == plain.answer
     assert streamed.tokens == plain.tokens
@@ -52,13 +55,13 @@ def test_stream_gives_the_answer_and_maps_of_explain(
 
 
 def test_repr_of_a_step_shows_shapes(explainer: Explainer) -> None:
-    step = next(iter(explainer.stream(PICTURE, steps=6)))
+    step = next(iter(explainer.stream(PICTURE, generation=Generation(steps=6))))
     assert repr(step).startswith("Step(index=0, text='")
     assert repr(step).endswith(f"maps={list(step.maps.shape)})")
 
 
 def test_steps_hold_the_committed_tokens(explainer: Explainer) -> None:
-    stream = explainer.stream(PICTURE, steps=6)
+    stream = explainer.stream(PICTURE, generation=Generation(steps=6))
     steps = list(stream)
     explanation = stream.explanation("all")
     written = [token for step in steps for token in step.tokens if token.position < len(explanation.tokens)]
@@ -77,8 +80,8 @@ def test_steps_hold_the_committed_tokens(explainer: Explainer) -> None:
 def test_partial_trajectories(explainer: Explainer) -> None:
     adapter = explainer.adapter
     inputs = adapter.encode(PICTURE, adapter.default_prompt)
-    finished = adapter.generate(inputs, 6)
-    for index, so_far in enumerate(adapter.denoise(inputs, 6)):
+    finished = adapter.generate(inputs, Generation(6))
+    for index, so_far in enumerate(adapter.denoise(inputs, Generation(6))):
         written = finished.steps <= index
         assert so_far.steps.equal(torch.where(written, finished.steps, OPEN))
         assert so_far.tokens.equal(torch.where(written, finished.tokens, adapter.mask_token))
@@ -120,12 +123,12 @@ def test_stream_can_be_closed_early(explainer: Explainer) -> None:
 
 
 def test_grad_mode_between_steps_is_the_callers(explainer: Explainer) -> None:
-    stream = explainer.stream(PICTURE, steps=3)
+    stream = explainer.stream(PICTURE, generation=Generation(steps=3))
     for step in stream:
         assert torch.is_grad_enabled()
         assert not step.maps.requires_grad
     with torch.no_grad():
-        assert len(list(explainer.stream(PICTURE, steps=3))) == 3
+        assert len(list(explainer.stream(PICTURE, generation=Generation(steps=3)))) == 3
 
 
 @pytest.mark.parametrize(
@@ -186,8 +189,8 @@ def live_bytes() -> int:
 def test_many_explanations_do_not_leak_memory(explainer: Explainer) -> None:
     counts = []
     for index in range(30):
-        explainer.explain(PICTURE, targets=[1], steps=4)
-        for _ in explainer.stream(PICTURE, steps=2):
+        explainer.explain(PICTURE, targets=[1], generation=Generation(steps=4))
+        for _ in explainer.stream(PICTURE, generation=Generation(steps=2)):
             break
         if index in (4, 29):
             counts.append((live_bytes(), threading.active_count(), len(gc.get_objects())))
@@ -202,12 +205,12 @@ def test_concurrent_threads_get_the_same_results() -> None:
         Explainer.from_pretrained("tiny", attention="prefix"),
         Explainer.from_pretrained("tiny", attention="joint", max_memory=9_000_000, deterministic=True),
     ]
-    alone = [explainer.explain(PICTURE, steps=6) for explainer in explainers]
+    alone = [explainer.explain(PICTURE, generation=Generation(steps=6)) for explainer in explainers]
     wrong: list[object] = []
 
     def work(which: int) -> None:
         for _ in range(4):
-            got = explainers[which].explain(PICTURE, steps=6)
+            got = explainers[which].explain(PICTURE, generation=Generation(steps=6))
             if got.answer != alone[which].answer or not torch.allclose(got.maps, alone[which].maps, atol=1e-4):
                 wrong.append(got)
         if not torch.is_grad_enabled():
@@ -225,5 +228,7 @@ def test_concurrent_threads_get_the_same_results() -> None:
 def test_every_gradient_cam_streams(explainer: Explainer) -> None:
     for method in METHODS.values():
         if isinstance(method, GradientCAM):
-            first: Step = next(explainer.stream(PICTURE, method=replace(method, target_layers=(1,)), steps=4))
+            first: Step = next(
+                explainer.stream(PICTURE, method=replace(method, target_layers=(1,)), generation=Generation(steps=4))
+            )
             assert bool(first.maps.isfinite().all())

@@ -15,6 +15,7 @@ from torch import Tensor
 from dcam_fast import Explainer, scenes
 from dcam_fast.attribution import GradientCAM
 from dcam_fast.attribution.threads import run_all, threads_of, workers
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
 R = TypeVar("R")
@@ -92,7 +93,7 @@ def test_the_count_is_restored_after_an_error(adapter: TinyAdapter) -> None:
 
 def test_between_steps_the_count_is_the_callers(adapter: TinyAdapter) -> None:
     counts: list[int] = []
-    stream = Explainer(adapter).stream(PICTURE, steps=2, method=counting(counts))
+    stream = Explainer(adapter).stream(PICTURE, generation=Generation(steps=2), method=counting(counts))
     for _ in stream:
         assert torch.get_num_threads() == 2
         assert on_new_thread(torch.get_num_threads) == 2

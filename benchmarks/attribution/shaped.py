@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dcam_fast.models.adapter import Adapter, Hidden, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Hidden, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.generation import Generation
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class ShapedAdapter(Adapter[ShapedInputs]):
         rotary = tuple(table.to(self.device, self.dtype) for table in (angles.cos(), angles.sin()))
         return ShapedInputs(image, prompt, (view,), min(image.shape[:2]), prefix.to(self.device, self.dtype), rotary)  # type: ignore[arg-type]
 
-    def generate(self, inputs: ShapedInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
+    def generate(self, inputs: ShapedInputs, generation: Generation = DEFAULT_GENERATION) -> Trajectory:
         """A random answer, `per_step` tokens per step."""
         generator = torch.Generator().manual_seed(2)
         tokens = torch.randint(1, self.shape.words, (self.shape.answer,), generator=generator)

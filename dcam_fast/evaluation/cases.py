@@ -17,7 +17,8 @@ from dcam_fast.attribution.methods.shared import all_raw_maps
 from dcam_fast.attribution.refinement import refined
 from dcam_fast.evaluation.datasets.matching import named_words
 from dcam_fast.evaluation.datasets.sample import Sample
-from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs, Trajectory, Word
+from dcam_fast.models.generation import Generation
 from dcam_fast.torch_modes import own_modes
 
 
@@ -58,18 +59,17 @@ class EvaluationCase:
 
 @own_modes()
 def prepare(
-    adapter: Adapter[Any], sample: Sample, steps: int | None = None, block_length: int | None = None
+    adapter: Adapter[Any], sample: Sample, generation: Generation = DEFAULT_GENERATION
 ) -> tuple[str, EvaluationCase | None]:
     """The model's answer about a sample, and its case; None if no word of the answer names a region.
 
     Args:
         adapter: the model.
         sample: the image and its regions.
-        steps: denoising steps; None for the model's default.
-        block_length: of the generation; None for the model's default.
+        generation: how the answer is generated.
     """
     inputs = adapter.encode(sample.image, adapter.default_prompt if sample.prompt is None else sample.prompt)
-    trajectory = adapter.generate(inputs, steps, block_length)
+    trajectory = adapter.generate(inputs, generation)
     answer = adapter.decode(trajectory.tokens[: trajectory.length])
     named = named_words(adapter.words(trajectory), sample)
     if not named:

@@ -14,6 +14,7 @@ from dcam_fast.evaluation.datasets.synthetic import Scenes
 from dcam_fast.evaluation.measurement import Metrics, curve_metrics, measure
 from dcam_fast.evaluation.perturbation import Perturbation
 from dcam_fast.models.adapter import Adapter
+from dcam_fast.models.generation import Generation
 
 DELETION = {"deletion_4": "deletion_1.56%", "deletion_32": "deletion_12.5%"}  # masked cells of 256
 MEANS = ("pointing", "wrong", "obj_iou", "concentration", "f3")
@@ -22,7 +23,7 @@ MEANS = ("pointing", "wrong", "obj_iou", "concentration", "f3")
 def draw_cases(adapter: Adapter[Any], count: int, seed: int, steps: int | None = None) -> Iterator[EvaluationCase]:
     """The cases of `count` scenes. Scenes whose caption has an error have no ground truth and are skipped."""
     for sample in Scenes(count, seed):
-        _, case = prepare(adapter, sample, steps)
+        _, case = prepare(adapter, sample, Generation(steps))
         if case is not None:
             yield case
 

@@ -83,7 +83,7 @@ class Perturbation:
         >>> from dcam_fast import models, sample_image
         >>> adapter = models.load("tiny")
         >>> inputs = adapter.encode(sample_image(), adapter.default_prompt)
-        >>> trajectory = adapter.generate(inputs, 12)
+        >>> trajectory = adapter.generate(inputs, Generation(steps=12))
         >>> words = adapter.words(trajectory)[1:3]
         >>> curves = Perturbation(adapter, inputs, trajectory, words).curves(torch.rand(2, 16, 16))
         >>> curves.deletion.shape

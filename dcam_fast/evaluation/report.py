@@ -226,7 +226,7 @@ def show_cases(
     """
     shown, counts = [], {"best": 0, "worst": 0}
     for label, index, word, value in extremes(records, config.methods[0]):
-        answer, case = prepare(adapter, dataset[index], config.steps, config.block_length)
+        answer, case = prepare(adapter, dataset[index], config.generation)
         if case is None:
             raise RuntimeError(f"show_cases: sample {index} must have the same answer as in the run, got {answer!r}")
         counts[label] += 1

@@ -34,6 +34,7 @@ from dcam_fast.evaluation.records import Record, open_records
 from dcam_fast.evaluation.registry import METRICS
 from dcam_fast.folders import replacing, write_json
 from dcam_fast.models.adapter import Adapter
+from dcam_fast.models.generation import Generation
 from dcam_fast.ops.threads import set_num_threads
 
 SCHEMA: Final = 2
@@ -101,6 +102,11 @@ class EvaluationConfig:
         check_methods(self.methods)
         if self.profile is not None:
             profile_by_name(self.profile)
+
+    @property
+    def generation(self) -> Generation:
+        """How answers are generated."""
+        return Generation(self.steps, self.block_length)
 
     def load(self) -> Adapter[Any]:
         """Loads the model."""
@@ -179,7 +185,7 @@ def evaluate_sample(adapter: Adapter[Any], dataset: Dataset, index: int, config:
 def _record(adapter: Adapter[Any], dataset: Dataset, index: int, config: EvaluationConfig) -> Record:
     started = time.perf_counter()
     sample = dataset[index]
-    answer, case = prepare(adapter, sample, config.steps, config.block_length)
+    answer, case = prepare(adapter, sample, config.generation)
     named = set() if case is None else set(case.region_index.tolist())
     missing = [region.name for number, region in enumerate(sample.regions) if number not in named]
     record: Record = {"index": index, "id": sample.id, "answer": answer, "words": [], "missing": missing, "methods": {}}

@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dcam_fast.images import cell_colors
+from dcam_fast.models.generation import Generation
 from dcam_fast.torch_modes import own_modes
 from dcam_fast.words import Word as Word  # part of the interface
 
 NO_MASK: Final = -1  # the mask token of a family that has none and denoises uniform noise
+DEFAULT_GENERATION: Final = Generation()
 OPEN: Final = torch.iinfo(torch.int64).max  # the step of a position that is still masked: later than any
 
 
@@ -194,12 +196,13 @@ class Adapter(ABC, Generic[InputsT]):
         causal: whether answer tokens attend to earlier ones only.
 
     Example:
+        >>> from dcam_fast import Generation
         >>> from dcam_fast.models import load
         >>> adapter = load("tiny")
         >>> inputs = adapter.encode(np.zeros((96, 128, 3), np.uint8), "describe the image")
         >>> inputs.views[0]
         ImageView(name='image', cells=int64[12, 16], boxes=float32[12, 16, 4])
-        >>> trajectory = adapter.generate(inputs, steps=4)
+        >>> trajectory = adapter.generate(inputs, Generation(steps=4))
         >>> hidden = adapter.embed(inputs, trajectory.tokens[None])
         >>> for index in range(adapter.num_layers):
         ...     hidden = adapter.layer(index, hidden, inputs)
@@ -233,23 +236,20 @@ class Adapter(ABC, Generic[InputsT]):
         """
 
     @own_modes()
-    def generate(self, inputs: InputsT, steps: int | None = None, block_length: int | None = None) -> Trajectory:
+    def generate(self, inputs: InputsT, generation: Generation = DEFAULT_GENERATION) -> Trajectory:
         """Generates an answer: the last trajectory of `denoise`, unless a family overrides it.
 
         Args:
             inputs: from `encode`.
-            steps: denoising steps (None: the model's default).
-            block_length: tokens of the answer that are denoised before the next ones (None: the model's default).
+            generation: how.
 
         Raises:
-            AdapterError: for steps or a block length that the family does not support.
+            AdapterError: for options that the family does not support.
         """
-        (finished,) = deque(self.denoise(inputs, steps, block_length), maxlen=1)
+        (finished,) = deque(self.denoise(inputs, generation), maxlen=1)
         return finished
 
-    def denoise(
-        self, inputs: InputsT, steps: int | None = None, block_length: int | None = None
-    ) -> Iterator[Trajectory]:
+    def denoise(self, inputs: InputsT, generation: Generation = DEFAULT_GENERATION) -> Iterator[Trajectory]:
         """Yields the trajectory so far after every denoising step; the last one is the finished answer.
 
         The token at a position does not change while the position's step does not. A family without a mask token
@@ -257,8 +257,7 @@ class Adapter(ABC, Generic[InputsT]):
 
         Args:
             inputs: from `encode`.
-            steps: as in `generate`.
-            block_length: as in `generate`.
+            generation: how.
 
         Raises:
             AdapterError: where the model's generation cannot be stepped.

@@ -19,6 +19,7 @@ from dcam_fast.attribution.probabilities import log_probabilities
 from dcam_fast.evaluation.perturbation import Perturbation, by_strength
 from dcam_fast.evaluation.randomization import randomization_test, randomized_from_top, reinitialize
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
 TRAJECTORY = Trajectory(torch.tensor([0, 1]), torch.tensor([0, 1]), 2)
@@ -134,7 +135,7 @@ def tiny(request: pytest.FixtureRequest) -> TinyAdapter:
 def test_batched_images_equal_single_images(tiny: TinyAdapter) -> None:
     scene = scenes.sample_scene(np.random.default_rng(4), 64, 64, 1)
     inputs = tiny.encode(scene.image, scenes.CAPTION_PROMPT)
-    trajectory = tiny.generate(inputs, 8)
+    trajectory = tiny.generate(inputs, Generation(8))
     perturbation = Perturbation(tiny, inputs, trajectory, tiny.words(trajectory)[1:3], shares=(1 / 4,), batch_size=4)
     images = [scene.image, scene.image[::-1].copy(), 255 - scene.image]
     queries = [(0, 0), (1, 1), (2, 0), (1, 0), (2, 1)]
@@ -159,7 +160,7 @@ def test_randomization_changes_maps_that_use_the_weights() -> None:
     tiny = TinyAdapter()
     scene = scenes.sample_scene(np.random.default_rng(4), 96, 96, 2)
     inputs = tiny.encode(scene.image, scenes.CAPTION_PROMPT)
-    trajectory = tiny.generate(inputs, 8)
+    trajectory = tiny.generate(inputs, Generation(8))
     weights = {name: value.clone() for name, value in tiny.model.state_dict().items()}
     words = tiny.words(trajectory)[1:4]
     methods = {"default": METHODS["default"], "activation": Activation(), "random": Random()}

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dcam_fast import Explainer, models
+from dcam_fast.models.generation import Generation
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -29,7 +30,9 @@ def check_loading(folder: Path, steps: int, **options: Any) -> int:
                 with safe_open(file, framework="pt") as opened:
                     for key in opened.keys():  # noqa: SIM118
                         assert state[key].equal(opened.get_tensor(key).to(dtype)), f"{key} is not that of {file.name}"
-            explanation = Explainer(adapter).explain(checks.picture(60, 90), checks.PROMPT, [0], steps=steps)
+            explanation = Explainer(adapter).explain(
+                checks.picture(60, 90), checks.PROMPT, [0], generation=Generation(steps=steps)
+            )
             assert bool(explanation.raw_maps.isfinite().all())
     return len(DTYPES) * (len(DTYPES) + 1)
 

@@ -16,6 +16,7 @@ from loading import check_loading
 
 from dcam_fast.models import load
 from dcam_fast.models.adapter import AdapterError
+from dcam_fast.models.generation import Generation
 from dcam_fast.testing import check_adapter
 
 CODE = {"dimple": "lmms-eval/lmms_eval/models/dimple_model", "dream-vl": "vl/train/dreamvl"}  # in a checkout
@@ -73,7 +74,7 @@ def _compare(name: str, subject: DreamSubject) -> None:
     adapter = subject.adapter
     for steps in (1, 3, 8, 20):
         worst = checks.check_generation(subject, IMAGE, steps, LENGTH)
-        taken = int(adapter.generate(adapter.encode(IMAGE, checks.PROMPT), steps).steps.max()) + 1
+        taken = int(adapter.generate(adapter.encode(IMAGE, checks.PROMPT), Generation(steps)).steps.max()) + 1
         print(f"{name}, {steps} steps: the same tokens in {taken} steps, logits within {worst:.1e}")
     worst = checks.check_gradients(subject, IMAGE, tuple(range(LENGTH)))
     print(f"{name}: gradients of the split run within {worst:.1e} of the full graph")

@@ -27,6 +27,7 @@ from dcam_fast.models.adapter import OPEN
 from dcam_fast.models.dream.adapter import DreamAdapter, DreamInputs
 from dcam_fast.models.dream.dimple import DimpleAdapter
 from dcam_fast.models.dream.dream_vl import DreamVLAdapter
+from dcam_fast.models.generation import Generation
 from dcam_fast.testing import check_adapter
 
 STAND_INS = Path(__file__).parent / "stubs"
@@ -114,7 +115,8 @@ def test_confident_guesses_are_written_together(loaded: dict[str, Any], attentio
     for steps in (2, 8, 20):
         checks.check_generation(quick, image, steps, LENGTH)
     taken = [
-        int(one.adapter.generate(one.adapter.encode(image, checks.PROMPT), 20).steps.max()) for one in (slow, quick)
+        int(one.adapter.generate(one.adapter.encode(image, checks.PROMPT), Generation(20)).steps.max())
+        for one in (slow, quick)
     ]
     assert taken[1] < taken[0]
 
@@ -133,7 +135,7 @@ def test_a_guessed_mask_stays_masked_until_the_last_step(
 ) -> None:
     adapter = subject.adapter
     monkeypatch.setattr(adapter, "logits_fn", guessing(adapter, "a", "<|mask|>"))
-    *so_far, trajectory = adapter.denoise(adapter.encode(checks.picture(60, 90), "what"), 8)
+    *so_far, trajectory = adapter.denoise(adapter.encode(checks.picture(60, 90), "what"), Generation(8))
     for state in so_far:
         assert (state.steps == OPEN).equal(state.tokens == adapter.mask_token)
     assert trajectory.tokens[0] == adapter.tokenizer.convert_tokens_to_ids("a")
@@ -148,7 +150,7 @@ def test_an_answer_ends_where_the_model_ends_it(
 ) -> None:
     adapter = subject.adapter
     monkeypatch.setattr(adapter, "logits_fn", guessing(adapter, "a", "b", getattr(adapter.tokenizer, end), "c"))
-    trajectory = adapter.generate(adapter.encode(checks.picture(60, 90), "what"), 4)
+    trajectory = adapter.generate(adapter.encode(checks.picture(60, 90), "what"), Generation(4))
     assert trajectory.length == 2
     assert [word.text for word in adapter.words(trajectory)] == ["ab"]
     assert adapter.decode(trajectory.tokens[:2]) == "ab"

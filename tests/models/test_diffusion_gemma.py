@@ -21,6 +21,7 @@ from dcam_fast.models import AdapterError
 from dcam_fast.models.adapter import OPEN
 from dcam_fast.models.diffusion_gemma.adapter import DiffusionGemmaAdapter, DiffusionGemmaInputs
 from dcam_fast.models.diffusion_gemma.generation import DiffusionGemmaTrajectory
+from dcam_fast.models.generation import Generation
 from dcam_fast.words import is_sign
 
 gemma = pytest.importorskip("gemma", reason="this transformers is older than DiffusionGemma")
@@ -49,7 +50,7 @@ def generated(
 
     adapter.model.forward = spy
     try:
-        trajectory = adapter.generate(inputs, STEPS)
+        trajectory = adapter.generate(inputs, Generation(STEPS))
     finally:
         del adapter.model.forward
     assert isinstance(trajectory, DiffusionGemmaTrajectory)
@@ -85,7 +86,7 @@ def test_replay_has_the_logits_of_the_generation(window: int) -> None:
 def test_replay_of_a_checkpoint_with_a_static_cache() -> None:
     adapter = gemma.make_adapter()
     inputs = adapter.encode(picture(), PROMPT)
-    expected = adapter.generate(inputs, STEPS).tokens
+    expected = adapter.generate(inputs, Generation(STEPS)).tokens
     adapter.model.generation_config.cache_implementation = "static"
     trajectory, _, logits = generated(adapter, inputs)
     assert trajectory.tokens.equal(expected)
@@ -205,8 +206,8 @@ def _patch_means(adapter: DiffusionGemmaAdapter, image: NDArray[np.uint8]) -> Te
 def test_explains_end_to_end(adapter: DiffusionGemmaAdapter, state: str | int) -> None:
     explainer = Explainer(adapter)
     method = GradientCAM(state=state)  # type: ignore[arg-type]
-    got = explainer.explain(picture(130, 420), PROMPT, "all", method=method, steps=STEPS)
-    again = explainer.explain(picture(130, 420), PROMPT, "all", method=method, steps=STEPS)
+    got = explainer.explain(picture(130, 420), PROMPT, "all", method=method, generation=Generation(steps=STEPS))
+    again = explainer.explain(picture(130, 420), PROMPT, "all", method=method, generation=Generation(steps=STEPS))
     inputs = adapter.encode(picture(130, 420), PROMPT)
     assert got.raw_maps.shape == (len(got.targets), *inputs.views[0].cells.shape)
     assert got.raw_maps.isfinite().all()
@@ -220,7 +221,7 @@ def test_explains_end_to_end(adapter: DiffusionGemmaAdapter, state: str | int) -
 
 def test_states(adapter: DiffusionGemmaAdapter) -> None:
     inputs = adapter.encode(picture(), PROMPT)
-    trajectory = adapter.generate(inputs, STEPS)
+    trajectory = adapter.generate(inputs, Generation(STEPS))
     assert trajectory.canvases is not None
     positions = torch.tensor([2, 7])
     remask = canvases(trajectory, positions, "remask", adapter.mask_token)
@@ -232,16 +233,18 @@ def test_states(adapter: DiffusionGemmaAdapter) -> None:
     with pytest.raises(AdapterError, match=f"step must be 0 to {STEPS - 1}"):
         canvases(trajectory, positions, STEPS, adapter.mask_token)
     with pytest.raises(AdapterError, match="shared must be False"):
-        Explainer(adapter).explain(picture(), PROMPT, "all", method=GradientCAM(shared=True), steps=2)
+        Explainer(adapter).explain(
+            picture(), PROMPT, "all", method=GradientCAM(shared=True), generation=Generation(steps=2)
+        )
 
 
 def test_conditioning_goes_with_its_trajectory() -> None:
     adapter = gemma.make_adapter()
     inputs = adapter.encode(picture(), PROMPT)
-    trajectory = adapter.generate(inputs, STEPS)
+    trajectory = adapter.generate(inputs, Generation(STEPS))
     targets = build_targets(trajectory, trajectory.steps.argmax()[None], STEPS - 1, adapter.mask_token)
     before = log_probabilities(adapter, inputs, targets)
-    other = adapter.generate(adapter.encode(picture(seed=1), PROMPT), STEPS)
+    other = adapter.generate(adapter.encode(picture(seed=1), PROMPT), Generation(STEPS))
     torch.testing.assert_close(log_probabilities(adapter, inputs, targets), before)
     del trajectory, other
     gc.collect()
@@ -254,9 +257,9 @@ def test_generation_leaves_no_state(adapter: DiffusionGemmaAdapter, monkeypatch:
     inputs = adapter.encode(picture(), PROMPT)
     torch.manual_seed(11)
     state = torch.get_rng_state()
-    first = adapter.generate(inputs, 2)
+    first = adapter.generate(inputs, Generation(2))
     assert torch.get_rng_state().equal(state)
-    assert adapter.generate(inputs, 2).tokens.equal(first.tokens)
+    assert adapter.generate(inputs, Generation(2)).tokens.equal(first.tokens)
     decoder = adapter.model.model.decoder
 
     def fail(*_args: Any, **_kwargs: Any) -> None:
@@ -264,7 +267,7 @@ def test_generation_leaves_no_state(adapter: DiffusionGemmaAdapter, monkeypatch:
 
     monkeypatch.setattr(decoder.layers[1], "forward", fail)
     with pytest.raises(KeyboardInterrupt):
-        adapter.generate(inputs, 2)
+        adapter.generate(inputs, Generation(2))
     assert not decoder._forward_pre_hooks
     assert not decoder.self_conditioning._forward_pre_hooks
 
@@ -274,7 +277,7 @@ def test_unsupported_requests(adapter: DiffusionGemmaAdapter) -> None:
     with pytest.raises(AdapterError, match="block_length must be 12"):
         adapter.generate(inputs, 2, 4)
     with pytest.raises(AdapterError, match="steps must be at least 1"):
-        adapter.generate(inputs, 0)
+        adapter.generate(inputs, Generation(0))
     with pytest.raises(AdapterError, match="one image token"):
         adapter.encode(picture(), "what is <image>")
     for steps, block_length, message in ((2, 4, "block_length must be 12"), (0, None, "steps must be at least 1")):
@@ -286,7 +289,7 @@ def test_unsupported_requests(adapter: DiffusionGemmaAdapter) -> None:
 def test_attention_rollout(window: int) -> None:
     """Two stacks, grouped heads, and windows shorter than the prompt: what the image has of a word is a share."""
     explanation = Explainer(gemma.make_adapter(window)).explain(
-        picture(), PROMPT, "all", method="attention_rollout", steps=STEPS
+        picture(), PROMPT, "all", method="attention_rollout", generation=Generation(steps=STEPS)
     )
     assert len(explanation.raw_maps) == len(explanation.targets) > 0
     total = explanation.raw_maps.sum((1, 2))
@@ -304,12 +307,12 @@ def hooks_of(adapter: DiffusionGemmaAdapter) -> int:
 def test_denoise_equals_generate(adapter: DiffusionGemmaAdapter) -> None:
     """Also where others draw random numbers in between, whose own go on as if nothing had been."""
     inputs = adapter.encode(picture(), PROMPT)
-    finished = adapter.generate(inputs, STEPS)
+    finished = adapter.generate(inputs, Generation(STEPS))
     torch.manual_seed(3)
     own = [torch.rand(2) for _ in range(STEPS)]
     torch.manual_seed(3)
     so_far = []
-    for index, trajectory in enumerate(adapter.denoise(inputs, STEPS)):
+    for index, trajectory in enumerate(adapter.denoise(inputs, Generation(STEPS))):
         so_far.append(trajectory)
         assert torch.rand(2).equal(own[index])
     length = adapter.config.canvas_length
@@ -329,10 +332,12 @@ def test_denoise_equals_generate(adapter: DiffusionGemmaAdapter) -> None:
 
 def test_a_stream_ends_as_the_explanation(adapter: DiffusionGemmaAdapter) -> None:
     explainer = Explainer(adapter)
-    stream = explainer.stream(picture(), PROMPT, steps=STEPS)
+    stream = explainer.stream(picture(), PROMPT, generation=Generation(steps=STEPS))
     steps = list(stream)
     streamed = stream.explanation("all")
-    plain = explainer.explain(picture(), PROMPT, "all", method=GradientCAM(state="committed"), steps=STEPS)
+    plain = explainer.explain(
+        picture(), PROMPT, "all", method=GradientCAM(state="committed"), generation=Generation(steps=STEPS)
+    )
     assert streamed.tokens == plain.tokens
     torch.testing.assert_close(streamed.raw_maps, plain.raw_maps, rtol=0, atol=1e-5)
     last = {token.position: token for step in steps for token in step.tokens}
@@ -344,7 +349,7 @@ def test_a_closed_stream_leaves_no_state(
     adapter: DiffusionGemmaAdapter, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = threading.active_count()
-    stream = Explainer(adapter).stream(picture(), PROMPT, steps=STEPS)
+    stream = Explainer(adapter).stream(picture(), PROMPT, generation=Generation(steps=STEPS))
     next(stream)
     assert threading.active_count() == threads + 1
     assert hooks_of(adapter)
@@ -367,6 +372,6 @@ def test_a_closed_stream_leaves_no_state(
 
 def test_two_streams_at_once(adapter: DiffusionGemmaAdapter) -> None:
     inputs = [adapter.encode(picture(seed=seed), PROMPT) for seed in (0, 1)]
-    alone = [adapter.generate(item, STEPS).tokens for item in inputs]
-    pairs = list(zip(*(adapter.denoise(item, STEPS) for item in inputs), strict=True))
+    alone = [adapter.generate(item, Generation(STEPS)).tokens for item in inputs]
+    pairs = list(zip(*(adapter.denoise(item, Generation(STEPS)) for item in inputs), strict=True))
     assert [trajectory.tokens.tolist() for trajectory in pairs[-1]] == [tokens.tolist() for tokens in alone]

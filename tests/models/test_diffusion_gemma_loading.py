@@ -18,6 +18,7 @@ from torch import Tensor
 from dcam_fast import models
 from dcam_fast.models import AdapterError
 from dcam_fast.models.diffusion_gemma.adapter import DiffusionGemmaAdapter
+from dcam_fast.models.generation import Generation
 
 gemma = pytest.importorskip("gemma", reason="this transformers is older than DiffusionGemma")
 
@@ -43,8 +44,8 @@ def test_loads_from_a_folder(checkpoint: Path, adapter: DiffusionGemmaAdapter) -
     loaded = models.load(str(checkpoint))
     picture = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     inputs = adapter.encode(picture, "what is this")
-    trajectory = loaded.generate(loaded.encode(picture, "what is this"), 3)
-    assert trajectory.tokens.equal(adapter.generate(inputs, 3).tokens)
+    trajectory = loaded.generate(loaded.encode(picture, "what is this"), Generation(3))
+    assert trajectory.tokens.equal(adapter.generate(inputs, Generation(3)).tokens)
     assert not any(parameter.requires_grad for parameter in loaded.layer_module(0).parameters())
     with pytest.raises(AdapterError, match="attention must be None, the model's own"):
         models.load(str(checkpoint), attention="joint")

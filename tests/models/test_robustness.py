@@ -20,6 +20,7 @@ from dcam_fast.evaluation.randomization import randomized_from_top
 from dcam_fast.models import AdapterError
 from dcam_fast.models.diffusion_gemma.adapter import DiffusionGemmaAdapter
 from dcam_fast.models.diffusion_gemma.generation import DiffusionGemmaTrajectory
+from dcam_fast.models.generation import Generation
 
 PROMPT = "what is this"
 
@@ -39,10 +40,10 @@ def in_threads(*calls: Callable[[], None]) -> None:
 def test_two_adapters_in_two_threads() -> None:
     adapters = gemma.make_adapter(), gemma.make_adapter()
     inputs = adapters[0].encode(picture(), PROMPT)
-    alone = adapters[0].generate(inputs, 20).canvases
+    alone = adapters[0].generate(inputs, Generation(20)).canvases
     assert alone is not None
     got: list[Tensor | None] = []
-    in_threads(*[lambda item=item: got.append(item.generate(inputs, 20).canvases) for item in adapters])
+    in_threads(*[lambda item=item: got.append(item.generate(inputs, Generation(20)).canvases) for item in adapters])
     assert len(got) == 2
     for canvases in got:
         assert canvases is not None
@@ -53,7 +54,7 @@ def test_a_replay_during_generation_is_not_recorded(
     adapter: DiffusionGemmaAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = adapter.encode(picture(), PROMPT)
-    alone = adapter.generate(inputs, 4)
+    alone = adapter.generate(inputs, Generation(4))
     assert isinstance(alone, DiffusionGemmaTrajectory)
     assert alone.canvases is not None
     other, here = alone.canvases[2:3], threading.current_thread()
@@ -68,7 +69,7 @@ def test_a_replay_during_generation_is_not_recorded(
         return forward(tokens)
 
     monkeypatch.setattr(embedding, "forward", interrupted)
-    again = adapter.generate(inputs, 4)
+    again = adapter.generate(inputs, Generation(4))
     assert len(calls) == 4 + 3
     assert isinstance(again, DiffusionGemmaTrajectory)
     for got, expected in zip(again.conditioning[1:], alone.conditioning[1:], strict=True):
@@ -82,7 +83,7 @@ def test_one_canvas_for_any_length_in_the_checkpoint() -> None:
     model.config.canvas_length = 256  # the default number of new tokens, which a maximal length takes precedence over
     model.generation_config.max_length = 700
     adapter = DiffusionGemmaAdapter(model, gemma.make_tokenizer(), gemma.make_processor(), name="long")
-    trajectory = adapter.generate(adapter.encode(picture(), PROMPT), 2)
+    trajectory = adapter.generate(adapter.encode(picture(), PROMPT), Generation(2))
     assert trajectory.canvases is not None
     assert trajectory.canvases.shape == (2, 257)
 
@@ -90,18 +91,18 @@ def test_one_canvas_for_any_length_in_the_checkpoint() -> None:
 def test_layers_can_be_randomized_in_a_copy() -> None:
     adapter = gemma.make_adapter()
     inputs = adapter.encode(picture(), PROMPT)
-    before = adapter.generate(inputs, 3).tokens
+    before = adapter.generate(inputs, Generation(3)).tokens
     indices, answers = zip(
-        *[(i, copy.generate(inputs, 3).tokens) for i, copy in randomized_from_top(adapter)], strict=True
+        *[(i, copy.generate(inputs, Generation(3)).tokens) for i, copy in randomized_from_top(adapter)], strict=True
     )
     assert indices == tuple(reversed(range(adapter.num_layers)))
     assert not any(answer.equal(before) for answer in answers)
-    assert adapter.generate(inputs, 3).tokens.equal(before)
+    assert adapter.generate(inputs, Generation(3)).tokens.equal(before)
 
 
 def test_methods_that_need_image_logits_raise(adapter: DiffusionGemmaAdapter) -> None:
     with pytest.raises(AdapterError, match=r"image_logits: .* got tiny-gemma"):
-        Explainer(adapter).explain(picture(), PROMPT, "all", method="tam", steps=2)
+        Explainer(adapter).explain(picture(), PROMPT, "all", method="tam", generation=Generation(steps=2))
 
 
 @pytest.mark.parametrize(

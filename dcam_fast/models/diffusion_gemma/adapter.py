@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache
 
 from dcam_fast.models.adapter import (
+    DEFAULT_GENERATION,
     NO_MASK,
     AdapterError,
     Hidden,
@@ -37,6 +38,7 @@ from dcam_fast.models.adapter import (
 )
 from dcam_fast.models.checkpoint import load_model
 from dcam_fast.models.diffusion_gemma.generation import GenerationRecord, RandomNumbers, recording
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.pretrained import PretrainedAdapter
 from dcam_fast.models.stepping import stepwise
 
@@ -81,14 +83,13 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
     default_prompt = "Describe the image."
     has_two_streams = True
 
-    def __init__(self, model: Any, tokenizer: Any, processor: Any, *, name: str, seed: int = 0) -> None:
+    def __init__(self, model: Any, tokenizer: Any, processor: Any, *, name: str) -> None:
         """
         Args:
             model: a `DiffusionGemmaForBlockDiffusion`; it is frozen.
             tokenizer: with a chat template that writes the image token for an image.
             processor: the image processor.
             name: shown in results.
-            seed: of the noise and the sampling.
 
         Raises:
             AdapterError: for a model of fewer than two layers.
@@ -96,7 +97,6 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
         # The decoder's layers have all the weights: the encoder's share theirs.
         super().__init__(model, tokenizer, name=name, layers=model.model.decoder.layers)
         self.processor = processor
-        self.seed = seed
         self.config = model.config
         self._conditioning: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
 
@@ -162,23 +162,21 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
 
     # ----------------------------------------------------------------------------------------------------- generation
 
-    def generate(
-        self, inputs: DiffusionGemmaInputs, steps: int | None = None, block_length: int | None = None
-    ) -> Trajectory:
-        self._check_generation(steps, block_length)
-        with RandomNumbers(self.seed, self.device).drawn():
-            return self._generate(inputs, steps, lambda _: None)
+    def generate(self, inputs: DiffusionGemmaInputs, generation: Generation = DEFAULT_GENERATION) -> Trajectory:
+        self._check_generation(generation)
+        with RandomNumbers(generation.seed, self.device).drawn():
+            return self._generate(inputs, generation, lambda _: None)
 
     def denoise(
-        self, inputs: DiffusionGemmaInputs, steps: int | None = None, block_length: int | None = None
+        self, inputs: DiffusionGemmaInputs, generation: Generation = DEFAULT_GENERATION
     ) -> Iterator[Trajectory]:
-        self._check_generation(steps, block_length)
-        return self._denoised(inputs, steps)
+        self._check_generation(generation)
+        return self._denoised(inputs, generation)
 
-    def _denoised(self, inputs: DiffusionGemmaInputs, steps: int | None) -> Iterator[Trajectory]:
+    def _denoised(self, inputs: DiffusionGemmaInputs, generation: Generation) -> Iterator[Trajectory]:
         """The generation of transformers cannot be stepped, so it waits in a thread between steps."""
-        numbers = RandomNumbers(self.seed, self.device)
-        trajectories = stepwise(lambda callback: self._generate(inputs, steps, callback))
+        numbers = RandomNumbers(generation.seed, self.device)
+        trajectories = stepwise(lambda callback: self._generate(inputs, generation, callback))
         try:
             while True:
                 with numbers.drawn():
@@ -189,22 +187,20 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
         finally:
             trajectories.close()
 
-    def _check_generation(self, steps: int | None, block_length: int | None) -> None:
-        length = self.config.canvas_length
+    def _check_generation(self, generation: Generation) -> None:
+        length, block_length = self.config.canvas_length, generation.block_length
         if block_length not in (None, length):
             raise AdapterError(
                 f"generate: block_length must be {length}, the canvas of {self.name}, got {block_length}"
             )
-        if steps is not None and steps < 1:
-            raise AdapterError(f"generate: steps must be at least 1, got {steps}")
 
     @torch.no_grad()
     def _generate(
-        self, inputs: DiffusionGemmaInputs, steps: int | None, callback: Callable[[Trajectory], None]
+        self, inputs: DiffusionGemmaInputs, generation: Generation, callback: Callable[[Trajectory], None]
     ) -> Trajectory:
         """The finished trajectory. `callback` gets the trajectory so far after every step but the last."""
         end_tokens = self._end_tokens()
-        options = {} if steps is None else {"max_denoising_steps": steps}
+        options = {} if generation.steps is None else {"max_denoising_steps": generation.steps}
 
         def after_step(record: GenerationRecord) -> None:
             callback(record.trajectory(end_tokens))

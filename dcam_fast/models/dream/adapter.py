@@ -22,8 +22,19 @@ from torch import Tensor
 from transformers import AutoProcessor, ProcessorMixin
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from dcam_fast.models.adapter import OPEN, AdapterError, Hidden, ImageView, Inputs, Trajectory, boxes_between, rows_at
+from dcam_fast.models.adapter import (
+    DEFAULT_GENERATION,
+    OPEN,
+    AdapterError,
+    Hidden,
+    ImageView,
+    Inputs,
+    Trajectory,
+    boxes_between,
+    rows_at,
+)
 from dcam_fast.models.checkpoint import Releases, build_model, check_transformers, default_dtype
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.pretrained import MaskedAdapter
 from dcam_fast.models.text import check_prompt, piece_of
 
@@ -148,15 +159,13 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
 
     # ----------------------------------------------------------------------------------------------------- generation
 
-    def denoise(
-        self, inputs: DreamInputs, steps: int | None = None, block_length: int | None = None
-    ) -> Iterator[Trajectory]:
+    def denoise(self, inputs: DreamInputs, generation: Generation = DEFAULT_GENERATION) -> Iterator[Trajectory]:
         length = self.answer_length
-        if block_length not in (None, length):
-            raise AdapterError(f"generate: block_length must be {length}, the whole answer, got {block_length}")
-        if steps is not None and steps < 1:
-            raise AdapterError(f"generate: steps must be at least 1, got {steps}")
-        return self._unmask(inputs, length if steps is None else steps)
+        if generation.block_length not in (None, length):
+            raise AdapterError(
+                f"generate: block_length must be {length}, the whole answer, got {generation.block_length}"
+            )
+        return self._unmask(inputs, length if generation.steps is None else generation.steps)
 
     @torch.no_grad()
     def _unmask(self, inputs: DreamInputs, steps: int) -> Iterator[Trajectory]:

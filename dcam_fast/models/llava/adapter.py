@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dcam_fast.models.adapter import AdapterError, Inputs, Trajectory
+from dcam_fast.models.adapter import DEFAULT_GENERATION, AdapterError, Inputs, Trajectory
 from dcam_fast.models.checkpoint import Releases
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.llava.anyres import Anyres, Grid
 from dcam_fast.models.pretrained import MaskedAdapter
 from dcam_fast.models.text import check_prompt, piece_of
@@ -150,12 +151,11 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
 
     # ----------------------------------------------------------------------------------------------------- generation
 
-    def denoise(
-        self, inputs: LlavaInputs, steps: int | None = None, block_length: int | None = None
-    ) -> Iterator[Trajectory]:
+    def denoise(self, inputs: LlavaInputs, generation: Generation = DEFAULT_GENERATION) -> Iterator[Trajectory]:
         length = self.answer_length
-        size = length if block_length is None else block_length
-        block_steps = steps_per_block(length, self.default_steps if steps is None else steps, size)
+        size = length if generation.block_length is None else generation.block_length
+        steps = self.default_steps if generation.steps is None else generation.steps
+        block_steps = steps_per_block(length, steps, size)
         schedule = UnmaskingSchedule(
             length=length,
             block_length=size,

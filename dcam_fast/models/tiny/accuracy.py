@@ -12,6 +12,7 @@ import torch
 import typer
 
 from dcam_fast import scenes
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny import WEIGHTS
 from dcam_fast.models.tiny.modeling import Attention, TinyForMaskedDiffusion
 from dcam_fast.models.tiny.processing import EOS, PAD, encode_words, to_pixel_values
@@ -64,7 +65,7 @@ def exact_matches(
         pixels = to_pixel_values(np.stack([scene.image for scene, _ in batch]))
         prompts = torch.tensor([encode_words(pair[1].prompt.split(), config.prompt_length, PAD) for pair in batch])
         answers = torch.tensor([encode_words(pair[1].answer, config.answer_length, EOS) for pair in batch])
-        tokens = model.generate(pixels, prompts, steps, attention=attention).tokens
+        tokens = model.generate(pixels, prompts, Generation(steps), attention).tokens
         right += (tokens == answers).all(1).tolist()
     return right
 

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from dcam_fast.models.adapter import (
+    DEFAULT_GENERATION,
     Adapter,
     AdapterError,
     Hidden,
@@ -23,6 +24,7 @@ from dcam_fast.models.adapter import (
     even_boxes,
     rows_at,
 )
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.text import check_prompt
 from dcam_fast.models.tiny import WEIGHTS
 from dcam_fast.models.tiny.layers import CELL, attend
@@ -76,7 +78,7 @@ class TinyAdapter(Adapter[TinyInputs]):
     Example:
         >>> adapter = TinyAdapter(attention="joint")
         >>> inputs = adapter.encode(np.zeros((64, 64, 3), np.uint8), adapter.default_prompt)
-        >>> adapter.embed(inputs, adapter.generate(inputs, steps=1).tokens[None])
+        >>> adapter.embed(inputs, adapter.generate(inputs, Generation(steps=1)).tokens[None])
         Hidden(image=float32[1, 300, 128], canvas=None)
     """
 
@@ -142,10 +144,8 @@ class TinyAdapter(Adapter[TinyInputs]):
     def _embed_image(self, pixels: Tensor) -> Tensor:
         return self.model.embed_image(pixels)
 
-    def denoise(
-        self, inputs: TinyInputs, steps: int | None = None, block_length: int | None = None
-    ) -> Iterator[Trajectory]:
-        for state in self.model.denoise(inputs.embedded, inputs.prompt_tokens, steps, block_length, self.attention):
+    def denoise(self, inputs: TinyInputs, generation: Generation = DEFAULT_GENERATION) -> Iterator[Trajectory]:
+        for state in self.model.denoise(inputs.embedded, inputs.prompt_tokens, generation, self.attention):
             tokens = state.tokens[0]
             ends = (tokens == EOS).nonzero()
             yield Trajectory(tokens, state.steps[0], int(ends[0]) if len(ends) else len(tokens))

@@ -22,7 +22,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dcam_fast.models.adapter import OPEN, AdapterError
+from dcam_fast.models.adapter import DEFAULT_GENERATION, OPEN, AdapterError
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny.layers import RMSNorm, TinyConfig, TransformerLayer, VisionTower, attend, rotary_tables
 from dcam_fast.models.weights import SINGLE, check_files
 
@@ -32,7 +33,7 @@ CONFIG: Final = "config.json"
 
 
 @dataclass(frozen=True)
-class Generation:
+class Denoised:
     """Answers and the step that wrote each of their tokens.
 
     Attributes:
@@ -164,17 +165,15 @@ class TinyForMaskedDiffusion(nn.Module):
         self,
         pixel_values: Tensor,
         prompt: Tensor,
-        steps: int | None = None,
-        block_length: int | None = None,
+        generation: Generation = DEFAULT_GENERATION,
         attention: Attention = "prefix",
-    ) -> Generation:
+    ) -> Denoised:
         """The last answer of `denoise`.
 
         Args:
             pixel_values: float32 `[B, 3, H, W]` in -1..1.
             prompt: int64 `[B, P]`.
-            steps: as in `denoise`.
-            block_length: as in `denoise`.
+            generation: as in `denoise`.
             attention: the topology.
 
         Raises:
@@ -182,17 +181,16 @@ class TinyForMaskedDiffusion(nn.Module):
         """
         with torch.no_grad():
             image = self.embed_image(pixel_values)
-        (finished,) = deque(self.denoise(image, prompt, steps, block_length, attention), maxlen=1)
+        (finished,) = deque(self.denoise(image, prompt, generation, attention), maxlen=1)
         return finished
 
     def denoise(
         self,
         image: Tensor,
         prompt: Tensor,
-        steps: int | None = None,
-        block_length: int | None = None,
+        generation: Generation = DEFAULT_GENERATION,
         attention: Attention = "prefix",
-    ) -> Iterator[Generation]:
+    ) -> Iterator[Denoised]:
         """Denoises an answer greedily with low-confidence remasking (LLaDA, section 2.4); yields it after every step.
 
         Every step predicts all masked positions of the current block and unmasks the most confident ones. Blocks are
@@ -201,16 +199,16 @@ class TinyForMaskedDiffusion(nn.Module):
         Args:
             image: `[B, N, D]`, from `embed_image`.
             prompt: int64 `[B, P]`.
-            steps: denoising steps of the whole answer, a multiple of the number of blocks (None: one token a step).
-            block_length: a divisor of the answer's length (None: the whole answer).
+            generation: its steps are a multiple of the number of blocks (None: one token a step), and its block length
+                divides the answer's length (None: the whole answer).
             attention: the topology.
 
         Raises:
             ValueError: for steps or a block length that do not divide the answer.
         """
         length = self.config.answer_length
-        block_length = length if block_length is None else block_length
-        steps = length if steps is None else steps
+        block_length = length if generation.block_length is None else generation.block_length
+        steps = length if generation.steps is None else generation.steps
         if not 1 <= block_length <= length or length % block_length:
             raise ValueError(f"generate: block_length must be a divisor of {length}, got {block_length}")
         count = length // block_length
@@ -234,7 +232,7 @@ class TinyForMaskedDiffusion(nn.Module):
                 chosen = confidence.topk(due - done, 1).indices
                 canvas = canvas.scatter(1, chosen, tokens.gather(1, chosen))
                 written = written.scatter(1, chosen, step)
-            yield Generation(canvas, written)
+            yield Denoised(canvas, written)
 
     def _logits_fn(self, image: Tensor, prompt: Tensor, attention: Attention) -> Callable[[Tensor], Tensor]:
         """A function from canvases, int64 `[B, L]`, to their logits. What does not depend on them runs once."""

@@ -1,0 +1,47 @@
+"""`Generation`: how an answer is generated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dcam_fast.checks import check_count
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How an answer is generated. None leaves a choice to the model.
+
+    Attributes:
+        steps: denoising steps.
+        block_length: tokens of the answer that are denoised before the next ones.
+        temperature: of the sampling; 0 takes the most likely tokens.
+        seed: of whatever is drawn: noise and samples.
+
+    Raises:
+        TypeError: for a value of the wrong type.
+        ValueError: for a value out of range.
+
+    Example:
+        >>> Generation(steps=8, temperature=0.2)
+        Generation(steps=8, block_length=None, temperature=0.2, seed=0)
+    """
+
+    steps: int | None = None
+    block_length: int | None = None
+    temperature: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "block_length"):
+            object.__setattr__(self, name, check_count("Generation", name, getattr(self, name)))
+        temperature = self.temperature
+        if temperature is not None:
+            if isinstance(temperature, bool) or not isinstance(temperature, int | float):
+                raise TypeError(f"Generation: temperature must be a number or None, got {temperature!r}")
+            if not (math.isfinite(temperature) and temperature >= 0):
+                raise ValueError(f"Generation: temperature must be at least 0, got {temperature!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise TypeError(f"Generation: seed must be a whole number, got {self.seed!r}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"Generation: seed must be from 0 to 2**63 - 1, got {self.seed!r}")

@@ -14,7 +14,7 @@ from dcam_fast.attribution import AttributionMethod, Resources
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.attribution.methods.presets import METHODS, method_named
 from dcam_fast.attribution.resources import computing
-from dcam_fast.checks import check_text
+from dcam_fast.checks import check_switch, check_text
 from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
 from dcam_fast.explanation import Explanation
@@ -106,6 +106,7 @@ class Explainer:
         method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
         generation: Generation = DEFAULT_GENERATION,
+        scores: bool = True,
     ) -> Explanation:
         """Answers `prompt` about `image` and explains words of the answer.
 
@@ -121,6 +122,8 @@ class Explainer:
             profile: how maps are refined: `"default"`, `"unguided"`, `"released"`, `"paper"` or a `RefineConfig` (None:
                 the method's profile).
             generation: how the answer is generated.
+            scores: whether targets get the scores that take passes of the model: groundedness, the shares and the
+                alternatives of `Target`.
 
         Returns:
             The answer, its tokens and a map for each target.
@@ -134,6 +137,7 @@ class Explainer:
         requested = checked_targets(targets, "explain")
         settings = method_named(method)
         _check_options("explain", prompt, profile, generation)
+        check_switch("explain", "scores", scores)
         with computing(self.adapter, self.resources):
             session = self._session(image, prompt, _name_of(method), settings, profile)
             started = time.perf_counter()
@@ -141,7 +145,7 @@ class Explainer:
             generated = time.perf_counter()
             chosen = choose(requested, self.adapter, trajectory)
             raw = session.raw_maps(trajectory, chosen)
-            return session.explanation(trajectory, chosen, raw, {"generate": generated - started}, generated)
+            return session.explanation(trajectory, chosen, raw, {"generate": generated - started}, generated, scores)
 
     def stream(
         self,

@@ -95,7 +95,7 @@ def _page_data(explanation: ExplainedAnswer, width: int, height: int) -> dict[st
                 "steps": explanation.steps(index),
                 "peak": f"{target.peak:.3g}",
                 "spread": f"{target.spread:.2f}",
-                "groundedness": round(target.groundedness, 3),
+                "groundedness": None if target.groundedness is None else round(target.groundedness, 3),
                 "color": css_color(groundedness_color(target.groundedness)),
                 "map": _base64(maps[index]),
             }

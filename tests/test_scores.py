@@ -16,6 +16,7 @@ from torch import Tensor
 from dcam_fast import METHODS, Explainer, Explanation, scenes
 from dcam_fast.attribution import scores
 from dcam_fast.attribution.answer import Answer
+from dcam_fast.attribution.by_word import positions_of
 from dcam_fast.attribution.engine import run_layers
 from dcam_fast.attribution.methods.gradient_cam import build_targets
 from dcam_fast.attribution.probabilities import Interventions, Readings, read
@@ -98,11 +99,7 @@ def test_a_word_that_is_the_whole_answer_depends_on_no_other_word(answer: Answer
 def test_the_row_that_logits_are_read_from_is_no_other_word() -> None:
     adapter = SimpleNamespace(logit_shift=1, device=torch.device("cpu"))
     trajectory: Any = SimpleNamespace(tokens=torch.zeros(6), length=5)
-    answer: Any = SimpleNamespace(
-        adapter=adapter,
-        trajectory=trajectory,
-        positions=lambda words: torch.tensor([p for w in words for p in w.positions]),
-    )
+    answer: Any = SimpleNamespace(adapter=adapter, trajectory=trajectory, positions=positions_of)
     others = scores.other_positions(answer, [Word("", (2, 3)), Word("", (0,))])
     assert others.int().tolist() == [[1, 0, 0, 0, 1, 0], [1, 1, 0, 0, 1, 0], [0, 1, 1, 1, 1, 0]]
 
@@ -131,9 +128,8 @@ def test_alternatives_are_the_most_confident_tokens(answer: Answer) -> None:
         assert len(probabilities) == scores.TOP
         assert probabilities == pytest.approx([float(expected[item.id]) for item in alternatives], abs=1e-4)
         assert probabilities == pytest.approx(expected.topk(scores.TOP).values.tolist(), abs=1e-4)
-        assert [item.text for item in alternatives] == [
-            answer.adapter.decode(torch.tensor([a.id])) for a in alternatives
-        ]
+        for item in alternatives:
+            assert item.text == answer.adapter.decode(torch.tensor([item.id]))
 
 
 def test_image_share_tells_a_wrong_color_from_a_right_one(explainer: Explainer) -> None:

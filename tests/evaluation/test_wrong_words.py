@@ -17,14 +17,10 @@ def noise(count: int, seed: int) -> Measured:
     wrong = torch.arange(4 * count) % 4 == 0
     right = (~wrong).double()
 
-    def noisy(scale: float) -> torch.Tensor:
-        return right + scale * torch.randn(len(right), generator=generator, dtype=torch.float64)
+    def noise_of(scale: float) -> torch.Tensor:
+        return scale * torch.randn(len(right), generator=generator, dtype=torch.float64)
 
-    signals = {
-        "loose": noisy(1.0),
-        "close": noisy(0.3),
-        "noise": noisy(0) - right + torch.randn(len(right), generator=generator),
-    }
+    signals = {"loose": right + noise_of(1.0), "close": right + noise_of(0.3), "noise": noise_of(1.0)}
     return Measured(signals, wrong, np.array(["size"] * len(wrong)), torch.arange(count).repeat_interleave(4))
 
 

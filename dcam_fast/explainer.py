@@ -22,7 +22,7 @@ from dcam_fast.images import ImageSource, load_image
 from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter
 from dcam_fast.models.generation import Generation
 from dcam_fast.ops.cuda_graphs import GraphCache
-from dcam_fast.session import Session, TargetsLike, checked_targets, choose
+from dcam_fast.session import Session, TargetsLike, check_contrasts, checked_targets, choose
 from dcam_fast.streaming import Stream
 
 
@@ -115,7 +115,7 @@ class Explainer:
             targets: `"content"` (every content word), `"all"` (every word and sign), or words, phrases and token
                 positions in a list, tuple, 1-D array, tensor or other ordered iterable. Case and the signs between
                 words do not matter. A phrase has the mean map of its tokens. `"ring#2"` is the second ring. See
-                `dcam_fast.words` for what a word is.
+                `dcam_fast.words` for what a word is. A `dcam_fast.Contrast` compares a word with another one.
             method: a name of `dcam_fast.METHODS` (`"default"`, `"published"`, `"grad_cam"`, ...), a `GradientCAM` or
                 any other `AttributionMethod`.
             profile: how maps are refined: `"default"`, `"unguided"`, `"released"`, `"paper"` or a `RefineConfig` (None:
@@ -134,6 +134,7 @@ class Explainer:
         requested = checked_targets(targets, "explain")
         settings = method_named(method)
         _check_options("explain", prompt, profile, generation)
+        check_contrasts(requested, self.adapter, settings, "explain")
         with computing(self.adapter, self.resources):
             session = self._session(image, prompt, _name_of(method), settings, profile)
             started = time.perf_counter()

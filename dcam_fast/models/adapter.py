@@ -311,6 +311,14 @@ class Adapter(ABC, Generic[InputsT]):
     def decode(self, tokens: Tensor) -> str:
         """Token ids, int64 `[n]`, as text."""
 
+    def encode_answer(self, text: str) -> list[int]:
+        """The token ids of a text of the answer, without special tokens.
+
+        Raises:
+            AdapterError: for a text that the tokenizer does not know, or a family that has no tokenizer.
+        """
+        raise AdapterError(f"encode_answer: model must have a tokenizer, got {self.name}")
+
     def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: InputsT) -> Tensor:
         """Logits at image cells, through the last layer and the LM head.
 

@@ -91,7 +91,7 @@ def _page_data(explanation: ExplainedAnswer, width: int, height: int) -> dict[st
         ],
         "targets": [
             {
-                "name": name,
+                "name": label,
                 "steps": explanation.steps(index),
                 "peak": f"{target.peak:.3g}",
                 "spread": f"{target.spread:.2f}",
@@ -99,7 +99,7 @@ def _page_data(explanation: ExplainedAnswer, width: int, height: int) -> dict[st
                 "color": css_color(groundedness_color(target.groundedness)),
                 "map": _base64(maps[index]),
             }
-            for index, (target, name) in enumerate(zip(explanation.targets, explanation.names, strict=True))
+            for index, (target, label) in enumerate(zip(explanation.targets, explanation.labels, strict=True))
         ],
     }
 

@@ -191,6 +191,13 @@ class TinyAdapter(Adapter[TinyInputs]):
         tokens = trajectory.tokens[: trajectory.length].tolist()
         return tuple(Word(self.decode_token(token), (position,)) for position, token in enumerate(tokens))
 
+    def encode_answer(self, text: str) -> list[int]:
+        tokens = list(self.tokenizer.encode(text).ids)
+        if not tokens or min(tokens) < len(SPECIAL):
+            known = " ".join(VOCABULARY[len(SPECIAL) :])
+            raise AdapterError(f"tiny: text must be made of the words it was trained on ({known}), got {text!r}")
+        return tokens
+
     def decode_token(self, token: int) -> str:
         return str(self.tokenizer.id_to_token(token))
 

@@ -56,8 +56,8 @@ class Stream(Iterator[Step]):
     """The denoising steps of one answer, each computed on request. Made by `Explainer.stream`.
 
     Example:
-        >>> from dcam_fast import Explainer, sample_image
-        >>> stream = Explainer.from_pretrained("tiny").stream(sample_image(), steps=4)
+        >>> from dcam_fast import Explainer, Generation, sample_image
+        >>> stream = Explainer.from_pretrained("tiny").stream(sample_image(), generation=Generation(steps=4))
         >>> [step.index for step in stream]
         [0, 1, 2, 3]
         >>> len(stream.explanation("all")) > 0

@@ -11,6 +11,7 @@ from dcam_fast._version import __version__ as __version__
 if TYPE_CHECKING:
     from dcam_fast.attribution.methods import METHODS, GradientCAM
     from dcam_fast.config import DEFAULT, PAPER, RELEASED, UNGUIDED, RefineConfig, profile
+    from dcam_fast.contrast import Contrast
     from dcam_fast.environment import Environment, env
     from dcam_fast.explainer import Explainer
     from dcam_fast.explanation import Explanation
@@ -30,6 +31,7 @@ _MODULE_OF = {
     "RELEASED": "config",
     "UNGUIDED": "config",
     "AdapterError": "models",
+    "Contrast": "contrast",
     "Environment": "environment",
     "Explainer": "explainer",
     "Explanation": "explanation",
@@ -54,6 +56,7 @@ __all__ = [
     "RELEASED",
     "UNGUIDED",
     "AdapterError",
+    "Contrast",
     "Environment",
     "Explainer",
     "Explanation",

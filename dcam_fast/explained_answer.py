@@ -38,6 +38,7 @@ class Target:
         peak: share of the map's total that its strongest cell holds, 0 to 1.
         spread: share of the cells that the map is spread over, 0 to 1 (even).
         groundedness: 0 to 1, low where the word points nowhere in particular.
+        instead: of a `dcam_fast.Contrast`, what the word is compared with. None: nothing.
     """
 
     text: str
@@ -45,6 +46,7 @@ class Target:
     peak: float
     spread: float
     groundedness: float
+    instead: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,23 +111,32 @@ class ExplainedAnswer:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """A distinct name for each target, which `find` accepts: its text, with `"#2"` for the second occurrence in the
-        answer, and `" (2)"` if an earlier target has the same name."""
+        answer, `" > "` and the other word for a contrast, and `" (2)"` if an earlier target has the same name."""
         words = words_in(self.answer, self._spans)
         names: list[str] = []
         for target in self.targets:
             runs = [set(positions_in(run)) for run in occurrences(target.text, words)]
             number = next((i for i, run in enumerate(runs, 1) if run.issuperset(target.positions)), 1)
             name = target.text if number == 1 else f"{target.text}#{number}"
+            name = name if target.instead is None else f"{name} > {target.instead}"
             same = (name, *(f"{name} ({count})" for count in range(2, len(self.targets) + 1)))
             taken = set(map(fold, names))
             names.append(next(free for free in same if fold(free) not in taken))
         return tuple(names)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names as a reader sees them: `"red rather than blue"` for the contrast `"red > blue"`."""
+        return tuple(
+            name if target.instead is None else name.replace(f" > {target.instead}", f" rather than {target.instead}")
+            for name, target in zip(self.names, self.targets, strict=True)
+        )
+
     def find(self, target: str | SupportsIndex) -> int:
         """The index of a target, given its name or the index itself.
 
         Case, Unicode normal form and the signs between words do not matter. `"ring#2"` is the second ring of the
-        answer. `"ring"` is the first ring, or the first that is a target.
+        answer. `"ring"` is the first ring, or the first that is a target. `"red > blue"` is a contrast.
 
         Raises:
             ValueError: if there is no such target. The message lists the targets.

@@ -24,7 +24,7 @@ from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerLike, given_trajectory
 from dcam_fast.ops.cuda_graphs import GraphCache
-from dcam_fast.session import Session, TargetsLike, checked_targets, choose
+from dcam_fast.session import Session, TargetsLike, check_contrasts, checked_targets, choose
 from dcam_fast.streaming import Stream
 
 
@@ -118,7 +118,7 @@ class Explainer:
             targets: `"content"` (every content word), `"all"` (every word and sign), or words, phrases and token
                 positions in a list, tuple, 1-D array, tensor or other ordered iterable. Case and the signs between
                 words do not matter. A phrase has the mean map of its tokens. `"ring#2"` is the second ring. See
-                `dcam_fast.words` for what a word is.
+                `dcam_fast.words` for what a word is. A `dcam_fast.Contrast` compares a word with another one.
             answer: the answer, where another engine wrote it: its text, its token ids in a sequence, 1-D array or
                 tensor, a `GivenAnswer` (ids with the steps that wrote them) or a `Trajectory`. Nothing is generated
                 then. Ids may be those of the text, with or without its end token, or of the whole canvas. None: the
@@ -142,6 +142,7 @@ class Explainer:
         requested = checked_targets(targets, "explain")
         settings = method_named(method)
         _check_options("explain", prompt, profile, generation)
+        check_contrasts(requested, self.adapter, settings, "explain")
         with computing(self.adapter, self.resources):
             given = None
             if answer is not None:

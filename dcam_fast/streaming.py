@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from dcam_fast.attribution.by_word import mean_by_word, positions_of
+from dcam_fast.attribution.contrasts import ContrastedWord
 from dcam_fast.attribution.resources import computing
 from dcam_fast.explained_answer import Token
 from dcam_fast.explanation import Explanation
 from dcam_fast.models.adapter import OPEN, Trajectory, Word
-from dcam_fast.session import Session, TargetsLike, checked_targets, choose
+from dcam_fast.session import Session, TargetsLike, check_contrasts, checked_targets, choose
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class Stream(Iterator[Step]):
         if self._finished is None:
             raise RuntimeError("Stream.explanation: stream must be at its end, got a stream with steps left or closed")
         requested = checked_targets(targets, "Stream.explanation")
+        check_contrasts(requested, self._session.adapter, self._session.method, "Stream.explanation")
         started = time.perf_counter()
         with computing(self._session.adapter, self._session.resources):
             chosen = choose(requested, self._session.adapter, self._finished, "Stream.explanation")
@@ -98,6 +100,9 @@ class Stream(Iterator[Step]):
             steps = self._finished.known_steps("committed").tolist()
             tokens += [self._raw[position, steps[position]][None] for position in positions_of(chosen).tolist()]
             raw = mean_by_word(torch.cat(tokens), chosen)
+            contrasts = {index: word for index, word in enumerate(chosen) if isinstance(word, ContrastedWord)}
+            if contrasts:  # whose maps no step has made
+                raw[list(contrasts)] = self._session.raw_maps(self._finished, list(contrasts.values()))
             return self._session.explanation(self._finished, chosen, raw, self._seconds, started)
 
     def _run(self, denoised: Iterator[Trajectory]) -> Generator[Step, None, None]:

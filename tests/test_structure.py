@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # From the lowest to the highest; those of one line do not import each other.
 ORDER = (
     ("_version", "checks", "config", "json_entries", "folders", "torch_modes", "words"),
-    ("images",),
+    ("contrast", "images"),
     ("ops", "scenes"),
     ("kernels", "models"),
     ("attribution", "explained_answer", "environment"),

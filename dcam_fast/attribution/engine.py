@@ -134,7 +134,12 @@ def differentiate(
 
 
 def capture(
-    adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch, layers: tuple[int, ...], objective: Objective
+    adapter: Adapter[Any],
+    inputs: Inputs,
+    targets: TargetBatch,
+    layers: tuple[int, ...],
+    objective: Objective,
+    depth: int | None = None,
 ) -> tuple[Capture, ...]:
     """All activations and gradients of `differentiate`, one entry for each layer, for methods that need several layers
     at once."""
@@ -143,7 +148,7 @@ def capture(
     def keep(layer: int, maps: Tensor, activations: Tensor, gradients: Tensor) -> None:
         parts[layer] |= zip(maps.tolist(), zip(activations.expand_as(gradients), gradients, strict=True), strict=True)
 
-    differentiate(adapter, inputs, targets, layers, objective, keep)
+    differentiate(adapter, inputs, targets, layers, objective, keep, depth)
     pairs = [[by_map[number] for number in sorted(by_map)] for by_map in parts]
     return tuple(Capture(torch.stack([a for a, _ in rows]), torch.stack([g for _, g in rows])) for rows in pairs)
 
@@ -168,13 +173,14 @@ def _score(
     targets: TargetBatch,
     objective: Objective,
 ) -> Tensor:
-    """Sum of the objectives of the targets in `rows` at canvas `slot`.
+    """Weighted sum of the objectives of the targets in `rows` at canvas `slot`.
 
     The LM head sees only their rows, one canvas at a time, so that rounding does not depend on the other targets.
     """
     positions = torch.cat((targets.positions[rows], targets.distractors[rows]))[None]
     logits = adapter.logits(select(top, slice(slot, slot + 1)), positions, inputs)[0]
-    return evaluate(objective, Scores(logits[: len(rows)], logits[len(rows) :], targets.tokens[rows])).sum()
+    values = evaluate(objective, Scores(logits[: len(rows)], logits[len(rows) :], targets.tokens[rows]))
+    return values.sum() if targets.weights is None else (values * targets.weights[rows]).sum()
 
 
 def _backward_pass(

@@ -37,7 +37,8 @@ class Target:
         positions: of its tokens, as in `Token.position`.
         peak: share of the map's total that its strongest cell holds, 0 to 1.
         spread: share of the cells that the map is spread over, 0 to 1 (even).
-        groundedness: 0 to 1, low where the word points nowhere in particular.
+        groundedness: 0 to 1, low where the word points nowhere in particular. That of a contrast takes
+            `p(word) / (p(word) + p(instead))` as the word's probability.
         instead: of a `dcam_fast.Contrast`, what the word is compared with. None: nothing.
     """
 

@@ -17,7 +17,7 @@ from dcam_fast._version import __version__
 from dcam_fast.attribution import AttributionMethod, Resources, scores
 from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
-from dcam_fast.attribution.contrasts import ContrastedWord, encode_instead, log_preference
+from dcam_fast.attribution.contrasts import ContrastedWord, encode_instead, encode_other, log_preference
 from dcam_fast.attribution.engine import CHUNK
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM, build_targets, check_contrastable
 from dcam_fast.attribution.methods.shared import describe
@@ -52,6 +52,7 @@ class Session:
         profile_name: its name in the provenance.
         resources: what passes may use of the machine.
         graphs: CUDA graphs of the explainer's refinements.
+        is_given: whether another engine wrote the answer.
     """
 
     adapter: Adapter[Any]
@@ -62,6 +63,7 @@ class Session:
     profile_name: str
     resources: Resources
     graphs: GraphCache
+    is_given: bool = False
 
     def raw_maps(self, trajectory: Trajectory, words: list[Word]) -> Tensor:
         """Raw maps float32 `[len(words), h, w]` over the first view of the image."""
@@ -78,7 +80,8 @@ class Session:
     def token(self, trajectory: Trajectory, position: int) -> Token:
         """The token at an answer position."""
         token = trajectory.tokens[position : position + 1]
-        return Token(self.adapter.decode(token), int(token), position, int(trajectory.steps[position]))
+        step = None if trajectory.steps is None else int(trajectory.steps[position])
+        return Token(self.adapter.decode(token), int(token), position, step)
 
     def _tokens(self, trajectory: Trajectory) -> tuple[Token, ...]:
         """The tokens of the answer. Of tokens that spell a character together, the last has it as text."""
@@ -133,6 +136,7 @@ class Session:
                 "dcam_fast": __version__,
                 "torch": torch.__version__,
                 "model": adapter.name,
+                "answer": "given" if self.is_given else "generated",
                 "method": self.method_name,
                 **describe(self.method),
                 "layers": list(self._layers),
@@ -223,7 +227,7 @@ def check_contrasts(targets: CheckedTargets, adapter: Adapter[Any], method: Attr
         raise ValueError(f"{caller}: method must be a GradientCAM or the name of one for a Contrast, got {method!r}")
     check_contrastable(method.objective)
     for contrast in contrasts:
-        adapter.encode_answer(contrast.instead)
+        encode_other(adapter, contrast.instead)
 
 
 def choose(

@@ -25,6 +25,7 @@ from dcam_fast.models.adapter import (
     rows_at,
 )
 from dcam_fast.models.generation import Generation
+from dcam_fast.models.given import AnswerFormat
 from dcam_fast.models.text import check_prompt
 from dcam_fast.models.tiny import WEIGHTS
 from dcam_fast.models.tiny.layers import CELL, attend
@@ -150,6 +151,21 @@ class TinyAdapter(Adapter[TinyInputs]):
             ends = (tokens == EOS).nonzero()
             yield Trajectory(tokens, state.steps[0], int(ends[0]) if len(ends) else len(tokens))
 
+    @property
+    def answer_format(self) -> AnswerFormat:
+        config = self.model.config
+        return AnswerFormat(
+            length=config.answer_length,
+            num_tokens=config.vocab_size,
+            mask_token=MASK,
+            end_tokens=(EOS,),
+            end=EOS,
+            padding=EOS,  # as trained
+        )
+
+    def encode_answer(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
     def embed(self, inputs: TinyInputs, canvases: Tensor) -> Hidden:
         image, canvas = inputs.embedded, self.model.embed(canvases)
         prompt = self.model.embed(inputs.prompt_tokens).expand(len(image), -1, -1)
@@ -190,13 +206,6 @@ class TinyAdapter(Adapter[TinyInputs]):
     def words(self, trajectory: Trajectory) -> tuple[Word, ...]:
         tokens = trajectory.tokens[: trajectory.length].tolist()
         return tuple(Word(self.decode_token(token), (position,)) for position, token in enumerate(tokens))
-
-    def encode_answer(self, text: str) -> list[int]:
-        tokens = list(self.tokenizer.encode(text).ids)
-        if not tokens or min(tokens) < len(SPECIAL):
-            known = " ".join(VOCABULARY[len(SPECIAL) :])
-            raise AdapterError(f"tiny: text must be made of the words it was trained on ({known}), got {text!r}")
-        return tokens
 
     def decode_token(self, token: int) -> str:
         return str(self.tokenizer.id_to_token(token))

@@ -200,7 +200,7 @@ class ExplainedAnswer:
         return tuple(pieces)
 
     def steps(self, target: str | SupportsIndex) -> tuple[int, ...]:
-        """The denoising steps that committed the tokens of a target, ascending. There are none where they are unknown.
+        """The denoising steps that committed the tokens of a target, ascending. Empty where they are unknown.
 
         Raises:
             ValueError: if there is no such target.

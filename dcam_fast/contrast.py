@@ -13,8 +13,8 @@ class Contrast:
 
     Its map comes from the gradient of `log p(word) - log p(instead)`, both summed over their tokens. The place of the
     word is masked as a whole, in addition to what the answer state masks, and both are read from that canvas. If their
-    numbers of tokens differ, `instead` has a canvas with as many masks as it has tokens. The text after it then moves,
-    and positions that become free at the end are masked.
+    numbers of tokens differ, `instead` has a separate canvas with as many masks as it has tokens. The text after it
+    then moves, and positions that become free at the end are masked.
 
     Attributes:
         word: a word or phrase of the answer. `"ring#2"` is the second ring.

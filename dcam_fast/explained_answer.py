@@ -37,7 +37,8 @@ class Target:
         positions: of its tokens, as in `Token.position`.
         peak: share of the map's total that its strongest cell holds, 0 to 1.
         spread: share of the cells that the map is spread over, 0 to 1 (even).
-        groundedness: 0 to 1, low where the word points nowhere in particular.
+        groundedness: 0 to 1, low where the word points nowhere in particular. That of a contrast takes
+            `p(word) / (p(word) + p(instead))` as the word's probability.
         instead: of a `dcam_fast.Contrast`, what the word is compared with. None: nothing.
     """
 
@@ -124,14 +125,6 @@ class ExplainedAnswer:
             names.append(next(free for free in same if fold(free) not in taken))
         return tuple(names)
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The names as a reader sees them: `"red rather than blue"` for the contrast `"red > blue"`."""
-        return tuple(
-            name if target.instead is None else name.replace(f" > {target.instead}", f" rather than {target.instead}")
-            for name, target in zip(self.names, self.targets, strict=True)
-        )
-
     def find(self, target: str | SupportsIndex) -> int:
         """The index of a target, given its name or the index itself.
 
@@ -207,7 +200,7 @@ class ExplainedAnswer:
         return tuple(pieces)
 
     def steps(self, target: str | SupportsIndex) -> tuple[int, ...]:
-        """The denoising steps that committed the tokens of a target, ascending. There are none where they are unknown.
+        """The denoising steps that committed the tokens of a target, ascending. Empty where they are unknown.
 
         Raises:
             ValueError: if there is no such target.

@@ -142,8 +142,8 @@ class Explainer:
         requested = checked_targets(targets, "explain")
         settings = method_named(method)
         _check_options("explain", prompt, profile, generation)
-        check_contrasts(requested, self.adapter, settings, "explain")
         with computing(self.adapter, self.resources):
+            check_contrasts(requested, self.adapter, settings, "explain")
             given = None
             if answer is not None:
                 given = given_trajectory(answer, self.adapter, generation)

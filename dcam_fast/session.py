@@ -17,7 +17,7 @@ from dcam_fast._version import __version__
 from dcam_fast.attribution import AttributionMethod, Resources, scores
 from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
-from dcam_fast.attribution.contrasts import ContrastedWord, encode_instead, log_preference
+from dcam_fast.attribution.contrasts import ContrastedWord, encode_instead, encode_other, log_preference
 from dcam_fast.attribution.engine import CHUNK
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM, build_targets, check_contrastable
 from dcam_fast.attribution.methods.shared import describe
@@ -29,7 +29,6 @@ from dcam_fast.contrast import Contrast
 from dcam_fast.explained_answer import Target, Token
 from dcam_fast.explanation import Explanation
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
-from dcam_fast.models.given import encode_text
 from dcam_fast.models.text import pieces_of, spell
 from dcam_fast.ops.cuda_graphs import GraphCache
 from dcam_fast.words import BROKEN, find_run, is_content, is_sign, positions_in, split_parts
@@ -228,7 +227,7 @@ def check_contrasts(targets: CheckedTargets, adapter: Adapter[Any], method: Attr
         raise ValueError(f"{caller}: method must be a GradientCAM or the name of one for a Contrast, got {method!r}")
     check_contrastable(method.objective)
     for contrast in contrasts:
-        encode_text(adapter, contrast.instead, "instead")
+        encode_other(adapter, contrast.instead)
 
 
 def choose(

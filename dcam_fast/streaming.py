@@ -91,9 +91,9 @@ class Stream(Iterator[Step]):
         if self._finished is None:
             raise RuntimeError("Stream.explanation: stream must be at its end, got a stream with steps left or closed")
         requested = checked_targets(targets, "Stream.explanation")
-        check_contrasts(requested, self._session.adapter, self._session.method, "Stream.explanation")
         started = time.perf_counter()
         with computing(self._session.adapter, self._session.resources):
+            check_contrasts(requested, self._session.adapter, self._session.method, "Stream.explanation")
             chosen = choose(requested, self._session.adapter, self._finished, "Stream.explanation")
             view = self._session.inputs.views[0]
             tokens = [view.boxes.new_zeros(0, *view.cells.shape)]

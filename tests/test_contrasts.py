@@ -245,18 +245,22 @@ def test_other_words_have_the_leading_space_of_the_word(
     def decode(ids: Tensor) -> str:
         return "".join(texts[index] for index in ids.tolist())
 
-    keeps: Any = SimpleNamespace(decode=decode, encode_answer=_encode)
+    keeps: Any = SimpleNamespace(decode=decode, encode_answer=_encode, mask_token=MASK)
     assert encode_instead(keeps, trajectory, positions, instead) == expected
     # a tokenizer that writes the word in another way than the model did: the answer's text says whether a space is due
     lists = {"red": [9], " red": [9], "redish": [9], " redish": [9]}
-    other: Any = SimpleNamespace(decode=decode, encode_answer=lambda text: lists.get(text) or _encode(text))
+    other: Any = SimpleNamespace(
+        decode=decode, encode_answer=lambda text: lists.get(text) or _encode(text), mask_token=MASK
+    )
     assert encode_instead(other, trajectory, positions, instead) == expected
 
 
 def test_other_words_of_a_tokenizer_that_adds_the_space_itself() -> None:
     trajectory = Trajectory(torch.tensor([2, 2]), torch.zeros(2, dtype=torch.int64), 2)
     adapter: Any = SimpleNamespace(
-        decode=lambda ids: " ".join("red" for _ in ids), encode_answer=lambda text: _encode(" " + text)
+        decode=lambda ids: " ".join({2: "red", 4: "blue"}[index] for index in ids.tolist()),
+        encode_answer=lambda text: _encode(" " + text),
+        mask_token=MASK,
     )
     assert encode_instead(adapter, trajectory, (1,), "blue") == (4,)
 
@@ -278,7 +282,6 @@ def test_explain(explainer: Explainer) -> None:
     other = next(color for color in scenes.COLORS if color not in words.answer.split())
     chosen = explainer.explain(IMAGE, targets=[first, Contrast(first.upper(), other), Contrast("a#2", "the"), 0])
     assert chosen.names == (first, f"{first} > {other}", "a#2 > the", "a")
-    assert chosen.labels == (first, f"{first} rather than {other}", "a#2 rather than the", "a")
     assert [target.instead for target in chosen.targets] == [None, other, "the", None]
     assert [target.text for target in chosen.targets] == [first, first, "a", "a"]
     assert chosen.find(f"{first}>{other}") == 1
@@ -319,8 +322,8 @@ def test_a_stream_explains_contrasts_at_its_state(explainer: Explainer) -> None:
 @pytest.mark.parametrize(
     ("contrast", "method", "message"),
     [
-        (Contrast("a", "zebra"), "default", r"explain: instead must be a text that tiny can write, got 'zebra'"),
-        (Contrast("a", "<mask>"), "default", r"explain: instead must be a text that tiny can write"),
+        (Contrast("a", "zebra"), "default", r"Contrast: instead must be words that tiny can write, got 'zebra'"),
+        (Contrast("a", "<mask>"), "default", r"Contrast: instead must be words that tiny can write, got '<mask>'"),
         (
             Contrast("a", "the"),
             "tam",
@@ -338,6 +341,14 @@ def test_what_is_refused_is_refused_before_the_model_runs(
     monkeypatch.setattr(explainer.adapter, "encode", never)
     with pytest.raises(ValueError, match=message):
         explainer.explain(IMAGE, targets=[contrast], method=method)
+
+
+def test_given_answers_have_contrasts_without_steps(explainer: Explainer) -> None:
+    text = explainer.explain(IMAGE).answer
+    given = explainer.explain(IMAGE, targets=[Contrast("a#2", "the"), Contrast("a", "the large")], answer=text)
+    assert given.names == ("a#2 > the", "a > the large")
+    with pytest.raises(ValueError, match="steps"):
+        explainer.explain(IMAGE, targets=[Contrast("a", "the")], answer=text, method=GradientCAM(state="committed"))
 
 
 def test_what_the_answer_must_have(explainer: Explainer) -> None:

@@ -14,6 +14,7 @@ from dcam_fast.attribution.answer_states import State, canvases
 from dcam_fast.attribution.probabilities import log_probabilities_with_and_without
 from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.models.adapter import Adapter, AdapterError, Inputs, Trajectory, Word
+from dcam_fast.words import fold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,23 +30,38 @@ class ContrastedWord(Word):
     instead_tokens: tuple[int, ...]
 
 
+def encode_other(adapter: Adapter[Any], text: str) -> tuple[int, ...]:
+    """Token ids of words that need not be in the answer.
+
+    Raises:
+        AdapterError: for a family that cannot encode text.
+        ValueError: for words that the model cannot write.
+    """
+    tokens = adapter.encode_answer(text)
+    spelled = adapter.decode(torch.tensor(tokens, dtype=torch.int64))
+    # decoders change white space, and tokenizers may ignore case
+    if fold("".join(spelled.split())) != fold("".join(text.split())) or adapter.mask_token in tokens:
+        raise ValueError(f"Contrast: instead must be words that {adapter.name} can write, got {text.strip()!r}")
+    return tuple(tokens)
+
+
 def encode_instead(
     adapter: Adapter[Any], trajectory: Trajectory, positions: Sequence[int], instead: str
 ) -> tuple[int, ...]:
     """Token ids of `instead` as they would stand at `positions`: after a space if the word there begins with one.
 
     Raises:
-        AdapterError: if the tokenizer does not know it.
+        AdapterError, ValueError: as `encode_other`.
     """
     own = trajectory.tokens[list(positions)]
     word = adapter.decode(own).strip()
     # Decoders may drop a leading space and tokenizers may add one, so the word itself says which text gives its tokens.
     for space in ("", " "):
         if adapter.encode_answer(space + word) == own.tolist():
-            return tuple(adapter.encode_answer(space + instead))
+            return encode_other(adapter, space + instead)
     before = adapter.decode(trajectory.tokens[: min(positions)])
     text = adapter.decode(trajectory.tokens[: max(positions) + 1]).removeprefix(before)
-    return tuple(adapter.encode_answer(" " * text[:1].isspace() + instead))
+    return encode_other(adapter, " " * text[:1].isspace() + instead)
 
 
 def contrast_targets(trajectory: Trajectory, word: ContrastedWord, state: State, mask_token: int) -> TargetBatch:

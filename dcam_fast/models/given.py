@@ -193,28 +193,24 @@ def given_trajectory(answer: AnswerLike, adapter: Adapter[Any], generation: Gene
     if isinstance(answer, GivenAnswer):
         return adapter.given(answer.tokens, answer.steps, generation)
     if isinstance(answer, str):
-        return adapter.given(encode_text(adapter, answer, "answer"), None, generation)
+        return adapter.given(_encoded(answer, adapter), None, generation)
     if not isinstance(answer, Sequence | np.ndarray | Tensor) or isinstance(answer, bytes | bytearray):
         need = "a str, token ids, a GivenAnswer, a Trajectory or None"
         raise TypeError(f"explain: answer must be {need}, got {answer!r}")
     return adapter.given(integers("explain", "answer", answer), None, generation)
 
 
-def encode_text(adapter: Adapter[Any], text: str, name: str) -> list[int]:
-    """Token ids of a text of an answer. `name` is that of the argument, for the message.
+def _encoded(text: str, adapter: Adapter[Any]) -> list[int]:
+    """Token ids of a text.
 
     Raises:
-        ValueError: if they do not spell it, apart from white space around it, or if one is the mask or ends the answer.
+        ValueError: if they do not spell it, apart from white space around it.
     """
     tokens = adapter.encode_answer(text)
-    known = adapter.answer_format
-    if reserved := {known.mask_token, *known.end_tokens}.intersection(tokens):
-        shown = ", ".join(map(str, sorted(reserved)))
-        raise ValueError(f"explain: {name} must be a text that {adapter.name} can write, got {text!r} (token {shown})")
     spelled = adapter.decode(torch.tensor(tokens, dtype=torch.int64))
     if spelled.strip() != text.strip():
         raise ValueError(
-            f"explain: {name} must be a text that {adapter.name} can write, got {text!r}, which its tokenizer turns "
-            f"into {spelled!r}"
+            f"explain: answer must be a text that {adapter.name} can write, got {text!r}, which its tokenizer turns "
+            f"into {spelled!r}; give the token ids instead"
         )
     return tokens

@@ -179,7 +179,7 @@ def test_contrasts(subject: Any) -> None:
     explanation = Explainer(subject.adapter).explain(IMAGE, checks.PROMPT, [contrast])
     assert explanation.names == (f"{words[0].text} > {other}",)
     assert float(explanation.raw_maps.amax()) > float(explanation.raw_maps.amin())
-    with pytest.raises(ValueError, match=r"instead must be a text that .* can write, got 'zebra'"):
+    with pytest.raises(ValueError, match=r"Contrast: instead must be words that .* can write, got 'zebra'"):
         Explainer(subject.adapter).explain(IMAGE, checks.PROMPT, [Contrast(words[0].text, "zebra")])
 
 

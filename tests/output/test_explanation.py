@@ -95,7 +95,6 @@ def test_names_of_contrasts() -> None:
     contrasts = (replace(red, instead="blue"), red, replace(second, instead="star"), replace(red, instead="blue"))
     explanation = replace(explanation, targets=contrasts)
     assert explanation.names == ("red > blue", "red", "ring#2 > star", "red > blue (2)")
-    assert explanation.labels[:3] == ("red rather than blue", "red", "ring#2 rather than star")
     for target, index in (("red>blue", 0), ("Red", 1), ("ring#2 > STAR", 2), ("red > blue (2)", 3)):
         assert explanation.find(target) == index
     assert replace(explanation, targets=(contrasts[0], ring, blue, second)).find("red") == 0

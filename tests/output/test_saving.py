@@ -59,7 +59,7 @@ def test_save_and_load_a_contrast(tmp_path: Path) -> None:
     explanation = replace(explanation, targets=(replace(explanation.targets[0], instead="large blue"),))
     folder = explanation.save(tmp_path / "one")
     assert (folder / "00-red-large-blue.png").exists()
-    assert "red rather than large blue" in (folder / "explanation.html").read_text("utf-8")
+    assert '"instead":"large blue"' in (folder / "explanation.html").read_text("utf-8")
     assert same(Explanation.load(folder), explanation)
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dcam_fast import Explainer, GivenAnswer, GradientCAM
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets
@@ -120,6 +121,29 @@ def check_gradients(subject: Subject, image: NDArray[np.uint8], positions: tuple
             worst = max(worst, relative(got.gradients[row], gradient[0]))
     assert worst <= 1e-6, f"gradients differ by {worst:.1e}"
     return worst
+
+
+def check_given(adapter: Any, image: NDArray[np.uint8], generation: Generation, *states: str) -> None:
+    """An answer that the model generated, given, has bitwise the same maps and scores at each of `states`: as tokens
+    with their steps, as a trajectory, and as tokens alone where the state needs no steps."""
+    explainer = Explainer(adapter)
+    finished = adapter.generate(adapter.encode(image, PROMPT), generation)
+    tokens, steps = finished.tokens, finished.steps
+    for state in states:
+        method = GradientCAM(state=state)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"method": method, "generation": generation}
+        expected = explainer.explain(image, PROMPT, "all", **options)
+        answers: list[Any] = [finished]
+        if state != "committed":
+            answers += [tokens, tokens.tolist(), tokens.numpy()]
+        if finished.canvases is None:
+            answers.append(GivenAnswer(tuple(tokens.tolist()), tuple(steps.tolist())))
+        for answer in answers:
+            got = explainer.explain(image, PROMPT, "all", answer=answer, **options)
+            assert got.answer == expected.answer
+            assert got.targets == expected.targets
+            assert got.maps.equal(expected.maps)
+            assert got.raw_maps.equal(expected.raw_maps)
 
 
 @torch.no_grad()

@@ -62,6 +62,7 @@ class LavidaAdapter(LlavaAdapter):
         self.attention = attention
         self.has_two_streams = attention == "prefix"
         self.core = model.get_model()
+        self.embedding = self.core.transformer.wte
         super().__init__(
             model,
             tokenizer,
@@ -80,7 +81,7 @@ class LavidaAdapter(LlavaAdapter):
         return shifted_schedule(tokens, steps)
 
     def embed(self, inputs: LlavaInputs, canvases: Tensor) -> Hidden:
-        canvas = self.core.transformer.wte(canvases)
+        canvas = self.embedding(canvases)
         if self.has_two_streams:
             return Hidden(inputs.embedded, canvas)
         return Hidden(torch.cat((inputs.embedded.expand(len(canvas), -1, -1), canvas), 1))

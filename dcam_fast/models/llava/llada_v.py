@@ -63,6 +63,7 @@ class LladavAdapter(LlavaAdapter):
             raise AdapterError(f"llada-v: attention must be joint, got {attention!r}")
         self.attention = attention
         self.core = model.get_model()
+        self.embedding = self.core.embed_tokens
         self.never_written = torch.tensor(never_written, dtype=torch.int64)
         super().__init__(
             model,
@@ -79,7 +80,7 @@ class LladavAdapter(LlavaAdapter):
         return lambda canvas: logits_of(canvas).index_fill(1, never, -torch.inf)
 
     def embed(self, inputs: LlavaInputs, canvases: Tensor) -> Hidden:
-        canvas = self.core.embed_tokens(canvases)
+        canvas = self.embedding(canvases)
         return Hidden(torch.cat((inputs.embedded.expand(len(canvas), -1, -1), canvas), 1))
 
     def layer(self, index: int, hidden: Hidden, inputs: LlavaInputs) -> Hidden:

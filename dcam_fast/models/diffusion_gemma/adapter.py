@@ -12,6 +12,7 @@ guesses of the step before (self-conditioning). They are kept as mean embeddings
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -193,6 +194,8 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
             raise AdapterError(
                 f"generate: block_length must be {length}, the canvas of {self.name}, got {block_length}"
             )
+        if generation.temperature == 0:
+            raise AdapterError(f"generate: temperature must be above 0 for {self.name}, which draws its tokens, got 0")
 
     @torch.no_grad()
     def _generate(
@@ -200,7 +203,9 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
     ) -> Trajectory:
         """The finished trajectory. `callback` gets the trajectory so far after every step but the last."""
         end_tokens = self._end_tokens()
-        options = {} if generation.steps is None else {"max_denoising_steps": generation.steps}
+        options: dict[str, float] = {} if generation.steps is None else {"max_denoising_steps": generation.steps}
+        if generation.temperature is not None:  # the same in every step; transformers rejects equal limits
+            options |= {"t_min": generation.temperature, "t_max": math.nextafter(generation.temperature, math.inf)}
 
         def after_step(record: GenerationRecord) -> None:
             callback(record.trajectory(end_tokens))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dcam_fast.explainer import Explainer
     from dcam_fast.explanation import Explanation
     from dcam_fast.images import load_image
+    from dcam_fast.interruption import Cancelled, DeadlineExceeded, Interrupted
     from dcam_fast.models import AdapterError
     from dcam_fast.models.generation import Generation
     from dcam_fast.ops.threads import get_num_threads, set_num_threads
@@ -29,11 +30,14 @@ _MODULE_OF = {
     "RELEASED": "config",
     "UNGUIDED": "config",
     "AdapterError": "models",
+    "Cancelled": "interruption",
+    "DeadlineExceeded": "interruption",
     "Environment": "environment",
     "Explainer": "explainer",
     "Explanation": "explanation",
     "Generation": "models.generation",
     "GradientCAM": "attribution.methods",
+    "Interrupted": "interruption",
     "RefineConfig": "config",
     "Step": "streaming",
     "Stream": "streaming",
@@ -52,11 +56,14 @@ __all__ = [
     "RELEASED",
     "UNGUIDED",
     "AdapterError",
+    "Cancelled",
+    "DeadlineExceeded",
     "Environment",
     "Explainer",
     "Explanation",
     "Generation",
     "GradientCAM",
+    "Interrupted",
     "RefineConfig",
     "Step",
     "Stream",

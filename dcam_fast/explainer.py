@@ -19,6 +19,7 @@ from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource, load_image
+from dcam_fast.interruption import Cancellation, interruptible
 from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter
 from dcam_fast.models.generation import Generation
 from dcam_fast.ops.cuda_graphs import GraphCache
@@ -106,6 +107,8 @@ class Explainer:
         method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
         generation: Generation = DEFAULT_GENERATION,
+        timeout: float | None = None,
+        cancel: Cancellation | None = None,
     ) -> Explanation:
         """Answers `prompt` about `image` and explains words of the answer.
 
@@ -121,6 +124,8 @@ class Explainer:
             profile: how maps are refined: `"default"`, `"unguided"`, `"released"`, `"paper"` or a `RefineConfig` (None:
                 the method's profile).
             generation: how the answer is generated.
+            timeout: seconds from the call after which it is interrupted (None: never).
+            cancel: a `threading.Event`, or anything with `is_set()`, that interrupts the call once it is set.
 
         Returns:
             The answer, its tokens and a map for each target.
@@ -130,11 +135,14 @@ class Explainer:
                 model runs is checked before.
             TypeError: for an argument of the wrong type, before the model runs.
             FileNotFoundError: if `image` is a path that does not exist.
+            DeadlineExceeded: after `timeout`.
+            Cancelled: after `cancel` was set.
         """
+        limits = interruptible(timeout, cancel)
         requested = checked_targets(targets, "explain")
         settings = method_named(method)
         _check_options("explain", prompt, profile, generation)
-        with computing(self.adapter, self.resources):
+        with limits, computing(self.adapter, self.resources):
             session = self._session(image, prompt, _name_of(method), settings, profile)
             started = time.perf_counter()
             trajectory = self.adapter.generate(session.inputs, generation)
@@ -151,6 +159,8 @@ class Explainer:
         method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
         generation: Generation = DEFAULT_GENERATION,
+        timeout: float | None = None,
+        cancel: Cancellation | None = None,
     ) -> Stream:
         """Answers `prompt` about `image` and explains each token at the denoising step that writes it.
 
@@ -164,19 +174,23 @@ class Explainer:
                 exists while the answer is being written.
             profile: as in `explain`.
             generation: as in `explain`.
+            timeout: as in `explain`. The seconds count from this call, also between the steps.
+            cancel: as in `explain`.
 
         Raises:
             ValueError: as in `explain`, and if the model or the method does not support streaming.
             TypeError: as in `explain`.
+            DeadlineExceeded, Cancelled: as in `explain`, also from the steps.
         """
+        limits = interruptible(timeout, cancel, "stream")
         settings = method_named(method)
         _check_options("stream", prompt, profile, generation)
         if not isinstance(settings, GradientCAM):
             raise ValueError(f"stream: method must be a GradientCAM or the name of one, got {method!r}")
         committed = replace(settings, state="committed")
-        with computing(self.adapter, self.resources):
+        with limits, computing(self.adapter, self.resources):
             session = self._session(image, prompt, f"{_name_of(method)}, streamed", committed, profile)
-            return Stream(session, self.adapter.denoise(session.inputs, generation))
+            return Stream(session, self.adapter.denoise(session.inputs, generation), limits)
 
     def _session(
         self,

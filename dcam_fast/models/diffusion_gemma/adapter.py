@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache
 
+from dcam_fast.interruption import check_interruption
 from dcam_fast.models.adapter import (
     DEFAULT_GENERATION,
     NO_MASK,
@@ -166,7 +167,7 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
     def generate(self, inputs: DiffusionGemmaInputs, generation: Generation = DEFAULT_GENERATION) -> Trajectory:
         self._check_generation(generation)
         with RandomNumbers(generation.seed, self.device).drawn():
-            return self._generate(inputs, generation, lambda _: None)
+            return self._generate(inputs, generation, lambda _: check_interruption())
 
     def denoise(
         self, inputs: DiffusionGemmaInputs, generation: Generation = DEFAULT_GENERATION

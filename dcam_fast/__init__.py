@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dcam_fast.explainer import Explainer
     from dcam_fast.explanation import Explanation
     from dcam_fast.images import load_image
+    from dcam_fast.interruption import Cancelled, DeadlineExceeded, Interrupted
     from dcam_fast.models import AdapterError
     from dcam_fast.models.generation import Generation
     from dcam_fast.models.given import GivenAnswer
@@ -31,13 +32,16 @@ _MODULE_OF = {
     "RELEASED": "config",
     "UNGUIDED": "config",
     "AdapterError": "models",
+    "Cancelled": "interruption",
     "Contrast": "contrast",
+    "DeadlineExceeded": "interruption",
     "Environment": "environment",
     "Explainer": "explainer",
     "Explanation": "explanation",
     "Generation": "models.generation",
     "GivenAnswer": "models.given",
     "GradientCAM": "attribution.methods",
+    "Interrupted": "interruption",
     "RefineConfig": "config",
     "Step": "streaming",
     "Stream": "streaming",
@@ -56,13 +60,16 @@ __all__ = [
     "RELEASED",
     "UNGUIDED",
     "AdapterError",
+    "Cancelled",
     "Contrast",
+    "DeadlineExceeded",
     "Environment",
     "Explainer",
     "Explanation",
     "Generation",
     "GivenAnswer",
     "GradientCAM",
+    "Interrupted",
     "RefineConfig",
     "Step",
     "Stream",

@@ -22,6 +22,7 @@ from dcam_fast.attribution.objectives import Objective, Scores, evaluate
 from dcam_fast.attribution.resources import AllowanceError, Meter, allowance, compiled, current
 from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.attribution.threads import run_all, workers
+from dcam_fast.interruption import check_interruption
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, Inputs
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ def differentiate(
     def backward(state: _Pass) -> None:
         rounds = max(len(canvas.maps) for canvas in state.canvases)
         for index in range(rounds):
+            check_interruption()
             # One map of each canvas that has another. Canvases do not see each other, so their scores can be summed.
             slots = [slot for slot, canvas in enumerate(state.canvases) if index < len(canvas.maps)]
             chosen = [state.canvases[slot].maps[index] for slot in slots]
@@ -265,6 +267,7 @@ def _with_own_images(
             embedded = adapter.embed(inputs, torch.stack([canvas.tokens for canvas in group]))
         size, start = min(_batch_size(embedded), len(group)), 0
         while start < len(group):
+            check_interruption()
             part = slice(start, start + size)
             try:
                 top, kept = _forward(adapter, inputs, select(embedded, part), layers, end, limit)
@@ -327,6 +330,7 @@ def _with_shared_image(
         hidden = adapter.embed(inputs, torch.stack([canvas.tokens for canvas in canvases]))
         image, states = hidden.image, _check_canvas(hidden.canvas).split(1)
         for index in range(layers[0] + 1):
+            check_interruption()
             image, context = adapter.prefix_layer(index, image, inputs)
             states = tuple(adapter.canvas_layer(index, state, context, inputs) for state in states)
         del context, hidden
@@ -342,6 +346,7 @@ def _with_shared_image(
             upper = _run_prefix(adapter, image, inputs, range(end, adapter.num_layers))[1]
 
         def finish(index: int, state: Tensor) -> None:
+            check_interruption()
             with torch.enable_grad(), Meter(limit - meter.bytes):
                 canvas = compiled(_run_canvas)(adapter, state, contexts, inputs, range(layers[0] + 1, end))
             if end < adapter.num_layers:

@@ -145,7 +145,15 @@ def damaged(checkpoint: Path, tmp_path: Path) -> Path:
 @every_topology
 @pytest.mark.parametrize(("steps", "block_length"), [(1, 8), (3, 8), (4, 4), (8, 2)])
 def test_generation(subject: Any, steps: int, block_length: int) -> None:
-    checks.check_generation(subject, IMAGE, steps, block_length)
+    checks.check_generation(subject, IMAGE, Generation(steps, block_length))
+
+
+@every_topology
+def test_sampling(subject: Any) -> None:
+    """The draws are those of torch's own generator, by the official code."""
+    schedules = [(3, 8), (4, 4)] if len(VOCABULARY) == subject.adapter.model.config.vocab_size else [(2, 8)]  # slow
+    for steps, block_length in schedules:
+        checks.check_generation(subject, IMAGE, Generation(steps, block_length, temperature=0.5, seed=1))
 
 
 @every_topology
@@ -227,7 +235,7 @@ def test_an_answer_stops_at_the_end_of_the_turn() -> None:
             bias[1] = 5
             bias[126081] = 9  # surer, but never written
             one.adapter.model.lm_head.bias = torch.nn.Parameter(bias)
-        own = one.generate(IMAGE, 8, 4)
+        own = one.generate(IMAGE, Generation(8, 4))
         inputs = one.adapter.encode(IMAGE, checks.PROMPT)
         trajectory = one.adapter.generate(inputs, Generation(8, 4))
     assert trajectory.length == len(own.tokens)

@@ -168,7 +168,7 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
             stops_at_end=self.stops_at_end,
             num_leading=0 if self.has_two_streams else inputs.embedded.shape[1],
         )
-        return unmask(self.logits_fn(inputs), schedule, self.device)
+        return unmask(self.logits_fn(inputs), schedule, generation, self.device)
 
     @property
     def answer_format(self) -> AnswerFormat:

@@ -24,7 +24,7 @@ MASK_TOKEN: Final = 126336
 class LavidaAdapter(LlavaAdapter):
     """Answers of 64 tokens in 32 steps of the shifted schedule, as in the official example.
 
-    Nothing is sampled, so the same question has the same answer.
+    Without a temperature nothing is sampled, so the same question has the same answer.
     """
 
     family = "lavida"

@@ -23,7 +23,7 @@ NEVER_WRITTEN: Final = (126081, 126080, 126346, 126347)  # end and start of the 
 class LladavAdapter(LlavaAdapter):
     """Answers of 128 tokens in as many steps, as in the official example, which stop at the end of the turn.
 
-    Nothing is sampled, so the same question has the same answer.
+    Without a temperature nothing is sampled, so the same question has the same answer.
     """
 
     family = "llada-v"

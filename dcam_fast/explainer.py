@@ -15,7 +15,7 @@ from dcam_fast.attribution.answer_states import check_state
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.attribution.methods.presets import METHODS, method_named
 from dcam_fast.attribution.resources import computing
-from dcam_fast.checks import check_text
+from dcam_fast.checks import check_switch, check_text
 from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
 from dcam_fast.explanation import Explanation
@@ -170,6 +170,7 @@ class Explainer:
         method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
         generation: Generation = DEFAULT_GENERATION,
+        scores: bool = True,
         timeout: float | None = None,
         cancel: Cancellation | None = None,
     ) -> Explanation:
@@ -192,6 +193,8 @@ class Explainer:
                 the method's profile).
             generation: how the answer is generated. Of a given answer only the seed matters, and only for a family
                 without a mask token: it draws the noise that masks a token.
+            scores: whether targets get the scores that take passes of the model: groundedness, the shares and the
+                alternatives of `Target`.
             timeout: seconds from the call after which it is interrupted (None: never).
             cancel: a `threading.Event`, or anything with `is_set()`, that interrupts the call once it is set.
 
@@ -210,6 +213,7 @@ class Explainer:
         requested = checked_targets(targets, "explain")
         settings = method_named(method)
         _check_options("explain", prompt, profile, generation)
+        check_switch("explain", "scores", scores)
         with limits, computing(self.adapter, self.resources):
             check_contrasts(requested, self.adapter, settings, "explain")
             given = None
@@ -224,7 +228,7 @@ class Explainer:
             generated = started if given is not None else time.perf_counter()
             chosen = choose(requested, self.adapter, trajectory)
             raw = session.raw_maps(trajectory, chosen)
-            return session.explanation(trajectory, chosen, raw, {"generate": generated - started}, generated)
+            return session.explanation(trajectory, chosen, raw, {"generate": generated - started}, generated, scores)
 
     def stream(
         self,

@@ -1,4 +1,4 @@
-"""Explaining within a budget of time: what each stage takes here, and which level of exactness fits."""
+"""Explaining within a budget of time: what the stages take on this machine, and which level of exactness fits."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from dcam_fast.attribution import AttributionMethod
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.explanation import Explanation
 from dcam_fast.models.adapter import Adapter, Trajectory, Word
-from dcam_fast.session import Session
+from dcam_fast.models.generation import Generation
+from dcam_fast.session import CheckedTargets, Session, choose
 
-KEPT: Final = 32  # measurements of a stage that an estimate is made from
-FIXED: Final = 2  # what every stage costs in addition, in units: a pass over the image takes about as long as 2 targets
-DEPTHS: Final = (2, 1)
-# Mean cosine of the maps of a depth with the exact ones: `words` in the newest benchmarks/results/*-approximations.json.
+STALE: Final = 30.0  # seconds
+KEPT: Final = 32  # measurements of a stage that its estimate is made from
+FIXED: Final = 2  # targets whose passes take about as long as the pass over the image that all targets share
+# Mean cosine of the maps of a depth with the exact ones, from the newest benchmarks/results/*-approximations.json.
 COSINES: Final = {2: 0.995, 1: 0.986}
 
 
@@ -32,109 +34,256 @@ class BudgetError(ValueError):
 
 @dataclass(frozen=True)
 class Level:
-    """One way to explain, of those that a budget chooses from.
+    """A way to explain that a budget may choose.
 
     Attributes:
-        method: how raw maps are made.
-        scores: whether the maps get their scores.
         name: in the provenance.
-        loses: what it lacks compared with the first level, a sentence.
-        layers: how many layers are differentiated; the cost of the maps grows with it.
+        loses: what it lacks compared with the first level, as a sentence.
+        method: how raw maps are made.
+        layers: how many layers are differentiated. The cost of the maps grows with it.
+        scores: whether the targets get scores.
     """
 
-    method: AttributionMethod
-    scores: bool
     name: str
     loses: str
+    method: AttributionMethod
     layers: int
+    scores: bool
 
 
 def levels(method: AttributionMethod, scores: bool, adapter: Adapter[Any]) -> tuple[Level, ...]:
-    """The ways to explain with `method`, the most exact one first: with scores if wanted, without, and then, for a
-    `GradientCAM`, with fewer layers differentiated."""
-    above, depth = 1, None
+    """The ways to explain with `method`, the most exact one first: with scores (if wanted), without them, and for a
+    `GradientCAM` with fewer layers differentiated."""
+    no_scores = ["the targets have no scores"] if scores else []
     if isinstance(method, GradientCAM):
-        above, depth = adapter.num_layers - 1 - (method.target_layers or adapter.default_layers)[-1], method.depth
-    layers = above if depth is None else min(depth, above)
-    maps = "exact maps" if depth is None else f"maps through {_count(depth)}"
-    no_scores = "no scores" if scores else ""
-    found = [Level(method, True, f"{maps} and scores", "Nothing.", layers)] if scores else []
-    found.append(Level(method, False, maps, "The targets have no scores." if no_scores else "Nothing.", layers))
-    for fewer in DEPTHS:
-        if isinstance(method, GradientCAM) and fewer < layers:
-            loses = (
-                f"{'The targets have no scores. ' if scores else ''}{_count(fewer).capitalize()} of {layers} above the "
-                f"target layer differentiated: on scenes, the embedded model's maps then have a mean cosine of "
-                f"{COSINES[fewer]} with the exact ones."
-            )
-            found.append(Level(replace(method, depth=fewer), False, f"maps through {_count(fewer)}", loses, fewer))
+        above = adapter.num_layers - 1 - (method.target_layers or adapter.default_layers)[-1]
+        layers = above if method.depth is None else min(method.depth, above)
+        name = "exact maps" if layers == above else f"maps of depth {layers}"
+    else:
+        above = layers = 1
+        name = "maps"
+    found = [Level(f"{name} and scores", "nothing", method, layers, True)] if scores else []
+    found.append(Level(name, _sentence(no_scores), method, layers, False))
+    for depth, cosine in COSINES.items():
+        if isinstance(method, GradientCAM) and depth < layers:
+            fewer = [
+                f"{depth} of the {above} layers above the target layer are differentiated",
+                f"on scenes, the embedded model's maps of depth {depth} have a mean cosine of {cosine} with exact ones",
+            ]
+            lost = _sentence(no_scores + fewer)
+            found.append(Level(f"maps of depth {depth}", lost, replace(method, depth=depth), depth, False))
     return tuple(found)
 
 
-def _count(layers: int) -> str:
-    return "1 layer" if layers == 1 else f"{layers} layers"
+def _sentence(losses: list[str]) -> str:
+    return "; ".join(losses) or "nothing"
 
 
 @dataclass
 class Window:
-    """The last measurements of something."""
+    """The last measurements of something.
+
+    The first one contains torch's first use of a stage, which takes longer, and is dropped when there is a second.
+    """
 
     values: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
-    is_first: bool = False
+    added: int = 0
 
     def add(self, value: float) -> None:
-        if self.is_first:  # it held torch's first use of the stage, which takes longer
+        if self.added == 1:
             self.values.clear()
-        self.is_first = not self.values and not self.is_first
         self.values.append(value)
+        self.added += 1
 
     def high(self) -> float | None:
-        """What the next value will hardly exceed: the 95 % quantile, and half of its distance to the median on top."""
+        """What the next value will hardly exceed: the 95 % quantile and a margin that grows with the spread."""
         if not self.values:
             return None
-        if len(self.values) == 1:
-            return 1.1 * self.values[0]
-        high = statistics.quantiles(self.values, n=20, method="inclusive")[-1]
-        return high + max((high - statistics.median(self.values)) / 2, 0.05 * high)
+        middle = statistics.median(self.values)
+        high = middle if len(self.values) == 1 else statistics.quantiles(self.values, n=20, method="inclusive")[-1]
+        return 1.05 * high + 0.5 * (high - middle)
 
 
 class CostModel:
-    """What the stages of an explanation take on this machine, from their last measurements.
+    """What the stages of an explanation take, from their last measurements. Threads may share it.
 
-    A stage costs `units + FIXED` times a rate; the units are denoising steps or target tokens. Several threads may use
-    one model.
+    A stage takes `units + FIXED` times a rate. The units are target tokens.
     """
 
     def __init__(self) -> None:
+        self.measured_at = -math.inf  # when the last measured call ended
         self._windows: dict[Hashable, Window] = {}
         self._lock = threading.Lock()
 
     def add(self, stage: Hashable, units: int, seconds: float) -> None:
-        """A measurement of a stage."""
+        """Adds a measurement of a stage."""
         self.add_value(stage, seconds / (units + FIXED))
 
-    def add_value(self, name: Hashable, value: float) -> None:
-        """A measurement of something else than seconds."""
-        with self._lock:
-            self._windows.setdefault(name, Window()).add(value)
-
     def high(self, stage: Hashable, units: int) -> float | None:
-        """Seconds that a stage will hardly exceed. None: it was never measured."""
+        """Seconds that a stage will hardly exceed, or None if it was never measured."""
         rate = self.high_value(stage)
         return None if rate is None else rate * (units + FIXED)
 
+    def add_value(self, name: Hashable, value: float) -> None:
+        """Adds a measurement of something that is not a stage."""
+        with self._lock:
+            self._windows.setdefault(name, Window()).add(value)
+
     def high_value(self, name: Hashable) -> float | None:
-        """What the next value will hardly exceed. None: there was no value."""
+        """What the next value will hardly exceed, or None if there was no value."""
         with self._lock:
             window = self._windows.get(name)
             return None if window is None else window.high()
 
-    def forget_slowest(self) -> None:
-        """Drops the slowest measurement of each stage.
-
-        A refused call measures nothing. Without this, a machine that was busy once would refuse forever.
-        """
+    def forget(self) -> None:
+        """Drops all measurements."""
         with self._lock:
             for window in self._windows.values():
-                if window.values:
-                    window.values.remove(max(window.values))
+                window.values.clear()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The time that one explanation may take.
+
+    Attributes:
+        ms: milliseconds from `started` to the finished explanation.
+        levels: the ways to explain, the most exact one first and the fastest one last.
+        costs: of the stages, read and updated.
+        started: when the call began, by `clock`.
+        clock: in seconds.
+
+    Raises:
+        TypeError: if `ms` is not a number.
+        ValueError: if it is not positive and finite.
+    """
+
+    ms: float
+    levels: tuple[Level, ...]
+    costs: CostModel
+    started: float
+    clock: Callable[[], float] = time.perf_counter
+
+    def __post_init__(self) -> None:
+        if isinstance(self.ms, bool) or not isinstance(self.ms, int | float):
+            raise TypeError(f"explain: budget_ms must be a number or None, got {self.ms!r}")
+        if not (math.isfinite(self.ms) and self.ms > 0):
+            raise ValueError(f"explain: budget_ms must be above 0, got {self.ms!r}")
+
+    def check(self, targets: CheckedTargets, generation: Generation | None) -> None:
+        """Checks that the fastest level will fit, as far as its stages were measured.
+
+        A refused call measures nothing, and a busy machine becomes idle again. So costs that were last measured
+        `STALE` seconds ago refuse no call: they are forgotten.
+
+        Args:
+            targets: of the request.
+            generation: how the answer is generated; None for a given answer.
+
+        Raises:
+            BudgetError: if it will not.
+        """
+        tokens, fastest = self.costs.high_value(_kind(targets)), self.levels[-1]
+        stages = [self.costs.high("encode", 0)]
+        stages += [] if generation is None else [self.costs.high(_stage(generation), 0)]
+        stages += [None if tokens is None else self._rest(fastest, math.ceil(tokens))]
+        known = [stage for stage in stages if stage is not None]
+        needed = math.ceil(sum(known) * 1e3)
+        if len(known) < len(stages) or needed <= self.ms:
+            return
+        if self.clock() - self.costs.measured_at > STALE:
+            self.costs.forget()
+            return
+        raise BudgetError(f"explain: budget_ms must be at least {needed} for {fastest.name}, got {self.ms}")
+
+    def explain(self, session: Session) -> Explanation:
+        """The most exact explanation that fits, of a session that was prepared since `started`.
+
+        What is left is compared with the costs again after each stage. If no maps were made before, those of the
+        fastest level come first, and more exact ones replace them if they fit too.
+        """
+        self.costs.add("encode", 0, self.clock() - self.started)
+        begun = self.clock()
+        trajectory = session.answer()
+        generated = self.clock() - begun
+        if session.given is None:
+            self.costs.add(_stage(session.generation), 0, generated)
+        began_explaining = time.perf_counter()
+        chosen = choose(session.targets, session.adapter, trajectory)
+        tokens = sum(len(word.positions) for word in chosen)
+        self.costs.add_value(_kind(session.targets), tokens)
+        level, predicted = self._best(tokens)
+        raw = self._raw_maps(level, session, trajectory, chosen)
+        if predicted is None:  # nothing was known about maps
+            better, predicted = self._best(tokens)
+            if better.layers > level.layers:
+                raw = self._raw_maps(better, session, trajectory, chosen)
+            level = better
+        if level.scores and self._used() + self._finish(level, tokens) > self.ms / 1e3:
+            level = next(other for other in self.levels if other.layers == level.layers and not other.scores)
+        begun = self.clock()
+        decided = replace(session, method=level.method, scores=level.scores)
+        explanation = decided.explanation(trajectory, chosen, raw, {"generate": generated}, began_explaining)
+        self.costs.add(("finish", level.scores), tokens, self.clock() - begun)
+        self.costs.measured_at = self.clock()
+        budget = {
+            "ms": self.ms,
+            "chosen": level.name,
+            "predicted_ms": None if predicted is None else round(predicted * 1e3, 1),
+            "took_ms": round(self._used() * 1e3, 1),
+            "loses": level.loses,
+        }
+        return replace(explanation, provenance={**explanation.provenance, "budget": budget})
+
+    def _used(self) -> float:
+        return self.clock() - self.started
+
+    def _best(self, tokens: int) -> tuple[Level, float | None]:
+        """The first level that fits into what is left, else the last, and the predicted seconds of the whole call."""
+        for level in self.levels:
+            rest = self._rest(level, tokens)
+            if rest is not None and self._used() + rest <= self.ms / 1e3:
+                return level, self._used() + rest
+        rest = self._rest(self.levels[-1], tokens)
+        return self.levels[-1], None if rest is None else self._used() + rest
+
+    def _rest(self, level: Level, tokens: int) -> float | None:
+        """Seconds that a level takes after the generation. None: no maps were measured that bound it."""
+        maps = self._maps(level, tokens)
+        return None if maps is None else maps + self._finish(level, tokens)
+
+    def _maps(self, level: Level, tokens: int) -> float | None:
+        """Seconds for raw maps. Unmeasured, they take at most as much more as they differentiate more layers."""
+        for known in (level, *(other for other in self.levels if other.layers < level.layers)):
+            seconds = self.costs.high(_maps_stage(known), tokens)
+            if seconds is not None:
+                return seconds * level.layers / known.layers
+        return None
+
+    def _finish(self, level: Level, tokens: int) -> float:
+        """Seconds for refinement and scores. Unmeasured, scores take at most as long as exact maps."""
+        seconds = self.costs.high(("finish", level.scores), tokens)
+        if seconds is not None:
+            return seconds
+        return (self._maps(self.levels[0], tokens) or 0.0) if level.scores else 0.0
+
+    def _raw_maps(self, level: Level, session: Session, trajectory: Trajectory, chosen: list[Word]) -> Tensor:
+        begun = self.clock()
+        raw = replace(session, method=level.method).raw_maps(trajectory, chosen)
+        if raw.is_cuda:
+            torch.cuda.synchronize(raw.device)
+        self.costs.add(_maps_stage(level), sum(len(word.positions) for word in chosen), self.clock() - begun)
+        return raw
+
+
+def _kind(targets: CheckedTargets) -> Hashable:
+    """Requests of one kind have similar numbers of target tokens."""
+    return "tokens", targets if isinstance(targets, str) else len(targets)
+
+
+def _stage(generation: Generation) -> Hashable:
+    return "generate", generation.steps, generation.block_length
+
+
+def _maps_stage(level: Level) -> Hashable:
+    return "maps", repr(level.method)

@@ -99,7 +99,7 @@ class ExplainedAnswer:
                 got = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}"
                 raise _error(name, f"float32 {list(shape)} on {maps.device}", got)
         for target in self.targets:
-            if not all(map(math.isfinite, (target.peak, target.spread, target.groundedness))):
+            if not all(math.isfinite(score) for score in (target.peak, target.spread, target.groundedness or 0)):
                 raise _error("targets", "of finite scores", target)
 
     def __repr__(self) -> str:

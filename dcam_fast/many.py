@@ -1,21 +1,29 @@
-"""Explanations of many requests: what is asked, and running it in order on several threads."""
+"""`explain_many`: explanations of many requests, in their order."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
-from dcam_fast.attribution.threads import new_pool
+from dcam_fast.attribution import Resources
+from dcam_fast.attribution.resources import computing
+from dcam_fast.attribution.threads import new_pool, threads_of, workers
+from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource
+from dcam_fast.models.adapter import Adapter, Trajectory
 from dcam_fast.models.generation import Generation
-from dcam_fast.session import TargetsLike
+from dcam_fast.models.given import AnswerLike
+from dcam_fast.session import Session, TargetsLike
 
+P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
+TOGETHER: Final = 4  # requests whose answers a small model generates together; more is hardly faster
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +35,7 @@ class ExplainRequest:
     Attributes:
         image: as in `Explainer.explain`. A path is read when its turn comes.
         prompt: as in `Explainer.explain`.
+        answer: as in `Explainer.explain`.
         targets: as in `Explainer.explain`.
         generation: how the answer is generated. None: as the call of `explain_many` says.
 
@@ -38,6 +47,7 @@ class ExplainRequest:
 
     image: ImageSource
     prompt: str | None = None
+    answer: AnswerLike | None = None
     targets: TargetsLike = "content"
     generation: Generation | None = None
 
@@ -55,15 +65,87 @@ class RequestError:
     error: Exception
 
 
+def explained_in_order(
+    requests: Iterable[ExplainRequest],
+    prepare: Callable[[ExplainRequest], Session],
+    adapter: Adapter[Any],
+    resources: Resources,
+) -> Generator[Explanation | RequestError]:
+    """See `Explainer.explain_many`.
+
+    Args:
+        requests: to explain.
+        prepare: checks and encodes one.
+        adapter: of the model.
+        resources: of the passes.
+    """
+    concurrent = adapter.small and not resources.compile
+    with threads_of(adapter):
+        threads = workers() if concurrent else 1
+
+    def explain(group: list[ExplainRequest]) -> list[Explanation | RequestError]:
+        with computing(adapter, resources):
+            return _explained(group, prepare, adapter)
+
+    groups = grouped(requests, TOGETHER if concurrent else 1)
+    with contextlib.closing(run_in_order(explain, groups, threads)) as results:
+        for group in results:
+            yield from group
+
+
+def _explained(
+    group: list[ExplainRequest], prepare: Callable[[ExplainRequest], Session], adapter: Adapter[Any]
+) -> list[Explanation | RequestError]:
+    sessions = [_attempt(prepare, request) for request in group]
+    results: list[Explanation | RequestError] = []
+    for request, session, answer in zip(group, sessions, _answers(sessions, adapter), strict=True):
+        if isinstance(session, Exception):
+            result: Explanation | Exception = session
+        else:
+            result = answer if isinstance(answer, Exception) else _attempt(session.explained, *answer)
+        results.append(RequestError(request, result) if isinstance(result, Exception) else result)
+    return results
+
+
+def _answers(
+    sessions: list[Session | Exception], adapter: Adapter[Any]
+) -> list[tuple[Trajectory, dict[str, float]] | Exception]:
+    """The answer of each session with the seconds it took. The family may generate those of equal options together."""
+    answers: dict[int, tuple[Trajectory, dict[str, float]] | Exception] = {}
+    together: dict[Generation, list[tuple[int, Session]]] = {}
+    for index, session in enumerate(sessions):
+        if isinstance(session, Exception):
+            answers[index] = session
+        elif session.given is not None:
+            answers[index] = session.given, {"generate": 0.0}
+        else:
+            together.setdefault(session.generation, []).append((index, session))
+    for generation, members in together.items():
+        started = time.perf_counter()
+        found = _attempt(adapter.generate_many, [session.inputs for _, session in members], generation)
+        seconds = {"generate": (time.perf_counter() - started) / len(members)}
+        for number, (index, _) in enumerate(members):
+            answers[index] = found if isinstance(found, Exception) else (found[number], dict(seconds))
+    return [answers[index] for index in range(len(sessions))]
+
+
+def _attempt(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | Exception:
+    """The result of a call, or the error that it raises: an error is the result of its request."""
+    try:
+        return function(*args, **kwargs)
+    except Exception as error:
+        return error
+
+
 def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Lazily read items, `size` at a time. An exception of their iterator is raised after the items before it.
 
     >>> list(grouped("abcde", 2))
     [['a', 'b'], ['c', 'd'], ['e']]
     """
-    source, group = iter(items), []
+    group: list[T] = []
     try:
-        for item in source:
+        for item in items:
             group.append(item)
             if len(group) == size:
                 yield group
@@ -76,7 +158,7 @@ def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield group
 
 
-def run_in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+def run_in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Generator[R]:
     """The results of `function` for lazily read items, in their order.
 
     At most `threads + 1` items are begun and not yet handed out, so memory does not grow with their number. An
@@ -87,20 +169,20 @@ def run_in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -
         yield from map(function, items)
         return
     source, pending = iter(items), deque[Future[R]]()
-    raised: Exception | None = None
+    ended: Exception | None = None
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(new_pool(threads))
         stack.callback(lambda: [future.cancel() for future in pending])
         while True:
-            while raised is None and len(pending) <= threads:
+            while ended is None and len(pending) <= threads:
                 try:
                     item = next(source)
                 except Exception as error:  # StopIteration too; any other is raised below, in its turn
-                    raised = error
-                    break
-                pending.append(pool.submit(function, item))
+                    ended = error
+                else:
+                    pending.append(pool.submit(function, item))
             if not pending:
                 break
             yield pending.popleft().result()
-    if not isinstance(raised, StopIteration):
-        raise raised
+    if ended is not None and not isinstance(ended, StopIteration):
+        raise ended

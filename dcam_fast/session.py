@@ -26,7 +26,8 @@ from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.config import RefineConfig
 from dcam_fast.explained_answer import Target, Token
 from dcam_fast.explanation import Explanation
-from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs, Trajectory, Word
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.text import pieces_of, spell
 from dcam_fast.ops.cuda_graphs import GraphCache
 from dcam_fast.words import BROKEN, find_run, is_content, is_sign, positions_in, split_parts
@@ -50,7 +51,10 @@ class Session:
         profile_name: its name in the provenance.
         resources: what passes may use of the machine.
         graphs: CUDA graphs of the explainer's refinements.
-        is_given: whether another engine wrote the answer.
+        targets: the words that get maps.
+        generation: how the answer is generated.
+        given: the answer, where another engine wrote it. None: the model answers.
+        scores: whether targets get the scores that need passes of the model.
     """
 
     adapter: Adapter[Any]
@@ -61,7 +65,25 @@ class Session:
     profile_name: str
     resources: Resources
     graphs: GraphCache
-    is_given: bool = False
+    targets: CheckedTargets = "content"
+    generation: Generation = DEFAULT_GENERATION
+    given: Trajectory | None = None
+    scores: bool = True
+
+    def answer(self) -> Trajectory:
+        """The given answer, or a new one."""
+        return self.adapter.generate(self.inputs, self.generation) if self.given is None else self.given
+
+    def explained(self, trajectory: Trajectory, seconds: dict[str, float]) -> Explanation:
+        """The explanation of a finished answer.
+
+        Args:
+            trajectory: of the answer.
+            seconds: what the stages before took.
+        """
+        started = time.perf_counter()
+        chosen = choose(self.targets, self.adapter, trajectory)
+        return self.explanation(trajectory, chosen, self.raw_maps(trajectory, chosen), seconds, started)
 
     def raw_maps(self, trajectory: Trajectory, words: list[Word]) -> Tensor:
         """Raw maps float32 `[len(words), h, w]` over the first view of the image."""
@@ -121,7 +143,7 @@ class Session:
             prompt=self.inputs.prompt,
             answer=adapter.decode(answer),
             tokens=self._tokens(trajectory),
-            targets=tuple(Target(word.text, word.positions, *s) for word, s in zip(chosen, word_scores, strict=True)),
+            targets=tuple(Target(word.text, word.positions, *s) for word, s in zip(chosen, word_scores, strict=True)),  # type: ignore[arg-type]
             maps=maps,
             raw_maps=raw,
             boxes=self.inputs.views[0].boxes,
@@ -129,7 +151,7 @@ class Session:
                 "dcam_fast": __version__,
                 "torch": torch.__version__,
                 "model": adapter.name,
-                "answer": "given" if self.is_given else "generated",
+                "answer": "generated" if self.given is None else "given",
                 "method": self.method_name,
                 **describe(self.method),
                 "layers": list(self._layers),
@@ -138,10 +160,15 @@ class Session:
             },
         )
 
-    def _scores(self, trajectory: Trajectory, chosen: list[Word], maps: Tensor) -> list[tuple[float, float, float]]:
+    def _scores(
+        self, trajectory: Trajectory, chosen: list[Word], maps: Tensor
+    ) -> list[tuple[float, float, float | None]]:
         """(peak, spread, groundedness) of each chosen word."""
         if not chosen:
             return []
+        if not self.scores:
+            pairs = torch.stack((scores.peak(maps), scores.spread(maps)), 1).tolist()
+            return [(float(p), float(s), None) for p, s in pairs]
         adapter, index = self.adapter, word_index(chosen).to(self.adapter.device)
         masked = build_targets(trajectory, positions_of(chosen).to(adapter.device), "remask", adapter.mask_token)
         hot = scores.hot_cells(maps).flatten(1)[index]

@@ -253,19 +253,22 @@ class Budget:
         return None if maps is None else maps + self._finish(level, tokens)
 
     def _maps(self, level: Level, tokens: int) -> float | None:
-        """Seconds for raw maps. Unmeasured, they take at most as much more as they differentiate more layers."""
-        for known in (level, *(other for other in self.levels if other.layers < level.layers)):
-            seconds = self.costs.high(_maps_stage(known), tokens)
-            if seconds is not None:
-                return seconds * level.layers / known.layers
-        return None
+        """Seconds for raw maps, at most, or None if none were measured.
+
+        More layers cost at most as many times as much, and fewer no more. So a level has a bound before it is measured,
+        and one that was measured under load is tried again when another has become faster.
+        """
+        seconds = ((known, self.costs.high(_maps_stage(known), tokens)) for known in self.levels)
+        bounds = [cost * max(1.0, level.layers / known.layers) for known, cost in seconds if cost is not None]
+        return min(bounds, default=None)
 
     def _finish(self, level: Level, tokens: int) -> float:
-        """Seconds for refinement and scores. Unmeasured, scores take at most as long as exact maps."""
-        seconds = self.costs.high(("finish", level.scores), tokens)
-        if seconds is not None:
-            return seconds
-        return (self._maps(self.levels[0], tokens) or 0.0) if level.scores else 0.0
+        """Seconds for refinement and scores. Scores take at most twice as long as the most exact maps."""
+        measured = self.costs.high(("finish", level.scores), tokens)
+        if not level.scores:
+            return measured or 0.0
+        bound = 2 * (self._maps(self.levels[0], tokens) or math.inf)
+        return bound if measured is None else min(measured, bound)
 
     def _raw_maps(self, level: Level, session: Session, trajectory: Trajectory, chosen: list[Word]) -> Tensor:
         begun = self.clock()

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from dcam_fast.attribution.methods import METHODS, GradientCAM
     from dcam_fast.budget import BudgetError
     from dcam_fast.config import DEFAULT, PAPER, RELEASED, UNGUIDED, RefineConfig, profile
+    from dcam_fast.contrast import Contrast
     from dcam_fast.environment import Environment, env
     from dcam_fast.explainer import Explainer
     from dcam_fast.explanation import Explanation
     from dcam_fast.images import load_image
+    from dcam_fast.interruption import Cancelled, DeadlineExceeded, Interrupted
     from dcam_fast.many import ExplainRequest, RequestError
     from dcam_fast.models import AdapterError
     from dcam_fast.models.generation import Generation
@@ -33,6 +35,9 @@ _MODULE_OF = {
     "UNGUIDED": "config",
     "AdapterError": "models",
     "BudgetError": "budget",
+    "Cancelled": "interruption",
+    "Contrast": "contrast",
+    "DeadlineExceeded": "interruption",
     "Environment": "environment",
     "ExplainRequest": "many",
     "Explainer": "explainer",
@@ -40,6 +45,7 @@ _MODULE_OF = {
     "Generation": "models.generation",
     "GivenAnswer": "models.given",
     "GradientCAM": "attribution.methods",
+    "Interrupted": "interruption",
     "RefineConfig": "config",
     "RequestError": "many",
     "Step": "streaming",
@@ -60,6 +66,9 @@ __all__ = [
     "UNGUIDED",
     "AdapterError",
     "BudgetError",
+    "Cancelled",
+    "Contrast",
+    "DeadlineExceeded",
     "Environment",
     "ExplainRequest",
     "Explainer",
@@ -67,6 +76,7 @@ __all__ = [
     "Generation",
     "GivenAnswer",
     "GradientCAM",
+    "Interrupted",
     "RefineConfig",
     "RequestError",
     "Step",

@@ -17,6 +17,7 @@ from torch import Tensor
 from dcam_fast.attribution import AttributionMethod
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.explanation import Explanation
+from dcam_fast.interruption import DeadlineExceeded, check_interruption, interruptible
 from dcam_fast.models.adapter import Adapter, Trajectory, Word
 from dcam_fast.models.generation import Generation
 from dcam_fast.session import CheckedTargets, Session, choose
@@ -208,9 +209,10 @@ class Budget:
         generated = self.clock() - begun
         if session.given is None:
             self.costs.add(_stage(session.generation), 0, generated)
-        began_explaining = time.perf_counter()
+        started = time.perf_counter()
+        seconds = {"generate": generated}
         chosen = choose(session.targets, session.adapter, trajectory)
-        tokens = sum(len(word.positions) for word in chosen)
+        tokens = _count(chosen)
         self.costs.add_value(_kind(session.targets), tokens)
         level, predicted = self._best(tokens)
         raw = self._raw_maps(level, session, trajectory, chosen)
@@ -219,12 +221,15 @@ class Budget:
             if better.layers > level.layers:
                 raw = self._raw_maps(better, session, trajectory, chosen)
             level = better
-        if level.scores and self._used() + self._finish(level, tokens) > self.ms / 1e3:
-            level = next(other for other in self.levels if other.layers == level.layers and not other.scores)
-        begun = self.clock()
-        decided = replace(session, method=level.method, scores=level.scores)
-        explanation = decided.explanation(trajectory, chosen, raw, {"generate": generated}, began_explaining)
-        self.costs.add(("finish", level.scores), tokens, self.clock() - begun)
+        if level.scores and self._left() < self._finish(level, tokens):
+            level = self._without_scores(level)
+        try:
+            with interruptible(max(self._left(), 1e-3) if level.scores else None):
+                explanation = self._explanation(level, session, trajectory, chosen, raw, seconds, started)
+        except DeadlineExceeded:
+            check_interruption()  # raises if it was the caller's deadline
+            level = self._without_scores(level)
+            explanation = self._explanation(level, session, trajectory, chosen, raw, seconds, started)
         self.costs.measured_at = self.clock()
         budget = {
             "ms": self.ms,
@@ -238,11 +243,14 @@ class Budget:
     def _used(self) -> float:
         return self.clock() - self.started
 
+    def _left(self) -> float:
+        return self.ms / 1e3 - self._used()
+
     def _best(self, tokens: int) -> tuple[Level, float | None]:
         """The first level that fits into what is left, else the last, and the predicted seconds of the whole call."""
         for level in self.levels:
             rest = self._rest(level, tokens)
-            if rest is not None and self._used() + rest <= self.ms / 1e3:
+            if rest is not None and rest <= self._left():
                 return level, self._used() + rest
         rest = self._rest(self.levels[-1], tokens)
         return self.levels[-1], None if rest is None else self._used() + rest
@@ -270,13 +278,38 @@ class Budget:
         bound = 2 * (self._maps(self.levels[0], tokens) or math.inf)
         return bound if measured is None else min(measured, bound)
 
+    def _without_scores(self, level: Level) -> Level:
+        return next(other for other in self.levels if other.layers == level.layers and not other.scores)
+
+    def _explanation(
+        self,
+        level: Level,
+        session: Session,
+        trajectory: Trajectory,
+        chosen: list[Word],
+        raw: Tensor,
+        seconds: dict[str, float],
+        started: float,
+    ) -> Explanation:
+        begun = self.clock()
+        try:
+            decided = replace(session, method=level.method, scores=level.scores)
+            return decided.explanation(trajectory, chosen, raw, dict(seconds), started)
+        finally:  # scores that were interrupted would have taken longer
+            self.costs.add(("finish", level.scores), _count(chosen), self.clock() - begun)
+
     def _raw_maps(self, level: Level, session: Session, trajectory: Trajectory, chosen: list[Word]) -> Tensor:
         begun = self.clock()
         raw = replace(session, method=level.method).raw_maps(trajectory, chosen)
         if raw.is_cuda:
             torch.cuda.synchronize(raw.device)
-        self.costs.add(_maps_stage(level), sum(len(word.positions) for word in chosen), self.clock() - begun)
+        self.costs.add(_maps_stage(level), _count(chosen), self.clock() - begun)
         return raw
+
+
+def _count(words: list[Word]) -> int:
+    """Target tokens of some words."""
+    return sum(len(word.positions) for word in words)
 
 
 def _kind(targets: CheckedTargets) -> Hashable:

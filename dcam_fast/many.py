@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -15,6 +16,7 @@ from dcam_fast.attribution.resources import computing
 from dcam_fast.attribution.threads import new_pool, threads_of, workers
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource
+from dcam_fast.interruption import interruptible
 from dcam_fast.models.adapter import Adapter, Trajectory
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerLike
@@ -83,14 +85,19 @@ def explained_in_order(
     with threads_of(adapter):
         threads = workers() if concurrent else 1
 
+    stop = threading.Event()
+
     def explain(group: list[ExplainRequest]) -> list[Explanation | RequestError]:
-        with computing(adapter, resources):
+        with interruptible(cancel=stop), computing(adapter, resources):
             return _explained(group, prepare, adapter)
 
     groups = grouped(requests, TOGETHER if concurrent else 1)
     with contextlib.closing(run_in_order(explain, groups, threads)) as results:
-        for group in results:
-            yield from group
+        try:
+            for group in results:
+                yield from group
+        finally:
+            stop.set()  # what is in work ends at its next step
 
 
 def _explained(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from dcam_fast import BudgetError, Explainer, GradientCAM, scenes
 from dcam_fast.attribution import METHODS
 from dcam_fast.budget import COSINES, KEPT, STALE, Budget, CostModel, Level, Window, levels
 from dcam_fast.explanation import Explanation
+from dcam_fast.interruption import Cancelled, DeadlineExceeded, interruptible
 from dcam_fast.models.adapter import Word
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny.adapter import TinyAdapter
@@ -51,6 +53,7 @@ class FakeSession:
     adapter: Any = field(
         default_factory=lambda: SimpleNamespace(words=lambda _: WORDS, num_layers=6, default_layers=(2,))
     )
+    interrupted: bool = False
     ran: list[str] = field(default_factory=list)
 
     def _take(self, stage: str) -> None:
@@ -67,6 +70,8 @@ class FakeSession:
 
     def explanation(self, trajectory: Any, chosen: Any, raw: torch.Tensor, *_: Any) -> Explanation:
         self._take("scores" if self.scores else "refine")
+        if self.scores and self.interrupted:
+            raise DeadlineExceeded
         image, boxes = np.zeros((4, 4, 3), np.uint8), torch.zeros(2, 2, 4)
         return Explanation(image, "", "", (), (), raw[:0], raw[:0], boxes, {"depth": self.method.depth})
 
@@ -78,11 +83,12 @@ class Calls:
         self.clock, self.model = Clock(), CostModel()
         self.costs = {"encode": 1, "generate": 20, "maps 3": 30, "maps 2": 20, "maps 1": 10, "scores": 25, "refine": 1}
         self.costs |= {name.replace("_", " "): seconds for name, seconds in costs.items()}
+        self.interrupted = False
         self.ran: list[str] = []
 
     def __call__(self, seconds: float, scores: bool = True, given: Any = None) -> dict[str, Any]:
         """The budget in the provenance of one call; `ran` has its stages."""
-        session = FakeSession(self.clock, self.costs, scores=scores, given=given)
+        session = FakeSession(self.clock, self.costs, scores=scores, given=given, interrupted=self.interrupted)
         found = levels(session.method, scores, session.adapter)
         budget = Budget(seconds * 1e3, found, self.model, self.clock(), self.clock)
         budget.check(session.targets, None if given else session.generation)
@@ -214,6 +220,21 @@ def test_scores_are_dropped_when_the_maps_took_too_long(measured: Calls) -> None
     assert found["chosen"] == "exact maps"
     assert measured.ran == ["generate", "maps 3", "refine"]
     assert found["took_ms"] <= 90e3
+
+
+def test_scores_end_with_the_budget(measured: Calls) -> None:
+    measured.interrupted = True
+    found = measured(90)
+    assert (found["chosen"], found["loses"]) == ("exact maps", "the targets have no scores")
+    assert measured.ran == ["generate", "maps 3", "scores", "refine"]
+
+
+def test_the_callers_deadline_is_not_the_budgets(measured: Calls) -> None:
+    measured.interrupted = True
+    cancel = threading.Event()
+    with pytest.raises(Cancelled), interruptible(cancel=cancel):
+        cancel.set()
+        measured(90)
 
 
 def test_what_nothing_fits_into_is_refused_before_any_work(measured: Calls) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dcam_fast import AdapterError, Explainer, ExplainRequest, Explanation, GradientCAM, RequestError, scenes
+from dcam_fast.interruption import check_interruption
 from dcam_fast.many import TOGETHER, grouped, run_in_order
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny.adapter import TinyAdapter
@@ -240,6 +241,25 @@ def test_after_closing_no_item_is_begun(threads: int) -> None:
     assert count <= 1 + threads + 1
     assert list(results) == []
     assert (len(begun), threading.active_count()) == (count, active)
+
+
+def test_closing_interrupts_what_is_in_work(explainer: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second group works until it is interrupted."""
+    began, groups = threading.Event(), iter(range(1000))
+    generate_many = TinyAdapter.generate_many
+
+    def endless(self: TinyAdapter, inputs: list[object], generation: Generation) -> object:
+        if next(groups) == 0:
+            assert began.wait(LIMIT)
+            return generate_many(self, inputs, generation)  # type: ignore[arg-type]
+        began.set()
+        while True:
+            check_interruption()
+
+    monkeypatch.setattr(TinyAdapter, "generate_many", endless)
+    results = explainer.explain_many(requests_of(3 * TOGETHER), generation=FEW)
+    assert isinstance(next(results), Explanation)
+    results.close()
 
 
 def test_threads_end_with_the_iterator(explainer: Explainer) -> None:

@@ -25,7 +25,8 @@ from dcam_fast.config import RefineConfig
 from dcam_fast.contrast import Contrast
 from dcam_fast.explained_answer import Alternative, Target, Token
 from dcam_fast.explanation import Explanation
-from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs, Trajectory, Word
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.text import pieces_of, spell
 from dcam_fast.ops.cuda_graphs import GraphCache
 from dcam_fast.words import BROKEN, find_run, is_content, is_sign, positions_in, split_parts
@@ -49,7 +50,10 @@ class Session:
         profile_name: its name in the provenance.
         resources: what passes may use of the machine.
         graphs: CUDA graphs of the explainer's refinements.
-        is_given: whether another engine wrote the answer.
+        targets: the words that get maps.
+        generation: how the answer is generated.
+        given: the answer, where another engine wrote it. None: the model answers.
+        scores: whether targets get the scores that need passes of the model.
     """
 
     adapter: Adapter[Any]
@@ -60,7 +64,25 @@ class Session:
     profile_name: str
     resources: Resources
     graphs: GraphCache
-    is_given: bool = False
+    targets: CheckedTargets = "content"
+    generation: Generation = DEFAULT_GENERATION
+    given: Trajectory | None = None
+    scores: bool = True
+
+    def answer(self) -> Trajectory:
+        """The given answer, or a new one."""
+        return self.adapter.generate(self.inputs, self.generation) if self.given is None else self.given
+
+    def explained(self, trajectory: Trajectory, seconds: dict[str, float]) -> Explanation:
+        """The explanation of a finished answer.
+
+        Args:
+            trajectory: of the answer.
+            seconds: what the stages before took.
+        """
+        started = time.perf_counter()
+        chosen = choose(self.targets, self.adapter, trajectory)
+        return self.explanation(trajectory, chosen, self.raw_maps(trajectory, chosen), seconds, started)
 
     def raw_maps(self, trajectory: Trajectory, words: list[Word]) -> Tensor:
         """Raw maps float32 `[len(words), h, w]` over the first view of the image."""
@@ -101,7 +123,6 @@ class Session:
         raw: Tensor,
         seconds: dict[str, float],
         started: float,
-        scored: bool,
     ) -> Explanation:
         """The explanation of a finished answer.
 
@@ -111,11 +132,10 @@ class Session:
             raw: float32 `[T, h, w]`, their raw maps.
             seconds: what each stage took so far.
             started: `time.perf_counter()` when explaining began. The time since then is added to `seconds`.
-            scored: whether targets get the scores that take passes.
         """
         adapter, answer = self.adapter, trajectory.tokens[: trajectory.length]
         maps = self.refined(raw, answer)
-        targets = self._targets(Answer(adapter, self.inputs, trajectory), chosen, maps, scored)
+        targets = self._targets(Answer(adapter, self.inputs, trajectory), chosen, maps)
         explaining = seconds.get("explain", 0.0) + time.perf_counter() - started
         log.info(
             "%s: method %s, %d tokens, %d maps of %s; generation %.3f s, explanation %.3f s",
@@ -135,24 +155,24 @@ class Session:
                 "dcam_fast": __version__,
                 "torch": torch.__version__,
                 "model": adapter.name,
-                "answer": "given" if self.is_given else "generated",
+                "answer": "generated" if self.given is None else "given",
                 "method": self.method_name,
                 **describe(self.method),
                 "layers": list(self._layers),
                 "profile": self.profile_name,
-                "claims": claims(Answer(adapter, self.inputs, trajectory), self.method, scored),
+                "claims": claims(Answer(adapter, self.inputs, trajectory), self.method, self.scores),
                 "seconds": {**seconds, "explain": explaining},
             },
         )
 
-    def _targets(self, answer: Answer, chosen: list[Word], maps: Tensor, scored: bool) -> tuple[Target, ...]:
-        """The chosen words with their scores, or where not `scored`, with the scores of their maps alone."""
+    def _targets(self, answer: Answer, chosen: list[Word], maps: Tensor) -> tuple[Target, ...]:
+        """The chosen words with their scores, or without `scores`, with those of their maps alone."""
         shapes = torch.stack((scores.peak(maps), scores.spread(maps)), 1).tolist()
         targets = [
             Target(word.text, word.positions, peak, spread, instead=getattr(word, "instead", None))
             for word, (peak, spread) in zip(chosen, shapes, strict=True)
         ]
-        if not scored:
+        if not self.scores:
             return tuple(targets)
         found = scores.dependence(answer, chosen, maps, self._layers[0])
         return tuple(

@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -109,7 +109,8 @@ class Stream(Iterator[Step]):
             contrasts = {index: word for index, word in enumerate(chosen) if isinstance(word, ContrastedWord)}
             if contrasts:  # whose maps no step has made
                 raw[list(contrasts)] = self._session.raw_maps(self._finished, list(contrasts.values()))
-            return self._session.explanation(self._finished, chosen, raw, self._seconds, started, scores)
+            session = replace(self._session, scores=scores)
+            return session.explanation(self._finished, chosen, raw, self._seconds, started)
 
     def _run(self, denoised: Iterator[Trajectory]) -> Generator[Step, None, None]:
         trajectory = None

@@ -20,7 +20,7 @@ ORDER = (
     ("output",),
     ("explanation",),
     ("session", "testing"),
-    ("streaming",),
+    ("budget", "many", "streaming"),
     ("explainer",),
     ("evaluation",),
     ("benchmarks",),

@@ -232,6 +232,21 @@ class Adapter(ABC, Generic[InputsT]):
         (finished,) = deque(checked(self.denoise(inputs, generation)), maxlen=1)
         return finished
 
+    def generate_many(self, inputs: Sequence[InputsT], generation: Generation = DEFAULT_GENERATION) -> list[Trajectory]:
+        """The answers of `generate` to several inputs. The default generates one after another.
+
+        A family may generate them together. Then matrix products may round differently, and where two tokens are
+        nearly equally likely, an answer may differ.
+
+        Args:
+            inputs: from `encode`.
+            generation: how.
+
+        Raises:
+            AdapterError: for options that the family does not support.
+        """
+        return [self.generate(item, generation) for item in inputs]
+
     def denoise(self, inputs: InputsT, generation: Generation = DEFAULT_GENERATION) -> Iterator[Trajectory]:
         """Yields the trajectory so far after every denoising step; the last one is the finished answer.
 

@@ -99,7 +99,8 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _token(entry: Entry) -> Token:
     position, step = entry.field("position"), entry.field("step")
-    return Token(entry.field("text").text(), entry.field("id").integer(), position.integer(0), step.integer())
+    known = None if step.value is None else step.integer()
+    return Token(entry.field("text").text(), entry.field("id").integer(), position.integer(0), known)
 
 
 def _target(entry: Entry, positions: set[int]) -> Target:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_service import FakeService
+from PIL import Image
 
 Open = Callable[..., Any]
 COLUMNS, ROWS = 5, 3
@@ -35,16 +37,21 @@ def finish(page: Any, service: FakeService) -> None:
 
 def strongest_cell(page: Any, pane: int = 0) -> int:
     """The cell whose center is the brightest of the drawn map."""
-    return page.locator(".view .map").nth(pane).evaluate(
-        f"""canvas => {{
-            const context = canvas.getContext("2d"), sums = [];
+    return (
+        page.locator(".view .map")
+        .nth(pane)
+        .evaluate(
+            f"""canvas => {{
+            const {{ width, height }} = canvas, sums = [];
+            const {{ data }} = canvas.getContext("2d").getImageData(0, 0, width, height);
             for (let row = 0; row < {ROWS}; row++) for (let column = 0; column < {COLUMNS}; column++) {{
-                const x = (column + .5) / {COLUMNS} * canvas.width, y = (row + .5) / {ROWS} * canvas.height;
-                const [r, g, b] = context.getImageData(x, y, 1, 1).data;
-                sums.push(r + g + b);
+                const x = Math.floor((column + .5) / {COLUMNS} * width), y = Math.floor((row + .5) / {ROWS} * height);
+                const start = 4 * (y * width + x);
+                sums.push(data[start] + data[start + 1] + data[start + 2]);
             }}
             return sums.indexOf(Math.max(...sums));
         }}"""
+        )
     )
 
 
@@ -193,10 +200,6 @@ def test_a_key_is_asked_for(open_page: Open, service: FakeService) -> None:
 
 
 def png(service: FakeService) -> bytes:
-    import io
-
-    from PIL import Image
-
     file = io.BytesIO()
     Image.fromarray(service.explanation.image).save(file, "png")
     return file.getvalue()

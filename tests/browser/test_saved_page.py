@@ -331,7 +331,9 @@ def test_cells_are_drawn_on_request(opened: Open) -> None:
     page.locator(".cells").wait_for(state="hidden")
     page.locator("#grid").check()
     page.locator(".cells").wait_for()
-    drawn = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(value => value)"
+    drawn = (
+        "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(value => value)"
+    )
     assert page.locator(".cells").evaluate(drawn)
 
 

@@ -14,7 +14,7 @@ import pytest
 for folder in (Path(__file__).parent, Path(__file__).parents[1] / "output"):
     sys.path.insert(0, str(folder))  # `fake_service`, and `explanations` of the tests of output
 
-from fake_service import FakeService
+from fake_service import FakeService  # noqa: E402
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 Open = Callable[..., Any]

@@ -43,7 +43,9 @@ def strongest_cell(page: Any, pane: int = 0) -> int:
         .evaluate(
             f"""canvas => {{
             const {{ width, height }} = canvas, sums = [];
-            const {{ data }} = canvas.getContext("2d").getImageData(0, 0, width, height);
+            const copy = Object.assign(document.createElement("canvas"), {{ width, height }}).getContext("2d");
+            copy.drawImage(canvas, 0, 0);
+            const {{ data }} = copy.getImageData(0, 0, width, height);
             for (let row = 0; row < {ROWS}; row++) for (let column = 0; column < {COLUMNS}; column++) {{
                 const x = Math.floor((column + .5) / {COLUMNS} * width), y = Math.floor((row + .5) / {ROWS} * height);
                 const start = 4 * (y * width + x);

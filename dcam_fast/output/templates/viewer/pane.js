@@ -65,7 +65,6 @@ class Pane {
   }
 
   buildAnswer() {
-    this.answer.classList.toggle("canvas", !this.run.record);
     if (this.parts?.length === this.run.pieces.length && !this.run.record) return;
     this.parts = this.run.pieces.map(piece => {
       if (piece.position === null) return document.createTextNode(piece.text);
@@ -74,7 +73,8 @@ class Pane {
       part.selection = this.run.selectionOf(piece);
       return part;
     });
-    this.answer.replaceChildren(...this.parts);
+    // while it is being written, spaces between tokens are not known yet
+    this.answer.replaceChildren(...this.parts.flatMap(part => this.run.record ? [part] : [part, " "]));
     if (!this.parts.length) this.answer.textContent = "no answer";
     this.partStates = [];
   }

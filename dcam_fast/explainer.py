@@ -17,9 +17,10 @@ from dcam_fast.attribution.resources import computing
 from dcam_fast.checks import check_text
 from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
+from dcam_fast.encodings import EncodingCache
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource, load_image
-from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter
+from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs
 from dcam_fast.models.generation import Generation
 from dcam_fast.ops.cuda_graphs import GraphCache
 from dcam_fast.session import Session, TargetsLike, checked_targets, choose
@@ -46,6 +47,7 @@ class Explainer:
         max_memory: int | None = None,
         compile: bool = False,
         deterministic: bool = False,
+        encodings: int = 0,
     ) -> None:
         """An explainer of a loaded model.
 
@@ -54,6 +56,7 @@ class Explainer:
             max_memory: bytes of hidden states that a pass may keep. None: half of the free memory.
             compile: whether passes run through `torch.compile`.
             deterministic: whether passes use deterministic algorithms only.
+            encodings: how many encoded images, each with its prompt, are kept for later calls about the same.
 
         Raises:
             TypeError, ValueError: for a resource of the wrong type or value; see `dcam_fast.attribution.Resources`.
@@ -61,6 +64,7 @@ class Explainer:
         self.adapter = adapter
         self.resources = Resources(max_memory, compile, deterministic)
         self._graphs = GraphCache()
+        self._encodings = EncodingCache(adapter, encodings)
 
     @classmethod
     def from_pretrained(
@@ -178,6 +182,18 @@ class Explainer:
             session = self._session(image, prompt, f"{_name_of(method)}, streamed", committed, profile)
             return Stream(session, self.adapter.denoise(session.inputs, generation))
 
+    def encode(self, image: ImageSource, prompt: str | None = None) -> Inputs:
+        """An image and a prompt as the model reads them; `explain` and `stream` begin with it.
+
+        Args:
+            image: as in `explain`.
+            prompt: as in `explain`.
+
+        Raises:
+            ValueError: for an image or a prompt that the model cannot process.
+        """
+        return self._encodings.encode(load_image(image), self.adapter.default_prompt if prompt is None else prompt)
+
     def _session(
         self,
         image: ImageSource,
@@ -188,7 +204,7 @@ class Explainer:
     ) -> Session:
         named = profile_named(profile) if isinstance(profile, str) else profile
         config = settings.profile if named is None else named
-        inputs = self.adapter.encode(load_image(image), self.adapter.default_prompt if prompt is None else prompt)
+        inputs = self.encode(image, prompt)
         return Session(
             adapter=self.adapter,
             inputs=inputs,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dcam_fast.images import load_image
     from dcam_fast.models import AdapterError
     from dcam_fast.models.generation import Generation
+    from dcam_fast.models.given import GivenAnswer
     from dcam_fast.ops.threads import get_num_threads, set_num_threads
     from dcam_fast.scenes import sample_image
     from dcam_fast.streaming import Step, Stream
@@ -33,6 +34,7 @@ _MODULE_OF = {
     "Explainer": "explainer",
     "Explanation": "explanation",
     "Generation": "models.generation",
+    "GivenAnswer": "models.given",
     "GradientCAM": "attribution.methods",
     "RefineConfig": "config",
     "Step": "streaming",
@@ -56,6 +58,7 @@ __all__ = [
     "Explainer",
     "Explanation",
     "Generation",
+    "GivenAnswer",
     "GradientCAM",
     "RefineConfig",
     "Step",

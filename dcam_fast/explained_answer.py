@@ -20,12 +20,12 @@ from dcam_fast.words import align, fold, is_sign, occurrences, positions_in, spl
 
 @dataclass(frozen=True)
 class Token:
-    """One token of the answer: its position, and the denoising step (from 0) that committed it."""
+    """One token of the answer: its position, and the denoising step (from 0) that committed it, None if unknown."""
 
     text: str
     id: int
     position: int
-    step: int
+    step: int | None
 
 
 @dataclass(frozen=True)
@@ -191,18 +191,24 @@ class ExplainedAnswer:
             positions = {token.position for token in tokens}
             holding = [i for i, target in enumerate(self.targets) if positions.intersection(target.positions)]
             index = min(holding, key=lambda i: len(self.targets[i].positions), default=None)
-            pieces.append(Piece(text, max(tokens, key=lambda token: token.step, default=None), index))
+            pieces.append(Piece(text, max(tokens, key=_order, default=None), index))
             cursor += len(text)
         return tuple(pieces)
 
     def steps(self, target: str | SupportsIndex) -> tuple[int, ...]:
-        """The denoising steps that committed the tokens of a target, ascending.
+        """The denoising steps that committed the tokens of a target, ascending. There are none where they are unknown.
 
         Raises:
             ValueError: if there is no such target.
         """
         positions = self.targets[self.find(target)].positions
-        return tuple(sorted({token.step for token in self.tokens if token.position in positions}))
+        steps = {token.step for token in self.tokens if token.position in positions}
+        return tuple(sorted(step for step in steps if step is not None))
+
+
+def _order(token: Token) -> tuple[int, int]:
+    """By which of several tokens the one committed last is found; where steps are unknown, the last one."""
+    return (-1, token.position) if token.step is None else (token.step, 0)
 
 
 def _spoken(name: str) -> str:

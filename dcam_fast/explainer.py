@@ -11,6 +11,7 @@ import torch
 
 from dcam_fast import models
 from dcam_fast.attribution import AttributionMethod, Resources
+from dcam_fast.attribution.answer_states import check_state
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.attribution.methods.presets import METHODS, method_named
 from dcam_fast.attribution.resources import computing
@@ -22,6 +23,7 @@ from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource, load_image
 from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs
 from dcam_fast.models.generation import Generation
+from dcam_fast.models.given import AnswerLike, given_trajectory
 from dcam_fast.ops.cuda_graphs import GraphCache
 from dcam_fast.session import Session, TargetsLike, checked_targets, choose
 from dcam_fast.streaming import Stream
@@ -107,11 +109,12 @@ class Explainer:
         prompt: str | None = None,
         targets: TargetsLike = "content",
         *,
+        answer: AnswerLike | None = None,
         method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
         generation: Generation = DEFAULT_GENERATION,
     ) -> Explanation:
-        """Answers `prompt` about `image` and explains words of the answer.
+        """Answers `prompt` about `image`, unless another engine has, and explains words of the answer.
 
         Args:
             image: path, PIL image, array or tensor of any size and mode; see `dcam_fast.load_image`.
@@ -120,18 +123,23 @@ class Explainer:
                 positions in a list, tuple, 1-D array, tensor or other ordered iterable. Case and the signs between
                 words do not matter. A phrase has the mean map of its tokens. `"ring#2"` is the second ring. See
                 `dcam_fast.words` for what a word is.
+            answer: the answer, where another engine wrote it: its text, its token ids in a sequence, 1-D array or
+                tensor, a `GivenAnswer` (ids with the steps that wrote them) or a `Trajectory`. Nothing is generated
+                then. Ids may be those of the text, with or without its end token, or of the whole canvas. None: the
+                model answers.
             method: a name of `dcam_fast.METHODS` (`"default"`, `"published"`, `"grad_cam"`, ...), a `GradientCAM` or
                 any other `AttributionMethod`.
             profile: how maps are refined: `"default"`, `"unguided"`, `"released"`, `"paper"` or a `RefineConfig` (None:
                 the method's profile).
-            generation: how the answer is generated.
+            generation: how the answer is generated. Of a given answer only the seed matters, and only for a family
+                without a mask token: it draws the noise that masks a token.
 
         Returns:
             The answer, its tokens and a map for each target.
 
         Raises:
-            ValueError: for an image, prompt, target or option that cannot be used. Whatever can be checked before the
-                model runs is checked before.
+            ValueError: for an image, prompt, target, answer or option that cannot be used. Whatever can be checked
+                before the model runs is checked before.
             TypeError: for an argument of the wrong type, before the model runs.
             FileNotFoundError: if `image` is a path that does not exist.
         """
@@ -139,10 +147,16 @@ class Explainer:
         settings = method_named(method)
         _check_options("explain", prompt, profile, generation)
         with computing(self.adapter, self.resources):
+            given = None
+            if answer is not None:
+                given = given_trajectory(answer, self.adapter, generation)
+                check_state(given, getattr(settings, "state", "final"))
+                choose(requested, self.adapter, given)  # checks the targets before any work
             session = self._session(image, prompt, _name_of(method), settings, profile)
+            session = replace(session, is_given=given is not None)
             started = time.perf_counter()
-            trajectory = self.adapter.generate(session.inputs, generation)
-            generated = time.perf_counter()
+            trajectory = self.adapter.generate(session.inputs, generation) if given is None else given
+            generated = started if given is not None else time.perf_counter()
             chosen = choose(requested, self.adapter, trajectory)
             raw = session.raw_maps(trajectory, chosen)
             return session.explanation(trajectory, chosen, raw, {"generate": generated - started}, generated)

@@ -50,6 +50,7 @@ class Session:
         profile_name: its name in the provenance.
         resources: what passes may use of the machine.
         graphs: CUDA graphs of the explainer's refinements.
+        is_given: whether another engine wrote the answer.
     """
 
     adapter: Adapter[Any]
@@ -60,6 +61,7 @@ class Session:
     profile_name: str
     resources: Resources
     graphs: GraphCache
+    is_given: bool = False
 
     def raw_maps(self, trajectory: Trajectory, words: list[Word]) -> Tensor:
         """Raw maps float32 `[len(words), h, w]` over the first view of the image."""
@@ -76,7 +78,8 @@ class Session:
     def token(self, trajectory: Trajectory, position: int) -> Token:
         """The token at an answer position."""
         token = trajectory.tokens[position : position + 1]
-        return Token(self.adapter.decode(token), int(token), position, int(trajectory.steps[position]))
+        step = None if trajectory.steps is None else int(trajectory.steps[position])
+        return Token(self.adapter.decode(token), int(token), position, step)
 
     def _tokens(self, trajectory: Trajectory) -> tuple[Token, ...]:
         """The tokens of the answer. Of tokens that spell a character together, the last has it as text."""
@@ -126,6 +129,7 @@ class Session:
                 "dcam_fast": __version__,
                 "torch": torch.__version__,
                 "model": adapter.name,
+                "answer": "given" if self.is_given else "generated",
                 "method": self.method_name,
                 **describe(self.method),
                 "layers": list(self._layers),

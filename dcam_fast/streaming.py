@@ -57,8 +57,8 @@ class Stream(Iterator[Step]):
     """The denoising steps of one answer, each computed on request. Made by `Explainer.stream`.
 
     Example:
-        >>> from dcam_fast import Explainer, sample_image
-        >>> stream = Explainer.from_pretrained("tiny").stream(sample_image(), steps=4)
+        >>> from dcam_fast import Explainer, Generation, sample_image
+        >>> stream = Explainer.from_pretrained("tiny").stream(sample_image(), generation=Generation(steps=4))
         >>> [step.index for step in stream]
         [0, 1, 2, 3]
         >>> len(stream.explanation("all")) > 0
@@ -97,7 +97,7 @@ class Stream(Iterator[Step]):
             chosen = choose(requested, self._session.adapter, self._finished, "Stream.explanation")
             view = self._session.inputs.views[0]
             tokens = [view.boxes.new_zeros(0, *view.cells.shape)]
-            steps = self._finished.steps.tolist()
+            steps = self._finished.known_steps("committed").tolist()
             tokens += [self._raw[position, steps[position]][None] for position in positions_of(chosen).tolist()]
             raw = mean_by_word(torch.cat(tokens), chosen)
             return self._session.explanation(self._finished, chosen, raw, self._seconds, started)
@@ -119,7 +119,7 @@ class Stream(Iterator[Step]):
     def _explain(self, index: int, trajectory: Trajectory, generating: float) -> Step:
         started = time.perf_counter()
         session = self._session
-        steps = trajectory.steps[: trajectory.length].tolist()
+        steps = trajectory.known_steps("committed")[: trajectory.length].tolist()
         known = [position for position, step in enumerate(steps) if step != OPEN]
         committed = [position for position in known if (position, steps[position]) not in self._raw]
         raw = session.raw_maps(trajectory, [Word("", (position,)) for position in committed])

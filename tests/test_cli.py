@@ -24,6 +24,7 @@ from dcam_fast.cli.commands.explain import STREAM_LEGEND
 from dcam_fast.explained_answer import Target, Token
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import load_image
+from dcam_fast.models.generation import Generation
 
 
 class FakeExplainer:
@@ -91,6 +92,8 @@ def test_version_and_help(run: Callable[..., Any]) -> None:
         ("explain", "x.png", "--method", "magic"),
         ("explain", "x.png", "--profile", "magic"),
         ("explain", "x.png", "--dtype", "float16"),
+        ("explain", "x.png", "--steps", "0"),
+        ("explain", "x.png", "--temperature", "-1"),
         ("evaluate", "--method", "magic"),
         ("evaluate", "--profile", "magic"),
         ("evaluate", "--dtype", "float16"),
@@ -114,17 +117,19 @@ def test_explain(run: Callable[..., Any], fake: type[FakeExplainer], tmp_path: P
     assert "a red ring" in result.stdout
     assert "dcam-out/photo/explanation.html" in result.stdout
     assert Explanation.load(tmp_path / "dcam-out" / "photo").answer == "a red ring"
-    assert fake.calls == [{"prompt": None, "targets": "content", "method": "default", "profile": None}]
+    expected = {"prompt": None, "targets": "content", "method": "default", "profile": None, "generation": Generation()}
+    assert fake.calls == [expected]
 
 
 def test_explain_options(run: Callable[..., Any], fake: type[FakeExplainer], tmp_path: Path) -> None:
     path = picture(tmp_path / "[a] photo.png")
     options = ("--prompt", "what is it ?", "--method", "published", "--profile", "paper", "--out", tmp_path / "x")
+    options += ("--steps", 8, "--block-length", 4, "--temperature", 0.5, "--seed", 7)
     result = run("explain", path, "--target", "it", "--target", "what is", *options)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "x" / "[a] photo" / "explanation.html").exists()
-    expected = {"prompt": "what is it ?", "targets": ["it", "what is"], "method": "published", "profile": "paper"}
-    assert fake.calls == [expected]
+    named = {"prompt": "what is it ?", "targets": ["it", "what is"], "method": "published", "profile": "paper"}
+    assert fake.calls == [named | {"generation": Generation(8, 4, 0.5, 7)}]
     run("explain", path, "--target", "all")
     assert fake.calls[0]["targets"] == "all"
 

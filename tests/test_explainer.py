@@ -96,7 +96,6 @@ def test_targets_by_word_phrase_and_position(explainer: Explainer, scene: scenes
         ),
         ({"profile": "best"}, "profile: name must be one of released, paper, default, unguided, got 'best'"),
         ({"prompt": "what is the zebra ?"}, "tiny: prompt must be made of the words"),
-        ({"steps": 0}, "explain: steps must be a positive whole number or None, got 0"),
     ],
 )
 def test_errors(explainer: Explainer, scene: scenes.Scene, arguments: dict[str, object], message: str) -> None:

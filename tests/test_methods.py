@@ -27,7 +27,16 @@ from dcam_fast.attribution.methods.random import Random
 from dcam_fast.attribution.methods.shared import all_raw_maps, describe
 from dcam_fast.attribution.methods.tam import Tam, activation_maps, context_of
 from dcam_fast.explainer import Explainer
-from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import (
+    DEFAULT_GENERATION,
+    Adapter,
+    AdapterError,
+    Hidden,
+    ImageView,
+    Inputs,
+    Trajectory,
+    Word,
+)
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
@@ -63,7 +72,7 @@ class PaperAdapter(Adapter[PaperInputs]):
         cells = torch.from_numpy(image[..., :2].reshape(4, 2).copy()).float() / 255 * 2 - 1
         return PaperInputs(image, prompt, (view,), 2, cells)
 
-    def generate(self, inputs: PaperInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
+    def generate(self, inputs: PaperInputs, generation: Generation = DEFAULT_GENERATION) -> Trajectory:
         return TRAJECTORY
 
     def embed(self, inputs: PaperInputs, canvases: Tensor) -> Hidden:

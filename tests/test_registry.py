@@ -217,12 +217,8 @@ def explainer() -> Explainer:
         ({"method": dict}, TypeError, "explain: method must be one of .* or an AttributionMethod, got <class 'dict'>"),
         ({"profile": 3}, TypeError, "profile must be a name, a RefineConfig or None, got 3"),
         ({"profile": {"q": 1}}, TypeError, "profile must be a name, a RefineConfig or None, got {'q': 1}"),
-        ({"steps": "3"}, TypeError, "steps must be a positive whole number or None, got '3'"),
-        ({"steps": 2.5}, TypeError, "steps must be a positive whole number or None, got 2.5"),
-        ({"steps": np.ones(2, int)}, TypeError, "steps must be a positive whole number or None, got array"),
-        ({"steps": -1}, ValueError, "steps must be a positive whole number or None, got -1"),
-        ({"block_length": True}, TypeError, "block_length must be a positive whole number or None, got True"),
-        ({"block_length": 0}, ValueError, "block_length must be a positive whole number or None, got 0"),
+        ({"generation": {"steps": 3}}, TypeError, "generation must be a Generation, got {'steps': 3}"),
+        ({"generation": None}, TypeError, "generation must be a Generation, got None"),
     ],
 )
 def test_arguments_of_explaining(

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast import models
-from dcam_fast.models.adapter import Hidden, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import DEFAULT_GENERATION, Hidden, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny.adapter import TinyAdapter, TinyInputs
 from dcam_fast.testing import ConformanceError, check_adapter
 
@@ -89,8 +90,8 @@ class Blind(TinyAdapter):
 
 
 class BrokenTrajectory(TinyAdapter):
-    def generate(self, inputs: TinyInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
-        return self.wrong(super().generate(inputs, steps, block_length))
+    def generate(self, inputs: TinyInputs, generation: Generation = DEFAULT_GENERATION) -> Trajectory:
+        return self.wrong(super().generate(inputs, generation))
 
     def wrong(self, trajectory: Trajectory) -> Trajectory:
         raise NotImplementedError
@@ -124,22 +125,20 @@ class WrongSteps(BrokenTrajectory):
 class Restless(TinyAdapter):
     calls = 0
 
-    def generate(self, inputs: TinyInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
+    def generate(self, inputs: TinyInputs, generation: Generation = DEFAULT_GENERATION) -> Trajectory:
         self.calls += 1
-        trajectory = super().generate(inputs, steps, block_length)
+        trajectory = super().generate(inputs, generation)
         return replace(trajectory, tokens=trajectory.tokens + self.calls - 1)
 
 
 class TakesBack(TinyAdapter):
-    def denoise(
-        self, inputs: TinyInputs, steps: int | None = None, block_length: int | None = None
-    ) -> Iterator[Trajectory]:
-        states = list(super().denoise(inputs, steps, block_length))
+    def denoise(self, inputs: TinyInputs, generation: Generation = DEFAULT_GENERATION) -> Iterator[Trajectory]:
+        states = list(super().denoise(inputs, generation))
         yield states[-1]
         yield states[0]
 
-    def generate(self, inputs: TinyInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
-        return next(iter(self.denoise(inputs, steps, block_length)))
+    def generate(self, inputs: TinyInputs, generation: Generation = DEFAULT_GENERATION) -> Trajectory:
+        return next(iter(self.denoise(inputs, generation)))
 
 
 class LosesWords(TinyAdapter):

@@ -10,6 +10,7 @@ import torch
 
 from dcam_fast import scenes
 from dcam_fast.models.adapter import AdapterError
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny import accuracy
 from dcam_fast.models.tiny.adapter import WEIGHTS, TinyAdapter
 from dcam_fast.models.tiny.modeling import TinyForMaskedDiffusion
@@ -217,7 +218,7 @@ def test_generation_records_its_trajectory(model: TinyForMaskedDiffusion, attent
     whole = model.generate(pixels, prompt, attention=attention)  # type: ignore[arg-type]
     assert MASK not in whole.tokens
     assert sorted(whole.steps[0].tolist()) == list(range(36)), "one token a step"
-    few = model.generate(pixels, prompt, 12, 6, attention)  # type: ignore[arg-type]
+    few = model.generate(pixels, prompt, Generation(12, 6), attention)  # type: ignore[arg-type]
     steps = few.steps[0].view(6, 6)
     for block in range(6):
         assert sorted(steps[block].tolist()) == [2 * block] * 3 + [2 * block + 1] * 3, "blocks from left to right"
@@ -226,9 +227,9 @@ def test_generation_records_its_trajectory(model: TinyForMaskedDiffusion, attent
 def test_generation_checks_its_arguments(model: TinyForMaskedDiffusion) -> None:
     pixels, prompt = encode(scenes.sample_scene(np.random.default_rng(4)))
     with pytest.raises(ValueError, match="generate: block_length must be a divisor of 36, got 7"):
-        model.generate(pixels, prompt, 36, 7)
+        model.generate(pixels, prompt, Generation(36, 7))
     with pytest.raises(ValueError, match="generate: steps must be a multiple of 6 from 6 to 36, got 8"):
-        model.generate(pixels, prompt, 8, 6)
+        model.generate(pixels, prompt, Generation(8, 6))
     with pytest.raises(ValueError, match=r"forward: canvases must be \[B, 1, L\] with joint attention, got K = 2"):
         model(pixels, prompt, torch.zeros(1, 2, 36, dtype=torch.int64), "joint")
 

@@ -6,7 +6,7 @@
 namespace dcam {
 
 struct GuidedParams {
-    static constexpr int kStatistics = 9;  // of a window's colors: their mean, and the inverse of their covariance
+    static constexpr int kStatistics = 9;  // of a window's colors: their mean, and their covariance in factors
 
     const float* maps;   // [count, height, width]
     const float* guide;  // [3, height, width]

@@ -11,6 +11,7 @@ Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda or cuda:1.")]
 Dtype = Annotated[str | None, typer.Option(help="float32 or bfloat16. Default: that of the model family.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")]
 Attention = Annotated[str | None, typer.Option(help="Attention topology. Default: that of the model.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: those of the model.")]
 Data = Annotated[
     str, typer.Option(metavar="NAME", help="scenes, hard-scenes, coco:FOLDER, grandf:FOLDER or folder:FOLDER.")
 ]

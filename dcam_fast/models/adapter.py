@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Generic, TypeVar
 
@@ -20,40 +20,19 @@ from torch import Tensor, nn
 
 from dcam_fast.images import cell_colors
 from dcam_fast.models.generation import Generation
+from dcam_fast.models.given import AnswerFormat, GivenAnswer
+from dcam_fast.models.trajectory import NO_MASK as NO_MASK  # these three are part of the interface
+from dcam_fast.models.trajectory import OPEN as OPEN
+from dcam_fast.models.trajectory import TensorFields
+from dcam_fast.models.trajectory import Trajectory as Trajectory
 from dcam_fast.torch_modes import own_modes
 from dcam_fast.words import Word as Word  # part of the interface
 
-NO_MASK: Final = -1  # the mask token of a family that has none and denoises uniform noise
 DEFAULT_GENERATION: Final = Generation()
-OPEN: Final = torch.iinfo(torch.int64).max  # the step of a position that is still masked: later than any
 
 
 class AdapterError(ValueError):
     """A request that the model's structure does not allow."""
-
-
-def _summary(value: object) -> str:
-    """The repr of a value, with dtype and shape in place of a tensor's or array's numbers."""
-    if isinstance(value, Tensor | np.ndarray):
-        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_summary, value))}{',' * (len(value) == 1)})"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{key!r}: {_summary(item)}' for key, item in value.items())}}}"
-    return repr(value)
-
-
-class TensorFields:
-    """Base of the dataclasses that hold tensors: their repr shows dtypes and shapes."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "__repr__" not in vars(cls):  # dataclass() then leaves it as it is
-            cls.__repr__ = TensorFields.__repr__  # type: ignore[method-assign]
-
-    def __repr__(self) -> str:
-        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
-        return f"{type(self).__name__}({', '.join(f'{name}={_summary(getattr(self, name))}' for name in names)})"
 
 
 @dataclass(frozen=True)
@@ -65,11 +44,13 @@ class ImageView(TensorFields):
         cells: int64 `[h, w]`, the row of `Hidden.image` that holds each cell. The rows need not be contiguous: a model
             may have newline tokens, tiles or interleaved tokens.
         boxes: float32 `[h, w, 4]`, the pixels `(x0, y0, x1, y1)` of the original image that each cell covers.
+        picture: index of the picture that the view belongs to, for a model that gets several.
     """
 
     name: str
     cells: Tensor
     boxes: Tensor
+    picture: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,26 +74,6 @@ class Inputs(TensorFields):
         """Mean color of each cell of the default view, float32 `[3, h, w]` in 0..1, on the view's device."""
         boxes = self.views[0].boxes
         return cell_colors(self.image, boxes).to(boxes.device)
-
-
-@dataclass(frozen=True)
-class Trajectory(TensorFields):
-    """An answer and the denoising step that wrote each of its tokens. During generation it describes the steps so far.
-
-    Attributes:
-        tokens: int64 `[L]`, the answer.
-        steps: int64 `[L]`, the denoising step, from 0, that unmasked each position. `OPEN` marks a position that is
-            still masked; its token is then not part of the answer.
-        length: how many leading positions are text; the others are padding.
-        canvases: int64 `[S, K]`, the model's input at every step. Only for families where tokens and steps do not
-            determine it (no mask token, tokens that are overwritten). The first `L` of the `K` columns are token ids.
-            The others hold whatever else the family's `Adapter.embed` needs, 0 for nothing.
-    """
-
-    tokens: Tensor
-    steps: Tensor
-    length: int
-    canvases: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -201,7 +162,7 @@ class Adapter(ABC, Generic[InputsT]):
         >>> adapter = load("tiny")
         >>> inputs = adapter.encode(np.zeros((96, 128, 3), np.uint8), "describe the image")
         >>> inputs.views[0]
-        ImageView(name='image', cells=int64[12, 16], boxes=float32[12, 16, 4])
+        ImageView(name='image', cells=int64[12, 16], boxes=float32[12, 16, 4], picture=0)
         >>> trajectory = adapter.generate(inputs, Generation(steps=4))
         >>> hidden = adapter.embed(inputs, trajectory.tokens[None])
         >>> for index in range(adapter.num_layers):
@@ -223,7 +184,7 @@ class Adapter(ABC, Generic[InputsT]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Runs what users call directly in torch's default modes, whatever modes the caller has set."""
         super().__init_subclass__(**kwargs)
-        for name in ("__init__", "encode", "generate"):
+        for name in ("__init__", "encode", "generate", "given"):
             if name in vars(cls):
                 setattr(cls, name, own_modes()(vars(cls)[name]))
 
@@ -263,6 +224,40 @@ class Adapter(ABC, Generic[InputsT]):
             AdapterError: where the model's generation cannot be stepped.
         """
         raise AdapterError(f"stream: model must be one that generates step by step, got {self.name}")
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """What a finished answer looks like on the canvas. `given` needs it.
+
+        Raises:
+            AdapterError: for a family that explains generated answers only.
+        """
+        raise AdapterError(f"explain: answer must be None for a model that only explains its own, got {self.name}")
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Token ids of the text of an answer, without an end token, as generation would write it.
+
+        Raises:
+            AdapterError: for a family that cannot encode text.
+        """
+        raise AdapterError(f"explain: answer must be token ids for a model that encodes no text, got {self.name}")
+
+    @own_modes()
+    def given(
+        self, tokens: Sequence[int], steps: Sequence[int] | None = None, generation: Generation = DEFAULT_GENERATION
+    ) -> Trajectory:
+        """The trajectory of an answer that another engine wrote, as if `generate` had returned it.
+
+        Args:
+            tokens: ids of the text, with or without its end token, or of the whole canvas.
+            steps: the denoising step that wrote each of them. None: unknown.
+            generation: its seed is that of the noise of a family without a mask token.
+
+        Raises:
+            ValueError: for an answer that the model cannot have written.
+        """
+        answer = GivenAnswer(tuple(tokens), None if steps is None else tuple(steps))
+        return self.answer_format.trajectory(answer, self.device)
 
     @abstractmethod
     def embed(self, inputs: InputsT, canvases: Tensor) -> Hidden:

@@ -52,6 +52,9 @@ class PretrainedAdapter(Adapter[InputsT]):
     def decode(self, tokens: Tensor) -> str:
         return decode(self.tokenizer, tokens)
 
+    def encode_answer(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
 
 class MaskedAdapter(PretrainedAdapter[InputsT]):
     """An adapter of a model that unmasks an answer of fixed length.

@@ -6,7 +6,6 @@ import math
 import unicodedata
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -21,8 +20,8 @@ from dcam_fast.images import load_image
 from dcam_fast.json_entries import Entry, read_json
 from dcam_fast.output.html import to_html
 from dcam_fast.output.pictures import contact_sheet, overlays
+from dcam_fast.output.record import SCHEMA, record_of
 
-SCHEMA: Final = 1
 RECORD: Final = "explanation.json"
 PAGE: Final = "explanation.html"
 SHEET: Final = "contact_sheet.png"
@@ -47,19 +46,11 @@ def file_names(texts: Sequence[str]) -> list[str]:
 def save(explanation: ExplainedAnswer, folder: Path) -> Path:
     """See `Explanation.save`."""
     pictures = file_names([target.text for target in explanation.targets])
-    record = {
-        "schema": SCHEMA,
-        "prompt": explanation.prompt,
-        "answer": explanation.answer,
-        "tokens": [asdict(token) for token in explanation.tokens],
-        "targets": [
-            {**asdict(target), "file": name} for target, name in zip(explanation.targets, pictures, strict=True)
-        ],
-        "image": {"height": explanation.image.shape[0], "width": explanation.image.shape[1], "file": IMAGE},
-        "grid": {"rows": explanation.maps.shape[1], "columns": explanation.maps.shape[2], "file": ARRAYS},
-        "provenance": dict(explanation.provenance),
-        "files": [RECORD, PAGE, SHEET, IMAGE, ARRAYS, *pictures],
-    }
+    record = record_of(explanation, arrays=())
+    for target, name in zip(record["targets"], pictures, strict=True):
+        target["file"] = name
+    record["image"]["file"], record["grid"]["file"] = IMAGE, ARRAYS
+    record["files"] = [RECORD, PAGE, SHEET, IMAGE, ARRAYS, *pictures]
     with replacing(folder, "Explanation.save", RECORD) as draft:
         write_json(draft / RECORD, record)
         write_text(draft / PAGE, to_html(explanation))
@@ -108,7 +99,8 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _token(entry: Entry) -> Token:
     position, step = entry.field("position"), entry.field("step")
-    return Token(entry.field("text").text(), entry.field("id").integer(), position.integer(0), step.integer())
+    known = None if step.value is None else step.integer()
+    return Token(entry.field("text").text(), entry.field("id").integer(), position.integer(0), known)
 
 
 def _target(entry: Entry, positions: set[int]) -> Target:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .tuning import launch, on_device
 
-STATISTICS: Final = 9  # of a window's colors: their mean, and the inverse of their covariance
+STATISTICS: Final = 9  # of a window's colors: their mean, and their covariance as L D L^T
 FIT: Final = 4  # the slope of each color, then the offset
 
 
@@ -55,18 +55,16 @@ def guide_kernel(guide, statistics, height, width, radius, epsilon, BLOCK: tl.co
     r, g, b = r / count, g / count, b / count
     rr, rg, rb = rr / count - r * r + epsilon, rg / count - r * g, rb / count - r * b
     gg, gb, bb = gg / count - g * g + epsilon, gb / count - g * b, bb / count - b * b + epsilon
-    c0, c1, c2 = gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg
-    scale = 1 / (rr * c0 + rg * c1 + rb * c2)
-    inverse = (
-        c0 * scale, c1 * scale, c2 * scale, (rr * bb - rb * rb) * scale, (rg * rb - rr * gb) * scale,
-        (rr * gg - rg * rg) * scale,
-    )  # fmt: skip
+    l_rg, l_rb = rg / rr, rb / rr
+    d_g, under = gg - l_rg * rg, gb - l_rb * rg
+    l_gb = under / d_g
+    factors = (l_rg, l_rb, l_gb, 1 / rr, 1 / d_g, 1 / (bb - l_rb * rb - l_gb * under))
     out = statistics + i
     tl.store(out, r.to(tl.float32), mask=inside)
     tl.store(out + cells, g.to(tl.float32), mask=inside)
     tl.store(out + 2 * cells, b.to(tl.float32), mask=inside)
-    for pair in tl.static_range(6):
-        tl.store(out + (3 + pair) * cells, inverse[pair].to(tl.float32), mask=inside)
+    for factor in tl.static_range(6):
+        tl.store(out + (3 + factor) * cells, factors[factor].to(tl.float32), mask=inside)
 
 
 @triton.jit(do_not_specialize=["height", "width", "radius"])
@@ -93,14 +91,15 @@ def fit_kernel(maps, guide, statistics, fit, height, width, radius, BLOCK: tl.co
     mean_g = tl.load(known + cells, mask=inside, other=0.0)
     mean_b = tl.load(known + 2 * cells, mask=inside, other=0.0)
     level = level / count
-    r, g, b = r / count - level * mean_r, g / count - level * mean_g, b / count - level * mean_b
-    rr = tl.load(known + 3 * cells, mask=inside, other=0.0)
-    rg = tl.load(known + 4 * cells, mask=inside, other=0.0)
-    rb = tl.load(known + 5 * cells, mask=inside, other=0.0)
-    gg = tl.load(known + 6 * cells, mask=inside, other=0.0)
-    gb = tl.load(known + 7 * cells, mask=inside, other=0.0)
-    bb = tl.load(known + 8 * cells, mask=inside, other=0.0)
-    along_r, along_g, along_b = rr * r + rg * g + rb * b, rg * r + gg * g + gb * b, rb * r + gb * g + bb * b
+    l_rg = tl.load(known + 3 * cells, mask=inside, other=0.0)
+    l_rb = tl.load(known + 4 * cells, mask=inside, other=0.0)
+    l_gb = tl.load(known + 5 * cells, mask=inside, other=0.0)
+    r = r / count - level * mean_r
+    g = g / count - level * mean_g - l_rg * r
+    b = b / count - level * mean_b - l_rb * r - l_gb * g
+    along_b = tl.load(known + 8 * cells, mask=inside, other=0.0) * b
+    along_g = tl.load(known + 7 * cells, mask=inside, other=0.0) * g - l_gb * along_b
+    along_r = tl.load(known + 6 * cells, mask=inside, other=0.0) * r - l_rg * along_g - l_rb * along_b
     out = fit + 4 * t * cells + i
     tl.store(out, along_r, mask=inside)
     tl.store(out + cells, along_g, mask=inside)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dcam_fast.config import MAX_RADIUS
+from dcam_fast.config import MAX_RADIUS, MIN_EPSILON
 from dcam_fast.ops import reference
 
 TOLERANCE = 2e-5  # as in tests/ops/test_guided.py
@@ -74,6 +74,12 @@ def test_guided_filter(guided, random, grid, radius):
         assert_same(
             guided(maps, guide, radius, epsilon), reference.guided_filter(maps.double(), guide, radius, epsilon)
         )
+
+
+def test_equal_channels(guided, random):
+    maps, guide = torch.rand(2, 9, 13, generator=random), torch.rand(1, 9, 13, generator=random).repeat(3, 1, 1)
+    expected = reference.guided_filter(maps.double(), guide, 4, MIN_EPSILON)
+    assert (guided(maps, guide, 4, MIN_EPSILON) - expected).abs().max() <= 5e-6
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)

@@ -18,7 +18,16 @@ from dcam_fast.attribution.methods.random import Random
 from dcam_fast.attribution.probabilities import log_probabilities
 from dcam_fast.evaluation.perturbation import Perturbation, by_strength
 from dcam_fast.evaluation.randomization import randomization_test, randomized_from_top, reinitialize
-from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, ImageView, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import (
+    DEFAULT_GENERATION,
+    Adapter,
+    AdapterError,
+    Hidden,
+    ImageView,
+    Inputs,
+    Trajectory,
+    Word,
+)
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny.adapter import TinyAdapter
 
@@ -51,7 +60,7 @@ class BrightAdapter(Adapter[BrightInputs]):
         brightness = torch.tensor([image[:2, :2].mean(), image[2:, 4:].mean()], dtype=torch.float32) / 100
         return BrightInputs(image, prompt, (view,), 4, brightness)
 
-    def generate(self, inputs: BrightInputs, steps: int | None = None, block_length: int | None = None) -> Trajectory:
+    def generate(self, inputs: BrightInputs, generation: Generation = DEFAULT_GENERATION) -> Trajectory:
         return TRAJECTORY
 
     def embed(self, inputs: BrightInputs, canvases: Tensor) -> Hidden:

@@ -17,6 +17,7 @@ from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets
 from dcam_fast.models.adapter import ImageView
+from dcam_fast.models.generation import Generation
 
 PROMPT = "what is this"
 
@@ -78,7 +79,7 @@ def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, blo
         return official_logits
 
     with patch.object(adapter, "logits_fn", logits_fn):
-        trajectory = adapter.generate(inputs, steps, block_length)
+        trajectory = adapter.generate(inputs, Generation(steps, block_length))
     assert trajectory.tokens.equal(own.tokens)
     assert int(trajectory.steps.max()) == len(own.logits) - 1 < steps
     for step, expected in enumerate(own.logits):

@@ -23,6 +23,7 @@ from dcam_fast import Explainer, models
 from dcam_fast.models import checkpoint as checkpoint_module
 from dcam_fast.models.adapter import AdapterError
 from dcam_fast.models.checkpoint import Releases
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.llava.adapter import LlavaAdapter
 from dcam_fast.models.llava.anyres import Anyres
 from dcam_fast.testing import check_adapter
@@ -196,7 +197,7 @@ def test_an_answer_stops_at_the_end_of_the_turn() -> None:
             one.adapter.model.lm_head.bias = torch.nn.Parameter(bias)
         own = one.generate(IMAGE, 8, 4)
         inputs = one.adapter.encode(IMAGE, checks.PROMPT)
-        trajectory = one.adapter.generate(inputs, 8, 4)
+        trajectory = one.adapter.generate(inputs, Generation(8, 4))
     assert trajectory.length == len(own.tokens)
     assert len(own.logits) == int(trajectory.steps[trajectory.steps < LENGTH].max()) + 1
     assert 126081 not in trajectory.tokens.tolist()
@@ -355,9 +356,9 @@ def test_unsupported_requests(subject: Any) -> None:
     adapter = subject.adapter
     inputs = adapter.encode(IMAGE, checks.PROMPT)
     with pytest.raises(AdapterError, match="block_length must divide the 8 tokens of an answer, got 3"):
-        adapter.generate(inputs, 8, 3)
+        adapter.generate(inputs, Generation(8, 3))
     with pytest.raises(AdapterError, match="steps must be a multiple of the 2 blocks and at most 8, got 3"):
-        adapter.generate(inputs, 3, 4)
+        adapter.generate(inputs, Generation(3, 4))
     with pytest.raises(AdapterError, match="prompt must leave '<image>' to the chat template, got 2"):
         adapter.encode(IMAGE, "what is <image>")
     own = adapter.tokenizer.convert_ids_to_tokens(adapter.mask_token)

@@ -77,6 +77,17 @@ def test_guided_filter(backend, random, grid, radius):
         )
 
 
+@pytest.mark.parametrize("equal", [(0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1)], ids=str)
+def test_equal_channels(backend, random, equal):
+    """Gray images: the covariance of the colors is singular but for epsilon."""
+    maps, channels = torch.rand(2, 9, 13, generator=random), torch.rand(2, 9, 13, generator=random)
+    guide = channels[list(equal)]
+    got = ops.guided_filter(
+        maps.to(backend.device), guide.to(backend.device), 4, MIN_EPSILON, backend=backend.backend
+    ).cpu()
+    assert (got - reference.guided_filter(maps.double(), guide, 4, MIN_EPSILON)).abs().max() <= 5e-6
+
+
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 2**31),

@@ -14,7 +14,7 @@ import triton.language as tl
 from dcam_fast import ops
 from dcam_fast.benchmarks.edge_maps import KINDS, edge_map
 from dcam_fast.benchmarks.stability import tolerance
-from dcam_fast.config import PAPER, RELEASED, UNGUIDED, RefineConfig
+from dcam_fast.config import MIN_EPSILON, PAPER, RELEASED, UNGUIDED, RefineConfig
 from dcam_fast.kernels import select, tune, tuning
 from dcam_fast.ops import _backends, reference
 
@@ -208,6 +208,12 @@ def test_guided_filter(random, dtype):
         got = ops.guided_filter(maps.to(DEVICE), guide.to(DEVICE), radius, 1e-4, backend="triton").cpu()
         # tolerance: see tests/ops/test_guided.py
         assert (got - reference.guided_filter(maps.double(), guide, radius, 1e-4)).abs().max() <= 2e-5
+
+
+def test_guided_filter_with_equal_channels(random):
+    maps, guide = torch.rand(2, 6, 7, generator=random), torch.rand(1, 6, 7, generator=random).repeat(3, 1, 1)
+    got = ops.guided_filter(maps.to(DEVICE), guide.to(DEVICE), 2, MIN_EPSILON, backend="triton").cpu()
+    assert (got - reference.guided_filter(maps.double(), guide, 2, MIN_EPSILON)).abs().max() <= 5e-6
 
 
 def test_guided_filter_not_finite(random):

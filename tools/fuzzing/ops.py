@@ -144,8 +144,7 @@ def guided_filter(rng: np.random.Generator) -> None:
     radius, epsilon = int(rng.integers(1, 9)), float(10 ** rng.uniform(-5, 6))
     got = ops.guided_filter(map[None], guide, radius, epsilon)
     expected = reference.guided_filter(map[None].double(), guide, radius, epsilon)
-    # equal channels make the inverse of their covariance as large as 1 / epsilon, and float32 rounds it by 6e-8
-    allowed = max(PARITY, 6e-8 / epsilon) * float(map.abs().max()) + SUBNORMALS
+    allowed = PARITY * float(map.abs().max()) + SUBNORMALS
     assert_close(got, expected, allowed, (radius, epsilon))
     assert float(got.min()) >= 0
 

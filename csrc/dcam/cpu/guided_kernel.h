@@ -48,16 +48,14 @@ static void guide_statistics(const GuidedParams& p) {
         mean_of(c);
     }
     for (int pair = 0; pair < 6; ++pair) {
-        const float *first = p.guide + Symmetric3::row(pair) * n, *second = p.guide + Symmetric3::column(pair) * n;
+        const float *first = p.guide + first_channel(pair) * n, *second = p.guide + second_channel(pair) * n;
         for (int64_t i = 0; i < n; ++i) values[i] = static_cast<double>(first[i]) * second[i];
         mean_of(3 + pair);
     }
     for (int64_t i = 0; i < n; ++i) {
         double moments[GuidedParams::kStatistics];
         for (int field = 0; field < GuidedParams::kStatistics; ++field) moments[field] = means[field * n + i];
-        const Symmetric3 inverse = inverse_covariance(moments, p.epsilon);
-        for (int c = 0; c < 3; ++c) p.statistics[c * n + i] = static_cast<float>(moments[c]);
-        for (int pair = 0; pair < 6; ++pair) p.statistics[(3 + pair) * n + i] = static_cast<float>(inverse.of[pair]);
+        write_statistics(moments, p.epsilon, p.statistics + i, n);
     }
 }
 

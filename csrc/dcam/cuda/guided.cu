@@ -54,11 +54,7 @@ __global__ void __launch_bounds__(kStatisticsThreads) guide_windows(const __grid
     const double count = rows.size() * columns.size();
 #pragma unroll
     for (int field = 0; field < GuidedParams::kStatistics; ++field) moments[field] /= count;
-    const Symmetric3 inverse = inverse_covariance(moments, p.epsilon);
-#pragma unroll
-    for (int c = 0; c < 3; ++c) p.statistics[c * cells + i] = static_cast<float>(moments[c]);
-#pragma unroll
-    for (int pair = 0; pair < 6; ++pair) p.statistics[(3 + pair) * cells + i] = static_cast<float>(inverse.of[pair]);
+    write_statistics(moments, p.epsilon, p.statistics + i, cells);
 }
 
 __device__ __forceinline__ Fields sum(const Fields* line, const Window<int>& window, int step) {

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from dcam_fast.cli.console import check_name, one_line, out_console, progress_bar
-from dcam_fast.cli.options import Attention, Data, DataSeed, Device, Dtype, Limit, Model, TrustRemoteCode
+from dcam_fast.cli.options import Attention, Data, DataSeed, Device, Dtype, Limit, Model, Steps, TrustRemoteCode
 
 PRINTED: Final = ("pointing", "obj_iou", "f3", "deletion_area", "inter_word_correlation")
 SLOW: Final = ("llava_cam_smooth",)  # only on request
@@ -34,7 +34,7 @@ def evaluate(
     ] = None,
     limit: Limit = 200,
     seed: DataSeed = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: those of the model.")] = None,
+    steps: Steps = None,
     share: Annotated[
         list[float] | None,
         typer.Option(help="Share of the cells to delete and insert; repeatable, ascending. Default: 1/64, 1/8."),

@@ -18,7 +18,7 @@ from dcam_fast.cli.console import (
     progress_bar,
     report_error,
 )
-from dcam_fast.cli.options import Device, Dtype, Model, TrustRemoteCode
+from dcam_fast.cli.options import Device, Dtype, Model, Steps, TrustRemoteCode
 
 if TYPE_CHECKING:
     from dcam_fast.streaming import Step
@@ -49,6 +49,16 @@ def explain(
     device: Device = "cpu",
     trust_remote_code: TrustRemoteCode = False,
     dtype: Dtype = None,
+    steps: Steps = None,
+    block_length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens that are denoised before the next ones. Default: that of the model."),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of the sampling; 0 takes the most likely tokens. Default: that of the model."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     stream: Annotated[
         bool,
         typer.Option(
@@ -64,6 +74,7 @@ def explain(
         from dcam_fast.config import profile as profile_named
         from dcam_fast.folders import check_replaceable
         from dcam_fast.models import check_dtype
+        from dcam_fast.models.generation import Generation
         from dcam_fast.output.files import PAGE, RECORD
 
     check_name(method_named, method, "--method")
@@ -74,6 +85,7 @@ def explain(
     targets: str | list[str] = target or "content"
     if targets == ["all"]:
         targets = "all"
+    generation = Generation(steps, block_length, temperature, seed)
     explainer = load_explainer(model, device=device, trust_remote_code=trust_remote_code, dtype=dtype)
 
     failures = []
@@ -84,12 +96,14 @@ def explain(
                 check_replaceable(out / name, RECORD, "explain")
                 if stream:
                     progress.console.print(STREAM_LEGEND, style="dim", markup=False)
-                    steps = explainer.stream(image, prompt, method=method, profile=profile)
-                    for step in steps:
+                    answer = explainer.stream(image, prompt, method=method, profile=profile, generation=generation)
+                    for step in answer:
                         progress.console.print(_step_line(step))
-                    explanation = steps.explanation(targets)
+                    explanation = answer.explanation(targets)
                 else:
-                    explanation = explainer.explain(image, prompt, targets, method=method, profile=profile)
+                    explanation = explainer.explain(
+                        image, prompt, targets, method=method, profile=profile, generation=generation
+                    )
                 explanation.save(out / name)
             except Exception as error:  # go on with the other images
                 failures.append(error)

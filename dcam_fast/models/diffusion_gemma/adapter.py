@@ -13,8 +13,8 @@ guesses of the step before (self-conditioning). They are kept as mean embeddings
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from dcam_fast.models.adapter import (
 from dcam_fast.models.checkpoint import load_model
 from dcam_fast.models.diffusion_gemma.generation import GenerationRecord, RandomNumbers, recording
 from dcam_fast.models.generation import Generation
+from dcam_fast.models.given import AnswerFormat
 from dcam_fast.models.pretrained import PretrainedAdapter
 from dcam_fast.models.stepping import stepwise
 
@@ -223,6 +224,45 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
         """The tokens that end a generation of transformers: those of the generation config alone."""
         end = self.model.generation_config.eos_token_id
         return list(end) if isinstance(end, list | tuple) else [] if end is None else [end]
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """The end of the model's turn, then the padding that transformers puts there."""
+        ends, padding = self._end_tokens(), self.model.generation_config.pad_token_id
+        end = self._end_of_turn(ends)
+        return AnswerFormat(
+            length=self.config.canvas_length,
+            num_tokens=self.config.text_config.vocab_size,
+            mask_token=NO_MASK,
+            end_tokens=tuple(ends),
+            end=end,
+            padding=NO_MASK if end is None else end if padding is None else padding,
+        )
+
+    def _end_of_turn(self, ends: list[int]) -> int | None:
+        """The end token that the chat template writes after an answer, or the first one where it writes none."""
+        chat = [{"role": role, "content": [{"type": "text", "text": ""}]} for role in ("user", "assistant")]
+        text = self.tokenizer.apply_chat_template(chat, tokenize=False)
+        written = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return next((token for token in reversed(written) if token in ends), ends[0] if ends else None)
+
+    def given(
+        self, tokens: Sequence[int], steps: Sequence[int] | None = None, generation: Generation = DEFAULT_GENERATION
+    ) -> Trajectory:
+        """The only known canvas is the first one, the noise that the seed gives.
+
+        Raises:
+            AdapterError: for steps, which say nothing about the canvases between.
+        """
+        if steps is not None:
+            raise AdapterError(
+                f"explain: steps must be None for {self.name}, whose canvases they do not determine, got {len(steps)} "
+                "of them; a Trajectory of its generation has them"
+            )
+        answer = super().given(tokens, None, generation)
+        with RandomNumbers(generation.seed, self.device).drawn():
+            noise = torch.randint(0, self.config.text_config.vocab_size, answer.tokens.shape, device=self.device)
+        return replace(answer, canvases=torch.cat((noise, noise.new_zeros(1)))[None])
 
     # --------------------------------------------------------------------------------------------------------- layers
 

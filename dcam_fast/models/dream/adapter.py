@@ -35,6 +35,7 @@ from dcam_fast.models.adapter import (
 )
 from dcam_fast.models.checkpoint import Releases, build_model, check_transformers, default_dtype
 from dcam_fast.models.generation import Generation
+from dcam_fast.models.given import AnswerFormat
 from dcam_fast.models.pretrained import MaskedAdapter
 from dcam_fast.models.text import check_prompt, piece_of
 
@@ -202,6 +203,19 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
     def choose(self, confidence: Tensor, count: int) -> Tensor:
         """The masked positions to unmask, int64 `[n]`, given the probability `[n]` of the best guess for each."""
         return confidence.topk(count).indices
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """The tokenizer's end token, then the model's padding."""
+        ends = self._end_tokens.tolist()
+        return AnswerFormat(
+            length=self.answer_length,
+            num_tokens=self.model.model.embed_tokens.num_embeddings,
+            mask_token=self.mask_token,
+            end_tokens=tuple(ends),
+            end=ends[0] if ends else None,
+            padding=ends[-1] if ends else self.mask_token,
+        )
 
     # --------------------------------------------------------------------------------------------------------- layers
 

@@ -25,6 +25,7 @@ from dcam_fast.models.adapter import (
     rows_at,
 )
 from dcam_fast.models.generation import Generation
+from dcam_fast.models.given import AnswerFormat
 from dcam_fast.models.text import check_prompt
 from dcam_fast.models.tiny import WEIGHTS
 from dcam_fast.models.tiny.layers import CELL, attend
@@ -149,6 +150,21 @@ class TinyAdapter(Adapter[TinyInputs]):
             tokens = state.tokens[0]
             ends = (tokens == EOS).nonzero()
             yield Trajectory(tokens, state.steps[0], int(ends[0]) if len(ends) else len(tokens))
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        config = self.model.config
+        return AnswerFormat(
+            length=config.answer_length,
+            num_tokens=config.vocab_size,
+            mask_token=MASK,
+            end_tokens=(EOS,),
+            end=EOS,
+            padding=EOS,  # as trained
+        )
+
+    def encode_answer(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def embed(self, inputs: TinyInputs, canvases: Tensor) -> Hidden:
         image, canvas = inputs.embedded, self.model.embed(canvases)

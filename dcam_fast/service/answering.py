@@ -14,6 +14,7 @@ from dcam_fast.explainer import Explainer
 from dcam_fast.explanation import Explanation
 from dcam_fast.models.adapter import DEFAULT_GENERATION, NO_MASK, OPEN, Adapter, Inputs, Trajectory
 from dcam_fast.models.generation import Generation
+from dcam_fast.models.given import AnswerLike
 from dcam_fast.service.worker import Job
 
 
@@ -35,7 +36,7 @@ class ExplanationRequest:
 
     image: NDArray[np.uint8]
     prompt: str | None = None
-    answer: Any = None
+    answer: AnswerLike | None = None
     targets: Any = "content"
     method: str = "default"
     profile: str | None = None
@@ -69,6 +70,7 @@ def explain(explainer: Explainer, request: ExplanationRequest, job: Job) -> Expl
         request.image,
         request.prompt,
         request.targets,
+        answer=request.answer,
         method=request.method,
         profile=request.profile,
         generation=request.generation,
@@ -106,6 +108,7 @@ def answer(explainer: Explainer, request: ExplanationRequest, job: Job) -> Writt
 
 
 def _written(adapter: Adapter[Any], trajectory: Trajectory, prompt_tokens: int) -> WrittenAnswer:
+    assert trajectory.steps is not None, "the model wrote it"
     steps = trajectory.steps[: trajectory.length].tolist()
     length = steps.index(OPEN) if OPEN in steps else len(steps)
     return WrittenAnswer(

@@ -14,9 +14,11 @@ from fastapi.responses import Response
 from PIL import Image
 from starlette.datastructures import Headers
 
-from dcam_fast.attribution.methods.presets import method_named
-from dcam_fast.config import profile as profile_named
+from dcam_fast.attribution.methods.presets import METHODS
+from dcam_fast.config import PROFILES
 from dcam_fast.explanation import Explanation
+from dcam_fast.models.given import AnswerLike, GivenAnswer
+from dcam_fast.output.html import saved_policy
 from dcam_fast.output.record import encode_boxes, encode_maps
 from dcam_fast.service import answering
 from dcam_fast.service.answering import ExplanationRequest
@@ -32,11 +34,6 @@ JSON: Final = "application/json"
 HTML: Final = "text/html"
 PNG: Final = "image/png"
 FORM: Final = "multipart/form-data"
-# A saved page has its script and style in it. In a sandbox it can reach nothing of this service.
-PAGE_POLICY: Final = (
-    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "frame-ancestors 'none'; sandbox allow-scripts allow-downloads"
-)
 SCHEMA: Final = {"requestBody": {"content": {JSON: {"schema": ExplanationBody.model_json_schema()}}, "required": True}}
 
 
@@ -78,7 +75,7 @@ def router(service: Service) -> APIRouter:
     async def page(identifier: str) -> Response:
         """Its page, which works without this service."""
         found = _found(service, identifier)
-        return Response(await service.aside(found.to_html), 200, {"Content-Security-Policy": PAGE_POLICY}, HTML)
+        return _page(await service.aside(found.to_html), {})
 
     @routes.get("/v1/runs/{identifier}/maps.npz")
     async def arrays(identifier: str) -> Response:
@@ -115,6 +112,7 @@ async def read_request(service: Service, request: Request) -> tuple[ExplanationF
     return fields, ExplanationRequest(
         image=image,
         prompt=fields.prompt,
+        answer=_answer_of(fields),
         targets=fields.targets,
         method=fields.method,
         profile=fields.profile,
@@ -124,11 +122,27 @@ async def read_request(service: Service, request: Request) -> tuple[ExplanationF
     )
 
 
+def _answer_of(fields: ExplanationBody) -> AnswerLike | None:
+    """The answer that a request gives, None if the model shall answer.
+
+    Raises:
+        ServiceError: if it gives two, or steps without tokens.
+    """
+    if fields.tokens is None:
+        if fields.steps is not None:
+            raise ServiceError(422, "invalid_field", "service: steps must be those of tokens, got no tokens", "steps")
+        return fields.answer
+    if fields.answer is not None:
+        raise ServiceError(422, "invalid_field", "service: answer must be text or tokens, got both", "answer")
+    return GivenAnswer(tuple(fields.tokens), None if fields.steps is None else tuple(fields.steps))
+
+
 def check_names(fields: ExplanationFields) -> None:
-    """Raises ValueError for an unknown method or profile."""
-    method_named(fields.method)
-    if fields.profile is not None:
-        profile_named(fields.profile)
+    """Raises ServiceError for an unknown method or profile."""
+    for param, known, name in (("method", METHODS, fields.method), ("profile", PROFILES, fields.profile)):
+        if name is not None and name not in known:
+            message = f"service: {param} must be one of {', '.join(known)}, got {name!r}"
+            raise ServiceError(422, "invalid_value", message, param)
 
 
 async def _represented(
@@ -139,12 +153,17 @@ async def _represented(
     kinds = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
     kind = next((kind for kind in kinds if kind in (JSON, HTML, PNG)), JSON)
     if kind == HTML:
-        page = await service.aside(explanation.to_html)
-        return Response(page, 200, {**headers, "Content-Security-Policy": PAGE_POLICY}, HTML)
+        return _page(await service.aside(explanation.to_html), headers)
     if kind == PNG:
         return Response(await service.aside(_sheet, explanation), 200, headers, PNG)
     text = await service.aside(_json, service, explanation, identifier, fields.raw_maps)
     return Response(text, 200, headers, JSON)
+
+
+def _page(text: str, headers: dict[str, str]) -> Response:
+    """A saved page. It has its script in it, and in a sandbox it can reach nothing of this service."""
+    policy = f"{saved_policy()}; frame-ancestors 'none'; sandbox allow-scripts allow-downloads"
+    return Response(text, 200, {**headers, "Content-Security-Policy": policy}, HTML)
 
 
 async def _lines(

@@ -39,3 +39,4 @@ def configure() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every damaged body

@@ -69,7 +69,7 @@ class Gate:
             await self._app(scope, receive, send_with_headers)
         except Exception as caught:
             error = as_service_error(caught)
-            if error.status == 500:
+            if caught is not error and error.status == 500:
                 log.error("service: a request failed", exc_info=caught)
             if not status:
                 await error.response()(scope, receive, send_with_headers)

@@ -9,7 +9,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
@@ -198,8 +198,9 @@ async def _arguments(service: Service, body: ChatBody) -> ExplanationRequest:
 
 def _work(service: Service, asked: ExplanationRequest, job: Job, body: ChatBody) -> Completion:
     written = answering.answer(service.explainer, asked, job)
-    explanation = None if body.explain is None else answering.explain(service.explainer, asked, job)
-    return Completion(written, explanation)
+    if body.explain is None:
+        return Completion(written, None)
+    return Completion(written, answering.explain(service.explainer, replace(asked, answer=written.trajectory), job))
 
 
 async def _chunks(chat: Chat, first: object, events: AsyncGenerator[object, None]) -> AsyncGenerator[bytes, None]:

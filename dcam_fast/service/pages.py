@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from PIL import Image
 
+from dcam_fast.output.html import live_page, viewer_script, viewer_style
 from dcam_fast.scenes import DEMO_SEED, sample_scene
 from dcam_fast.service.errors import ServiceError, json_response
 from dcam_fast.service.state import Service
@@ -20,7 +21,6 @@ POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-PLACEHOLDER: Final = "<!DOCTYPE html><meta charset=utf-8><title>dcam_fast</title><p>POST /v1/explanations"
 
 
 def router(service: Service) -> APIRouter:
@@ -30,7 +30,18 @@ def router(service: Service) -> APIRouter:
     @routes.get("/")
     async def live() -> Response:
         """The live page."""
-        return Response(PLACEHOLDER, 200, {"Content-Security-Policy": POLICY}, "text/html")
+        text = live_page(service.model, service.explainer.adapter.default_prompt)
+        return Response(text, 200, {"Content-Security-Policy": POLICY}, "text/html")
+
+    @routes.get("/viewer.js")
+    async def script() -> Response:
+        """Its script."""
+        return Response(viewer_script(), media_type="text/javascript")
+
+    @routes.get("/viewer.css")
+    async def style() -> Response:
+        """Its style sheet."""
+        return Response(viewer_style(), media_type="text/css")
 
     @routes.get("/v1/samples")
     async def samples() -> Response:

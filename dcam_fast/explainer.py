@@ -21,11 +21,12 @@ from dcam_fast.config import profile as profile_named
 from dcam_fast.encodings import EncodingCache
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource, load_image
+from dcam_fast.interruption import Cancellation, interruptible
 from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerLike, given_trajectory
 from dcam_fast.ops.cuda_graphs import GraphCache
-from dcam_fast.session import Session, TargetsLike, checked_targets, choose
+from dcam_fast.session import Session, TargetsLike, check_contrasts, checked_targets, choose
 from dcam_fast.streaming import Stream
 
 
@@ -113,6 +114,8 @@ class Explainer:
         method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
         generation: Generation = DEFAULT_GENERATION,
+        timeout: float | None = None,
+        cancel: Cancellation | None = None,
     ) -> Explanation:
         """Answers `prompt` about `image`, unless another engine has, and explains words of the answer.
 
@@ -122,7 +125,7 @@ class Explainer:
             targets: `"content"` (every content word), `"all"` (every word and sign), or words, phrases and token
                 positions in a list, tuple, 1-D array, tensor or other ordered iterable. Case and the signs between
                 words do not matter. A phrase has the mean map of its tokens. `"ring#2"` is the second ring. See
-                `dcam_fast.words` for what a word is.
+                `dcam_fast.words` for what a word is. A `dcam_fast.Contrast` compares a word with another one.
             answer: the answer, where another engine wrote it: its text, its token ids in a sequence, 1-D array or
                 tensor, a `GivenAnswer` (ids with the steps that wrote them) or a `Trajectory`. Nothing is generated
                 then. Ids may be those of the text, with or without its end token, or of the whole canvas. None: the
@@ -133,6 +136,8 @@ class Explainer:
                 the method's profile).
             generation: how the answer is generated. Of a given answer only the seed matters, and only for a family
                 without a mask token: it draws the noise that masks a token.
+            timeout: seconds from the call after which it is interrupted (None: never).
+            cancel: a `threading.Event`, or anything with `is_set()`, that interrupts the call once it is set.
 
         Returns:
             The answer, its tokens and a map for each target.
@@ -142,11 +147,15 @@ class Explainer:
                 before the model runs is checked before.
             TypeError: for an argument of the wrong type, before the model runs.
             FileNotFoundError: if `image` is a path that does not exist.
+            DeadlineExceeded: after `timeout`.
+            Cancelled: after `cancel` was set.
         """
+        limits = interruptible(timeout, cancel)
         requested = checked_targets(targets, "explain")
         settings = method_named(method)
         _check_options("explain", prompt, profile, generation)
-        with computing(self.adapter, self.resources):
+        with limits, computing(self.adapter, self.resources):
+            check_contrasts(requested, self.adapter, settings, "explain")
             given = None
             if answer is not None:
                 given = given_trajectory(answer, self.adapter, generation)
@@ -169,6 +178,8 @@ class Explainer:
         method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
         generation: Generation = DEFAULT_GENERATION,
+        timeout: float | None = None,
+        cancel: Cancellation | None = None,
     ) -> Stream:
         """Answers `prompt` about `image` and explains each token at the denoising step that writes it.
 
@@ -182,19 +193,23 @@ class Explainer:
                 exists while the answer is being written.
             profile: as in `explain`.
             generation: as in `explain`.
+            timeout: as in `explain`. The seconds count from this call, also between the steps.
+            cancel: as in `explain`.
 
         Raises:
             ValueError: as in `explain`, and if the model or the method does not support streaming.
             TypeError: as in `explain`.
+            DeadlineExceeded, Cancelled: as in `explain`, also from the steps.
         """
+        limits = interruptible(timeout, cancel, "stream")
         settings = method_named(method)
         _check_options("stream", prompt, profile, generation)
         if not isinstance(settings, GradientCAM):
             raise ValueError(f"stream: method must be a GradientCAM or the name of one, got {method!r}")
         committed = replace(settings, state="committed")
-        with computing(self.adapter, self.resources):
+        with limits, computing(self.adapter, self.resources):
             session = self._session(image, prompt, f"{_name_of(method)}, streamed", committed, profile)
-            return Stream(session, self.adapter.denoise(session.inputs, generation))
+            return Stream(session, self.adapter.denoise(session.inputs, generation), limits)
 
     def encode(self, image: ImageSource, prompt: str | None = None) -> Inputs:
         """An image and a prompt as the model reads them; `explain` and `stream` begin with it.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dcam_fast.images import cell_colors
+from dcam_fast.interruption import checked
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerFormat, GivenAnswer
 from dcam_fast.models.trajectory import NO_MASK as NO_MASK  # these three are part of the interface
@@ -207,7 +208,7 @@ class Adapter(ABC, Generic[InputsT]):
         Raises:
             AdapterError: for options that the family does not support.
         """
-        (finished,) = deque(self.denoise(inputs, generation), maxlen=1)
+        (finished,) = deque(checked(self.denoise(inputs, generation)), maxlen=1)
         return finished
 
     def denoise(self, inputs: InputsT, generation: Generation = DEFAULT_GENERATION) -> Iterator[Trajectory]:

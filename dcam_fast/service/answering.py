@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from dcam_fast.attribution.resources import computing
 from dcam_fast.explainer import Explainer
 from dcam_fast.explanation import Explanation
+from dcam_fast.interruption import checked
 from dcam_fast.models.adapter import DEFAULT_GENERATION, NO_MASK, OPEN, Adapter, Inputs, Trajectory
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerLike
 from dcam_fast.service.worker import Job
+from dcam_fast.session import TargetsLike
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ class ExplanationRequest:
     image: NDArray[np.uint8]
     prompt: str | None = None
     answer: AnswerLike | None = None
-    targets: Any = "content"
+    targets: TargetsLike = "content"
     method: str = "default"
     profile: str | None = None
     generation: Generation = DEFAULT_GENERATION
@@ -84,8 +86,7 @@ def stream(explainer: Explainer, request: ExplanationRequest, job: Job) -> Expla
         request.image, request.prompt, method=request.method, profile=request.profile, generation=request.generation
     )
     try:
-        for step in steps:
-            job.check()
+        for step in checked(steps):
             job.emit(step)
         return on_cpu(steps.explanation(request.targets))
     finally:
@@ -98,8 +99,7 @@ def answer(explainer: Explainer, request: ExplanationRequest, job: Job) -> Writt
     with computing(adapter, explainer.resources):
         inputs = explainer.encode(request.image, request.prompt)
         written, prompt_tokens = None, 0
-        for trajectory in adapter.denoise(inputs, request.generation):
-            job.check()
+        for trajectory in checked(adapter.denoise(inputs, request.generation)):
             prompt_tokens = prompt_tokens or count_prompt_tokens(adapter, inputs, trajectory)
             written = _written(adapter, trajectory, prompt_tokens)
             job.emit(written)

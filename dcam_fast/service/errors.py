@@ -12,6 +12,8 @@ import torch
 from fastapi.responses import Response
 from pydantic import ValidationError
 
+from dcam_fast.interruption import Cancelled
+
 TYPES: Final = {
     401: "authentication_error",
     403: "permission_error",
@@ -119,6 +121,8 @@ def as_service_error(error: BaseException) -> ServiceError:
         return invalid_fields(error)
     if isinstance(error, TimeoutError):
         return too_late()
+    if isinstance(error, Cancelled):  # its client is gone, or the service ends
+        return stopping()
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return ServiceError(503, "out_of_memory", "service: memory must suffice, got too little", None, again(1))
     argument = ARGUMENT.match(str(error)) if isinstance(error, ValueError | TypeError) else None

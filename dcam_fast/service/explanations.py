@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 
 from dcam_fast.attribution.methods.presets import METHODS
 from dcam_fast.config import PROFILES
+from dcam_fast.contrast import Contrast
 from dcam_fast.explanation import Explanation
 from dcam_fast.models.given import AnswerLike, GivenAnswer
 from dcam_fast.output.html import saved_policy
@@ -25,9 +26,10 @@ from dcam_fast.service.answering import ExplanationRequest
 from dcam_fast.service.errors import ServiceError, dump, json_response
 from dcam_fast.service.events import EventStream, event
 from dcam_fast.service.requests import read_body, read_form, unless_gone
-from dcam_fast.service.schemas import ExplanationBody, ExplanationFields
+from dcam_fast.service.schemas import ContrastFields, ExplanationBody, ExplanationFields
 from dcam_fast.service.state import Service
 from dcam_fast.service.worker import Finished
+from dcam_fast.session import TargetsLike
 from dcam_fast.streaming import Step
 
 JSON: Final = "application/json"
@@ -113,7 +115,7 @@ async def read_request(service: Service, request: Request) -> tuple[ExplanationF
         image=image,
         prompt=fields.prompt,
         answer=_answer_of(fields),
-        targets=fields.targets,
+        targets=targets_of(fields),
         method=fields.method,
         profile=fields.profile,
         generation=fields.generation.generation(),
@@ -135,6 +137,13 @@ def _answer_of(fields: ExplanationBody) -> AnswerLike | None:
     if fields.answer is not None:
         raise ServiceError(422, "invalid_field", "service: answer must be text or tokens, got both", "answer")
     return GivenAnswer(tuple(fields.tokens), None if fields.steps is None else tuple(fields.steps))
+
+
+def targets_of(fields: ExplanationFields) -> TargetsLike:
+    """The targets of a request."""
+    if isinstance(fields.targets, str):
+        return fields.targets
+    return [Contrast(item.word, item.instead) if isinstance(item, ContrastFields) else item for item in fields.targets]
 
 
 def check_names(fields: ExplanationFields) -> None:

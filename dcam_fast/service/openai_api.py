@@ -21,7 +21,7 @@ from dcam_fast.service import answering
 from dcam_fast.service.answering import ExplanationRequest, WrittenAnswer
 from dcam_fast.service.errors import ServiceError, dump, json_response
 from dcam_fast.service.events import EventStream, event
-from dcam_fast.service.explanations import check_names
+from dcam_fast.service.explanations import check_names, targets_of
 from dcam_fast.service.requests import read_body, unless_gone
 from dcam_fast.service.schemas import ChatBody, ImagePart
 from dcam_fast.service.state import Service
@@ -191,7 +191,8 @@ async def _arguments(service: Service, body: ChatBody) -> ExplanationRequest:
     arguments: dict[str, Any] = {}
     if body.explain is not None:
         check_names(body.explain)
-        arguments = body.explain.model_dump(include={"targets", "method", "profile", "scores", "budget_ms"})
+        arguments = body.explain.model_dump(include={"method", "profile", "scores", "budget_ms"})
+        arguments["targets"] = targets_of(body.explain)
     image = await service.aside(service.decode, pictures[0])
     return ExplanationRequest(image, prompt or None, generation=generation, **arguments)
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from dcam_fast.interruption import interruptible
 from dcam_fast.service.errors import ServiceError, again, as_service_error, busy, stopping, too_late
 from dcam_fast.service.metrics import Metrics
 
@@ -31,8 +32,10 @@ class Finished:
 class Job:
     """Work for the worker's thread, and its events on their way to the event loop.
 
+    The work is interrupted at its next step once the deadline has passed or the job is cancelled.
+
     Attributes:
-        work: does it, in the worker's thread, and calls `emit` and `check` of this job.
+        work: does it, in the worker's thread, and may call `emit` of this job.
         deadline: by the worker's clock; None: there is none.
         cancel: set when nobody waits for the job any more.
     """
@@ -56,26 +59,17 @@ class Job:
         """Until the deadline; None without one."""
         return None if self.deadline is None else self.deadline - self._clock()
 
-    def check(self) -> None:
-        """To be called between the steps of the work.
-
-        Raises:
-            ServiceError: if the job was cancelled or its deadline has passed.
-        """
-        if self.cancel.is_set():
-            raise stopping()
-        left = self.seconds_left()
-        if left is not None and left <= 0:
-            raise too_late()
-
     def run(self) -> bool:
         """Does the work in the context of the request and emits how it ended; returns whether it succeeded."""
         return self._context.run(self._run)
 
     def _run(self) -> bool:
         try:
-            self.check()
-            last: object = Finished(self.work(self))
+            left = self.seconds_left()
+            if left is not None and left <= 0:
+                raise too_late()
+            with interruptible(left, self.cancel, "service"):
+                last: object = Finished(self.work(self))
         except Exception as error:
             last = as_service_error(error)
             if last.status == 500:

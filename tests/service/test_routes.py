@@ -300,3 +300,14 @@ async def test_kept_runs_are_bounded() -> None:
         ids = [(await at.explain()).json()["id"] for _ in range(2)]
         statuses = [(await at.client.get(f"/v1/runs/{identifier}")).status_code for identifier in ids]
         assert statuses == [404, 200], "an image has 7200 bytes"
+
+
+@asynchronous
+async def test_a_contrast(explainer: Explainer) -> None:
+    async with running(explainer) as at:
+        answer = await ask(at, targets=[{"word": "circle", "instead": "ring"}])
+        assert answer.status_code == 200, answer.text
+        (target,) = answer.json()["targets"]
+        assert target["instead"] == "ring"
+        answer = await ask(at, targets=[{"word": "circle", "instead": ""}])
+        assert answer.status_code == 422

@@ -12,6 +12,7 @@ guesses of the step before (self-conditioning). They are kept as mean embeddings
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache
 
+from dcam_fast.interruption import check_interruption
 from dcam_fast.models.adapter import (
     DEFAULT_GENERATION,
     NO_MASK,
@@ -166,7 +168,7 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
     def generate(self, inputs: DiffusionGemmaInputs, generation: Generation = DEFAULT_GENERATION) -> Trajectory:
         self._check_generation(generation)
         with RandomNumbers(generation.seed, self.device).drawn():
-            return self._generate(inputs, generation, lambda _: None)
+            return self._generate(inputs, generation, lambda _: check_interruption())
 
     def denoise(
         self, inputs: DiffusionGemmaInputs, generation: Generation = DEFAULT_GENERATION
@@ -194,6 +196,8 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
             raise AdapterError(
                 f"generate: block_length must be {length}, the canvas of {self.name}, got {block_length}"
             )
+        if generation.temperature == 0:
+            raise AdapterError(f"generate: temperature must be above 0 for {self.name}, which draws its tokens, got 0")
 
     @torch.no_grad()
     def _generate(
@@ -201,7 +205,9 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
     ) -> Trajectory:
         """The finished trajectory. `callback` gets the trajectory so far after every step but the last."""
         end_tokens = self._end_tokens()
-        options = {} if generation.steps is None else {"max_denoising_steps": generation.steps}
+        options: dict[str, float] = {} if generation.steps is None else {"max_denoising_steps": generation.steps}
+        if generation.temperature is not None:  # the same in every step; transformers rejects equal limits
+            options |= {"t_min": generation.temperature, "t_max": math.nextafter(generation.temperature, math.inf)}
 
         def after_step(record: GenerationRecord) -> None:
             callback(record.trajectory(end_tokens))

@@ -37,6 +37,7 @@ from dcam_fast.models.checkpoint import Releases, build_model, check_transformer
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerFormat
 from dcam_fast.models.pretrained import MaskedAdapter
+from dcam_fast.models.sampling import draw, keep_likely, make_generator
 from dcam_fast.models.text import check_prompt, piece_of
 
 LAST_TIME: Final = 1e-3  # where the official code's schedule ends; it starts at 1
@@ -166,10 +167,12 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
             raise AdapterError(
                 f"generate: block_length must be {length}, the whole answer, got {generation.block_length}"
             )
-        return self._unmask(inputs, length if generation.steps is None else generation.steps)
+        return self._unmask(inputs, generation)
 
     @torch.no_grad()
-    def _unmask(self, inputs: DreamInputs, steps: int) -> Iterator[Trajectory]:
+    def _unmask(self, inputs: DreamInputs, generation: Generation) -> Iterator[Trajectory]:
+        steps = self.answer_length if generation.steps is None else generation.steps
+        temperature, generator = generation.temperature or 0.0, make_generator(generation, self.device)
         logits_of = self.logits_fn(inputs)
         times = torch.linspace(1, LAST_TIME, steps + 1, device=self.device)
         canvas = self.masked_answer()
@@ -179,12 +182,15 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
             if not len(masked):
                 break
             count = self.num_to_unmask(len(masked), step, times)
-            if count:  # some steps of the official schedule unmask nothing
-                probabilities = self.probabilities(logits_of(canvas)[masked].to(self.model.lm_head.weight.dtype))
+            if count or temperature:  # some steps of the official schedule unmask nothing, but draw
+                logits = logits_of(canvas)[masked].to(self.model.lm_head.weight.dtype)
+                likely = keep_likely(logits / (temperature or 1.0), self.config.top_k, self.config.top_p)
+                probabilities = likely.softmax(-1)
                 is_last = step == steps - 1
-                if is_last:  # before, a position whose most likely token is the mask stays masked
+                if is_last:  # before, a position whose guess is the mask stays masked
                     probabilities[:, self.mask_token] = 0
-                confidence, guess = probabilities.max(-1)
+                guess = draw(probabilities, generator) if temperature else probabilities.argmax(-1)
+                confidence = self.confidences(logits, probabilities).gather(1, guess[:, None])[:, 0]
                 chosen = torch.arange(len(masked), device=self.device) if is_last else self.choose(confidence, count)
                 chosen = chosen[guess[chosen] != self.mask_token]
                 canvas, written = canvas.clone(), written.clone()
@@ -196,12 +202,17 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
     def num_to_unmask(self, num_masked: int, step: int, times: Tensor) -> int:
         """How many of the `num_masked` positions to unmask in the step from `times[step]` to `times[step + 1]`."""
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities `[n, V]` of logits `[n, V]`, by which the most confident guesses are chosen."""
-        return logits.softmax(-1)
+    @abstractmethod
+    def confidences(self, logits: Tensor, probabilities: Tensor) -> Tensor:
+        """Confidence `[n, V]` of each possible guess.
+
+        Args:
+            logits: `[n, V]`, the model's.
+            probabilities: `[n, V]`, from which guesses are taken: at the temperature, of the likely tokens only.
+        """
 
     def choose(self, confidence: Tensor, count: int) -> Tensor:
-        """The masked positions to unmask, int64 `[n]`, given the probability `[n]` of the best guess for each."""
+        """The masked positions to unmask, int64 `[n]`, given the confidence `[n]` of the guess for each."""
         return confidence.topk(count).indices
 
     @property

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcam_fast.models.adapter import DEFAULT_GENERATION, AdapterError, Inputs, Trajectory
 from dcam_fast.models.checkpoint import Releases
@@ -60,6 +60,7 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
         requirements: packages that the official code imports and dcam_fast does not.
         end_tokens: tokens that end the text, the end of the turn last.
         stops_at_end: whether generation ends once all positions before the first of them are unmasked.
+        embedding: of the tokens.
     """
 
     transformers = Releases("4.50", "4.56", "the authors' package imports a name that 4.56 removed")
@@ -68,6 +69,7 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
     requirements: tuple[str, ...]
     end_tokens: tuple[str, ...]
     stops_at_end = False
+    embedding: nn.Embedding
     default_prompt = "Describe the image in detail."
 
     def __init__(
@@ -166,14 +168,14 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
             stops_at_end=self.stops_at_end,
             num_leading=0 if self.has_two_streams else inputs.embedded.shape[1],
         )
-        return unmask(self.logits_fn(inputs), schedule, self.device)
+        return unmask(self.logits_fn(inputs), schedule, generation, self.device)
 
     @property
     def answer_format(self) -> AnswerFormat:
         """The end of the turn, then masks where generation stops there, else end tokens of a text, as trained."""
         return AnswerFormat(
             length=self.answer_length,
-            num_tokens=self.model.get_input_embeddings().num_embeddings,
+            num_tokens=self.embedding.num_embeddings,
             mask_token=self.mask_token,
             end_tokens=self._end_ids,
             end=self._end_ids[-1],

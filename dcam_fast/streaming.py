@@ -33,6 +33,7 @@ class Step:
     Attributes:
         index: of the step, from 0.
         text: the answer so far, with `"_"` for each position that is still masked.
+        canvas: the text of each position of the answer, None where it is still masked.
         tokens: the `n` tokens that this step committed, without end tokens and padding. A model that takes tokens back
             can commit a position again, with another token.
         maps: float32 `[n, h, w]` in 0..1, refined by what is known so far, on the model's device.
@@ -43,6 +44,7 @@ class Step:
 
     index: int
     text: str
+    canvas: tuple[str | None, ...]
     tokens: tuple[Token, ...]
     maps: Tensor
     raw_maps: Tensor
@@ -146,6 +148,10 @@ class Stream(Iterator[Step]):
         return Step(
             index=index,
             text=self._text(trajectory, steps),
+            canvas=tuple(
+                None if step == OPEN else session.token(trajectory, position).text
+                for position, step in enumerate(steps)
+            ),
             tokens=tuple(session.token(trajectory, position) for position in committed),
             maps=maps,
             raw_maps=raw,

@@ -134,13 +134,14 @@ def test_alternatives_are_the_most_confident_tokens(answer: Answer) -> None:
 
 def test_image_share_tells_a_wrong_color_from_a_right_one(explainer: Explainer) -> None:
     rng, right, wrong = np.random.default_rng(11), [], []
+    adapter = explainer.adapter
     for _ in range(6):
         scene = scenes.sample_scene(rng)
         words = list(scenes.caption(scene).answer)
         for swapped, shares in ((False, right), (True, wrong)):
             color = scene.objects[0].color
             words[2] = next(c for c in scenes.COLORS if c != color) if swapped else color
-            explanation = explainer.explain(scene.image, targets=[2], answer=" ".join(words))
+            explanation = explainer.explain(scene.image, targets=[2], answer=adapter.encode_answer(" ".join(words)))
             shares.append(explanation.targets[0].image_share)
     assert min(right) > max(wrong)
 

@@ -4,7 +4,7 @@ it points at, on the image, on the prompt and on the other words."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.by_word import mean_by_word, word_index
+from dcam_fast.attribution.contrasts import ContrastedWord, log_preference
 from dcam_fast.attribution.engine import CHUNK
 from dcam_fast.attribution.methods.gradient_cam import build_targets
 from dcam_fast.attribution.probabilities import Interventions, of_tokens, read
@@ -111,10 +112,18 @@ def dependence(answer: Answer, words: Sequence[Word], maps: Tensor, layer: int) 
         *(share(found.visible, values) for values in without),
     ]
     alternatives = iter(found.alternatives)
-    return [
+    dependences = [
         Dependence(grounded, image, prompt, others, tuple(next(alternatives) for _ in word.positions))
         for (grounded, image, prompt, others), word in zip(torch.stack(shares, 1).tolist(), words, strict=True)
     ]
+    for number, word in enumerate(words):
+        if isinstance(word, ContrastedWord):
+            map = maps[number : number + 1]
+            place = hot_cells(map).flatten()
+            odds = log_preference(answer.adapter, answer.inputs, answer.trajectory, word, layer, place)
+            grounded = groundedness(map, *(value[None] for value in odds))
+            dependences[number] = replace(dependences[number], groundedness=float(grounded))
+    return dependences
 
 
 def peak(maps: Tensor) -> Tensor:

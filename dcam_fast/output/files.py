@@ -45,7 +45,7 @@ def file_names(texts: Sequence[str]) -> list[str]:
 
 def save(explanation: ExplainedAnswer, folder: Path) -> Path:
     """See `Explanation.save`."""
-    pictures = file_names([target.text for target in explanation.targets])
+    pictures = file_names([" ".join(filter(None, (t.text, t.instead))) for t in explanation.targets])
     record = record_of(explanation, arrays=())
     for target, name in zip(record["targets"], pictures, strict=True):
         target["file"] = name
@@ -111,6 +111,7 @@ def _target(entry: Entry, positions: set[int]) -> Target:
     positioned = entry.field("alternatives").list()
     if len(positioned) not in (0, len(own)):
         raise entry.field("alternatives").error(f"empty or of {len(own)} positions", len(positioned))
+    instead = entry.field("instead")
     return Target(
         text=entry.field("text").text(),
         positions=own,
@@ -121,6 +122,7 @@ def _target(entry: Entry, positions: set[int]) -> Target:
         prompt_share=_score(entry.field("prompt_share")),
         answer_share=_score(entry.field("answer_share")),
         alternatives=tuple(tuple(map(_alternative, alternatives.list())) for alternatives in positioned),
+        instead=None if instead.value is None else instead.text(),
     )
 
 

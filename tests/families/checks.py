@@ -10,12 +10,15 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dcam_fast import Explainer, GivenAnswer, GradientCAM
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets
+from dcam_fast.attribution.probabilities import without_answer
 from dcam_fast.models.adapter import ImageView
 from dcam_fast.models.generation import Generation
 
@@ -37,8 +40,8 @@ class Subject(Protocol):
 
     adapter: Any
 
-    def generate(self, image: NDArray[np.uint8], steps: int, block_length: int) -> Generated:
-        """By the authors' own code."""
+    def generate(self, image: NDArray[np.uint8], generation: Generation) -> Generated:
+        """By the authors' own code, with torch's own generator seeded."""
 
     def full(self, inputs: Any, canvas: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits `[L, V]` by the authors' own forward, and the image stream after every layer, with a graph."""
@@ -53,7 +56,7 @@ def relative(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).abs().max() / expected.abs().max())
 
 
-def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, block_length: int) -> float:
+def check_generation(subject: Subject, image: NDArray[np.uint8], generation: Generation) -> float:
     """The adapter writes what the authors' code writes, token by token and step by step, and its logits are the
     authors', as generation reads them and as the replay of every state does. Returns their largest relative difference.
 
@@ -62,7 +65,9 @@ def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, blo
     """
     adapter = subject.adapter
     inputs = adapter.encode(image, PROMPT)
-    own = subject.generate(image, steps, block_length)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(generation.seed)
+        own = subject.generate(image, generation)
     masked = torch.full((adapter.answer_length,), adapter.mask_token)
     known = {tuple(canvas.tolist()): logits for canvas, logits in zip([masked, *own.canvases], own.logits)}  # noqa: B905
     make_logits_fn, differences = adapter.logits_fn, [0.0]
@@ -79,9 +84,9 @@ def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, blo
         return official_logits
 
     with patch.object(adapter, "logits_fn", logits_fn):
-        trajectory = adapter.generate(inputs, Generation(steps, block_length))
+        *earlier, trajectory = adapter.denoise(inputs, generation)
     assert trajectory.tokens.equal(own.tokens)
-    assert int(trajectory.steps.max()) == len(own.logits) - 1 < steps
+    assert len(earlier) == len(own.logits) - 1 < generation.steps
     for step, expected in enumerate(own.logits):
         canvas = canvases(trajectory, torch.tensor([0]), step, adapter.mask_token)
         assert step == 0 or canvas[0].equal(own.canvases[step - 1]), f"another canvas at step {step}"
@@ -120,6 +125,49 @@ def check_gradients(subject: Subject, image: NDArray[np.uint8], positions: tuple
             worst = max(worst, relative(got.gradients[row], gradient[0]))
     assert worst <= 1e-6, f"gradients differ by {worst:.1e}"
     return worst
+
+
+def check_given(adapter: Any, image: NDArray[np.uint8], generation: Generation, *states: str) -> None:
+    """An answer that the model generated, given, has bitwise the same maps and scores at each of `states`: as tokens
+    with their steps, as a trajectory, and as tokens alone where the state needs no steps."""
+    explainer = Explainer(adapter)
+    finished = adapter.generate(adapter.encode(image, PROMPT), generation)
+    tokens, steps = finished.tokens, finished.steps
+    for state in states:
+        method = GradientCAM(state=state)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"method": method, "generation": generation}
+        expected = explainer.explain(image, PROMPT, "all", **options)
+        answers: list[Any] = [finished]
+        if state != "committed":
+            answers += [tokens, tokens.tolist(), tokens.numpy()]
+        if finished.canvases is None:
+            answers.append(GivenAnswer(tuple(tokens.tolist()), tuple(steps.tolist())))
+        for answer in answers:
+            got = explainer.explain(image, PROMPT, "all", answer=answer, **options)
+            assert got.answer == expected.answer
+            assert got.targets == expected.targets
+            assert got.maps.equal(expected.maps)
+            assert got.raw_maps.equal(expected.raw_maps)
+
+
+@torch.no_grad()
+def check_rows(subject: Subject, image: NDArray[np.uint8]) -> None:
+    """The logits of a position are read `logit_shift` rows before it, from no other row, and the rows before the answer
+    are those of the image, those of the prompt and as many more."""
+    adapter, length = subject.adapter, subject.adapter.answer_length
+    inputs = adapter.encode(image, PROMPT)
+    hidden = adapter.embed(inputs, torch.full((1, length), adapter.mask_token))
+    position = length // 2
+    for row in range(length):
+        rows = F.one_hot(torch.tensor([row]), length).bool()
+        # an empty source makes the row 0
+        changed = without_answer(hidden, rows, torch.zeros_like(rows))
+        logits = (adapter.logits(states, torch.tensor([[position]]), inputs) for states in (hidden, changed))
+        assert torch.equal(*logits) == (row != position - adapter.logit_shift)
+    before = hidden.image.shape[1] - (0 if adapter.has_two_streams else length)
+    prompt = adapter.prompt_rows(inputs, before)
+    assert len(torch.cat((prompt, inputs.image_rows)).unique()) == len(prompt) + len(inputs.image_rows)
+    assert len(prompt) + len(inputs.image_rows) == inputs.embedded.shape[1] - adapter.logit_shift
 
 
 @torch.no_grad()

@@ -71,33 +71,93 @@ class Explainer:
         model: str | os.PathLike[str] = "tiny",
         *,
         device: str | torch.device = "cpu",
-        attention: str | None = None,
+        device_map: object = None,
         trust_remote_code: bool = False,
         dtype: torch.dtype | str | None = None,
+        attention: str | None = None,
+        answer_length: int | None = None,
+        view: str | None = None,
+        vision_tower: str | os.PathLike[str] | None = None,
         max_memory: int | None = None,
         compile: bool = False,
         deterministic: bool = False,
     ) -> Explainer:
-        """An explainer of a model by name or folder.
+        """An explainer of a model by name, folder or Hub id.
 
         Args:
-            model: `"tiny"`, the embedded model, or a folder with a checkpoint.
+            model: `"tiny"`, the embedded model, a folder with a checkpoint, or a Hub id such as `"owner/model"`, which
+                is downloaded unless it is in the local cache.
             device: where the model and its passes run.
-            attention: the topology, where a family offers several (None: the model's own).
+            device_map: as in transformers, instead of `device`; it must name one device.
             trust_remote_code: whether code that a checkpoint brings along may run.
             dtype: of the weights, a torch dtype or its name (None: the checkpoint's).
+            attention: the topology, where a family offers several (None: the model's own).
+            answer_length: tokens in an answer, where a family lets the caller choose (None: the family's default).
+            view: the default view of the image, where a family has several (None: the family's default).
+            vision_tower: folder or Hub id of the vision tower, for a family that loads one from elsewhere.
             max_memory: as in `Explainer`.
             compile: as in `Explainer`.
             deterministic: as in `Explainer`.
 
         Raises:
-            AdapterError: for an unknown model, or one that cannot be loaded; see `dcam_fast.models.load`.
+            AdapterError: for an unknown model, one that cannot be loaded, or an option that its family does not have;
+                see `dcam_fast.models.load`.
             TypeError, ValueError: for an argument of the wrong type or value.
         """
         Resources(max_memory, compile, deterministic)  # checked before a model is loaded
         adapter = models.load(
-            model, device=device, attention=attention, trust_remote_code=trust_remote_code, dtype=dtype
+            model,
+            device=device,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            attention=attention,
+            answer_length=answer_length,
+            view=view,
+            vision_tower=vision_tower,
         )
+        return cls(adapter, max_memory=max_memory, compile=compile, deterministic=deterministic)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: torch.nn.Module,
+        processor: Any = None,
+        *,
+        attention: str | None = None,
+        name: str | None = None,
+        max_memory: int | None = None,
+        compile: bool = False,
+        deterministic: bool = False,
+        **options: Any,
+    ) -> Explainer:
+        """An explainer of a model that is in memory. The model is not copied, and every call leaves it as it was.
+
+        Args:
+            model: of a known family, on one device, in float32 or bfloat16. It may be quantized, have LoRA adapters,
+                and be wrapped by peft or `torch.compile`.
+            processor: what the family encodes with: a tokenizer (LaViDa, LLaDA-V), the checkpoint's processor (Dimple,
+                Dream-VL), a tokenizer and an image processor (DiffusionGemma), or None (the embedded model's own).
+            attention: as in `from_pretrained`.
+            name: shown in results (None: that of its checkpoint).
+            max_memory: as in `Explainer`.
+            compile: as in `Explainer`.
+            deterministic: as in `Explainer`.
+            options: others of the family: `answer_length`, `view`, `mask_token`, `threshold`.
+
+        Raises:
+            AdapterError: for a model, processor or option that cannot be used, with what to do.
+            TypeError, ValueError: for an argument of the wrong type or value.
+
+        Example:
+            >>> from dcam_fast import Explainer, sample_image
+            >>> model = Explainer.from_pretrained().adapter.model.train()  # or yours
+            >>> explanation = Explainer.from_model(model).explain(sample_image(), targets=[0])
+            >>> model.training
+            True
+        """
+        Resources(max_memory, compile, deterministic)
+        adapter = models.adapter_of(model, processor, name=name, attention=attention, **options)
         return cls(adapter, max_memory=max_memory, compile=compile, deterministic=deterministic)
 
     def explain(

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast import Explainer
-from dcam_fast.attribution import Answer
 from dcam_fast.attribution.answer_states import canvases
-from dcam_fast.attribution.contrasts import ContrastedWord
 from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM, build_targets
 from dcam_fast.attribution.probabilities import log_probabilities
@@ -243,22 +241,6 @@ def test_explains_end_to_end(adapter: DiffusionGemmaAdapter, state: str | int) -
     held = [position for target in got.targets for position in target.positions]
     assert held == sorted(held)
     assert {token.position for token in got.tokens if not is_sign(token.text)} <= set(held)
-
-
-@pytest.mark.parametrize("state", ["remask", "committed"])
-def test_contrasts(adapter: DiffusionGemmaAdapter, state: Any) -> None:
-    """Other words of as many tokens and of fewer."""
-    inputs = adapter.encode(picture(), PROMPT)
-    answer = Answer(adapter, inputs, adapter.generate(inputs, Generation(STEPS)))
-    others = tuple(token for token in range(20, 40) if token not in answer.tokens.tolist())
-    words = [
-        ContrastedWord("", (1,), instead="", instead_tokens=others[:1]),
-        ContrastedWord("", (1, 2), instead="", instead_tokens=others[:2]),
-        ContrastedWord("", (1, 2), instead="", instead_tokens=others[:1]),
-    ]
-    maps = GradientCAM(state=state).raw_maps(answer, words)
-    assert maps.isfinite().all()
-    assert (maps.flatten(1).amax(1) > 0).all()
 
 
 def test_states(adapter: DiffusionGemmaAdapter) -> None:

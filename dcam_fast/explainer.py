@@ -146,7 +146,7 @@ class Explainer:
             given = None
             if answer is not None:
                 given = given_trajectory(answer, self.adapter, generation)
-                check_state(given, getattr(settings, "state", "final"))
+                check_state(given, getattr(settings, "state", "final"), self.adapter.mask_token)
                 choose(requested, self.adapter, given)  # checks the targets before any work
             session = self._session(image, prompt, _name_of(method), settings, profile)
             session = replace(session, is_given=given is not None)

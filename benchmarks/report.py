@@ -132,6 +132,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "evaluation": lambda: report_evaluation.whole(*newest("*-evaluation.json")),
     "evaluation-hard": lambda: report_evaluation.whole(*newest("*-evaluation-hard.json")),
     "evaluation-refined": lambda: report_evaluation.summary(*newest("*-evaluation-refined.json")),
+    "contrast": lambda: report_attribution.contrast(*newest("*-contrast.json")),
     "randomization": lambda: report_evaluation.randomization(*newest("*-evaluation.json")),
     "search": lambda: report_evaluation.search(*newest("*-search.json")),
     "table1": lambda: report_evaluation.study(*newest("*-table1.json")),

@@ -11,10 +11,12 @@ from dcam_fast._version import __version__ as __version__
 if TYPE_CHECKING:
     from dcam_fast.attribution.methods import METHODS, GradientCAM
     from dcam_fast.config import DEFAULT, PAPER, RELEASED, UNGUIDED, RefineConfig, profile
+    from dcam_fast.contrast import Contrast
     from dcam_fast.environment import Environment, env
     from dcam_fast.explainer import Explainer
     from dcam_fast.explanation import Explanation
     from dcam_fast.images import load_image
+    from dcam_fast.interruption import Cancelled, DeadlineExceeded, Interrupted
     from dcam_fast.models import AdapterError
     from dcam_fast.models.generation import Generation
     from dcam_fast.models.given import GivenAnswer
@@ -30,12 +32,16 @@ _MODULE_OF = {
     "RELEASED": "config",
     "UNGUIDED": "config",
     "AdapterError": "models",
+    "Cancelled": "interruption",
+    "Contrast": "contrast",
+    "DeadlineExceeded": "interruption",
     "Environment": "environment",
     "Explainer": "explainer",
     "Explanation": "explanation",
     "Generation": "models.generation",
     "GivenAnswer": "models.given",
     "GradientCAM": "attribution.methods",
+    "Interrupted": "interruption",
     "RefineConfig": "config",
     "Step": "streaming",
     "Stream": "streaming",
@@ -54,12 +60,16 @@ __all__ = [
     "RELEASED",
     "UNGUIDED",
     "AdapterError",
+    "Cancelled",
+    "Contrast",
+    "DeadlineExceeded",
     "Environment",
     "Explainer",
     "Explanation",
     "Generation",
     "GivenAnswer",
     "GradientCAM",
+    "Interrupted",
     "RefineConfig",
     "Step",
     "Stream",

@@ -37,7 +37,9 @@ class Target:
         positions: of its tokens, as in `Token.position`.
         peak: share of the map's total that its strongest cell holds, 0 to 1.
         spread: share of the cells that the map is spread over, 0 to 1 (even).
-        groundedness: 0 to 1, low where the word points nowhere in particular.
+        groundedness: 0 to 1, low where the word points nowhere in particular. That of a contrast takes
+            `p(word) / (p(word) + p(instead))` as the word's probability.
+        instead: of a `dcam_fast.Contrast`, what the word is compared with. None: nothing.
     """
 
     text: str
@@ -45,6 +47,7 @@ class Target:
     peak: float
     spread: float
     groundedness: float
+    instead: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,13 +112,14 @@ class ExplainedAnswer:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """A distinct name for each target, which `find` accepts: its text, with `"#2"` for the second occurrence in the
-        answer, and `" (2)"` if an earlier target has the same name."""
+        answer, `" > "` and the other word for a contrast, and `" (2)"` if an earlier target has the same name."""
         words = words_in(self.answer, self._spans)
         names: list[str] = []
         for target in self.targets:
             runs = [set(positions_in(run)) for run in occurrences(target.text, words)]
             number = next((i for i, run in enumerate(runs, 1) if run.issuperset(target.positions)), 1)
             name = target.text if number == 1 else f"{target.text}#{number}"
+            name = name if target.instead is None else f"{name} > {target.instead}"
             same = (name, *(f"{name} ({count})" for count in range(2, len(self.targets) + 1)))
             taken = set(map(fold, names))
             names.append(next(free for free in same if fold(free) not in taken))
@@ -125,7 +129,7 @@ class ExplainedAnswer:
         """The index of a target, given its name or the index itself.
 
         Case, Unicode normal form and the signs between words do not matter. `"ring#2"` is the second ring of the
-        answer. `"ring"` is the first ring, or the first that is a target.
+        answer. `"ring"` is the first ring, or the first that is a target. `"red > blue"` is a contrast.
 
         Raises:
             ValueError: if there is no such target. The message lists the targets.
@@ -196,7 +200,7 @@ class ExplainedAnswer:
         return tuple(pieces)
 
     def steps(self, target: str | SupportsIndex) -> tuple[int, ...]:
-        """The denoising steps that committed the tokens of a target, ascending. There are none where they are unknown.
+        """The denoising steps that committed the tokens of a target, ascending. Empty where they are unknown.
 
         Raises:
             ValueError: if there is no such target.

@@ -20,11 +20,12 @@ from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource, load_image
+from dcam_fast.interruption import Cancellation, interruptible
 from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerLike, given_trajectory
 from dcam_fast.ops.cuda_graphs import GraphCache
-from dcam_fast.session import Session, TargetsLike, checked_targets, choose
+from dcam_fast.session import Session, TargetsLike, check_contrasts, checked_targets, choose
 from dcam_fast.streaming import Stream
 
 
@@ -70,33 +71,93 @@ class Explainer:
         model: str | os.PathLike[str] = "tiny",
         *,
         device: str | torch.device = "cpu",
-        attention: str | None = None,
+        device_map: object = None,
         trust_remote_code: bool = False,
         dtype: torch.dtype | str | None = None,
+        attention: str | None = None,
+        answer_length: int | None = None,
+        view: str | None = None,
+        vision_tower: str | os.PathLike[str] | None = None,
         max_memory: int | None = None,
         compile: bool = False,
         deterministic: bool = False,
     ) -> Explainer:
-        """An explainer of a model by name or folder.
+        """An explainer of a model by name, folder or Hub id.
 
         Args:
-            model: `"tiny"`, the embedded model, or a folder with a checkpoint.
+            model: `"tiny"`, the embedded model, a folder with a checkpoint, or a Hub id such as `"owner/model"`, which
+                is downloaded unless it is in the local cache.
             device: where the model and its passes run.
-            attention: the topology, where a family offers several (None: the model's own).
+            device_map: as in transformers, instead of `device`; it must name one device.
             trust_remote_code: whether code that a checkpoint brings along may run.
             dtype: of the weights, a torch dtype or its name (None: the checkpoint's).
+            attention: the topology, where a family offers several (None: the model's own).
+            answer_length: tokens in an answer, where a family lets the caller choose (None: the family's default).
+            view: the default view of the image, where a family has several (None: the family's default).
+            vision_tower: folder or Hub id of the vision tower, for a family that loads one from elsewhere.
             max_memory: as in `Explainer`.
             compile: as in `Explainer`.
             deterministic: as in `Explainer`.
 
         Raises:
-            AdapterError: for an unknown model, or one that cannot be loaded; see `dcam_fast.models.load`.
+            AdapterError: for an unknown model, one that cannot be loaded, or an option that its family does not have;
+                see `dcam_fast.models.load`.
             TypeError, ValueError: for an argument of the wrong type or value.
         """
         Resources(max_memory, compile, deterministic)  # checked before a model is loaded
         adapter = models.load(
-            model, device=device, attention=attention, trust_remote_code=trust_remote_code, dtype=dtype
+            model,
+            device=device,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            attention=attention,
+            answer_length=answer_length,
+            view=view,
+            vision_tower=vision_tower,
         )
+        return cls(adapter, max_memory=max_memory, compile=compile, deterministic=deterministic)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: torch.nn.Module,
+        processor: Any = None,
+        *,
+        attention: str | None = None,
+        name: str | None = None,
+        max_memory: int | None = None,
+        compile: bool = False,
+        deterministic: bool = False,
+        **options: Any,
+    ) -> Explainer:
+        """An explainer of a model that is in memory. The model is not copied, and every call leaves it as it was.
+
+        Args:
+            model: of a known family, on one device, in float32 or bfloat16. It may be quantized, have LoRA adapters,
+                and be wrapped by peft or `torch.compile`.
+            processor: what the family encodes with: a tokenizer (LaViDa, LLaDA-V), the checkpoint's processor (Dimple,
+                Dream-VL), a tokenizer and an image processor (DiffusionGemma), or None (the embedded model's own).
+            attention: as in `from_pretrained`.
+            name: shown in results (None: that of its checkpoint).
+            max_memory: as in `Explainer`.
+            compile: as in `Explainer`.
+            deterministic: as in `Explainer`.
+            options: others of the family: `answer_length`, `view`, `mask_token`, `threshold`.
+
+        Raises:
+            AdapterError: for a model, processor or option that cannot be used, with what to do.
+            TypeError, ValueError: for an argument of the wrong type or value.
+
+        Example:
+            >>> from dcam_fast import Explainer, sample_image
+            >>> model = Explainer.from_pretrained().adapter.model.train()  # or yours
+            >>> explanation = Explainer.from_model(model).explain(sample_image(), targets=[0])
+            >>> model.training
+            True
+        """
+        Resources(max_memory, compile, deterministic)
+        adapter = models.adapter_of(model, processor, name=name, attention=attention, **options)
         return cls(adapter, max_memory=max_memory, compile=compile, deterministic=deterministic)
 
     def explain(
@@ -109,6 +170,8 @@ class Explainer:
         method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
         generation: Generation = DEFAULT_GENERATION,
+        timeout: float | None = None,
+        cancel: Cancellation | None = None,
     ) -> Explanation:
         """Answers `prompt` about `image`, unless another engine has, and explains words of the answer.
 
@@ -118,7 +181,7 @@ class Explainer:
             targets: `"content"` (every content word), `"all"` (every word and sign), or words, phrases and token
                 positions in a list, tuple, 1-D array, tensor or other ordered iterable. Case and the signs between
                 words do not matter. A phrase has the mean map of its tokens. `"ring#2"` is the second ring. See
-                `dcam_fast.words` for what a word is.
+                `dcam_fast.words` for what a word is. A `dcam_fast.Contrast` compares a word with another one.
             answer: the answer, where another engine wrote it: its text, its token ids in a sequence, 1-D array or
                 tensor, a `GivenAnswer` (ids with the steps that wrote them) or a `Trajectory`. Nothing is generated
                 then. Ids may be those of the text, with or without its end token, or of the whole canvas. None: the
@@ -129,6 +192,8 @@ class Explainer:
                 the method's profile).
             generation: how the answer is generated. Of a given answer only the seed matters, and only for a family
                 without a mask token: it draws the noise that masks a token.
+            timeout: seconds from the call after which it is interrupted (None: never).
+            cancel: a `threading.Event`, or anything with `is_set()`, that interrupts the call once it is set.
 
         Returns:
             The answer, its tokens and a map for each target.
@@ -138,11 +203,15 @@ class Explainer:
                 before the model runs is checked before.
             TypeError: for an argument of the wrong type, before the model runs.
             FileNotFoundError: if `image` is a path that does not exist.
+            DeadlineExceeded: after `timeout`.
+            Cancelled: after `cancel` was set.
         """
+        limits = interruptible(timeout, cancel)
         requested = checked_targets(targets, "explain")
         settings = method_named(method)
         _check_options("explain", prompt, profile, generation)
-        with computing(self.adapter, self.resources):
+        with limits, computing(self.adapter, self.resources):
+            check_contrasts(requested, self.adapter, settings, "explain")
             given = None
             if answer is not None:
                 given = given_trajectory(answer, self.adapter, generation)
@@ -165,6 +234,8 @@ class Explainer:
         method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
         generation: Generation = DEFAULT_GENERATION,
+        timeout: float | None = None,
+        cancel: Cancellation | None = None,
     ) -> Stream:
         """Answers `prompt` about `image` and explains each token at the denoising step that writes it.
 
@@ -178,19 +249,23 @@ class Explainer:
                 exists while the answer is being written.
             profile: as in `explain`.
             generation: as in `explain`.
+            timeout: as in `explain`. The seconds count from this call, also between the steps.
+            cancel: as in `explain`.
 
         Raises:
             ValueError: as in `explain`, and if the model or the method does not support streaming.
             TypeError: as in `explain`.
+            DeadlineExceeded, Cancelled: as in `explain`, also from the steps.
         """
+        limits = interruptible(timeout, cancel, "stream")
         settings = method_named(method)
         _check_options("stream", prompt, profile, generation)
         if not isinstance(settings, GradientCAM):
             raise ValueError(f"stream: method must be a GradientCAM or the name of one, got {method!r}")
         committed = replace(settings, state="committed")
-        with computing(self.adapter, self.resources):
+        with limits, computing(self.adapter, self.resources):
             session = self._session(image, prompt, f"{_name_of(method)}, streamed", committed, profile)
-            return Stream(session, self.adapter.denoise(session.inputs, generation))
+            return Stream(session, self.adapter.denoise(session.inputs, generation), limits)
 
     def _session(
         self,

@@ -17,13 +17,15 @@ from dcam_fast._version import __version__
 from dcam_fast.attribution import AttributionMethod, Resources, scores
 from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
+from dcam_fast.attribution.contrasts import ContrastedWord, encode_instead, encode_other, log_preference
 from dcam_fast.attribution.engine import CHUNK
-from dcam_fast.attribution.methods.gradient_cam import build_targets
+from dcam_fast.attribution.methods.gradient_cam import GradientCAM, build_targets, check_contrastable
 from dcam_fast.attribution.methods.shared import describe
 from dcam_fast.attribution.probabilities import log_probabilities_with_and_without
 from dcam_fast.attribution.refinement import refined
 from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.config import RefineConfig
+from dcam_fast.contrast import Contrast
 from dcam_fast.explained_answer import Target, Token
 from dcam_fast.explanation import Explanation
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
@@ -33,8 +35,8 @@ from dcam_fast.words import BROKEN, find_run, is_content, is_sign, positions_in,
 
 log = logging.getLogger(__name__)
 
-TargetsLike = str | Iterable[str | SupportsIndex] | Tensor
-CheckedTargets = str | tuple[str | int, ...]
+TargetsLike = str | Iterable[str | SupportsIndex | Contrast] | Tensor
+CheckedTargets = str | tuple[str | int | Contrast, ...]
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,12 @@ class Session:
             prompt=self.inputs.prompt,
             answer=adapter.decode(answer),
             tokens=self._tokens(trajectory),
-            targets=tuple(Target(word.text, word.positions, *s) for word, s in zip(chosen, word_scores, strict=True)),
+            targets=tuple(
+                Target(
+                    word.text, word.positions, *s, instead=word.instead if isinstance(word, ContrastedWord) else None
+                )
+                for word, s in zip(chosen, word_scores, strict=True)
+            ),
             maps=maps,
             raw_maps=raw,
             boxes=self.inputs.views[0].boxes,
@@ -146,6 +153,12 @@ class Session:
         masked = build_targets(trajectory, positions_of(chosen).to(adapter.device), "remask", adapter.mask_token)
         hot = scores.hot_cells(maps).flatten(1)[index]
         visible, ablated = (mean_by_word(values, chosen) for values in self._with_and_without(masked, hot))
+        for number, word in enumerate(chosen):
+            if isinstance(word, ContrastedWord):
+                place = scores.hot_cells(maps[number : number + 1]).flatten()
+                visible[number], ablated[number] = log_preference(
+                    adapter, self.inputs, trajectory, word, self._layers[0], place
+                )
         columns = (scores.peak(maps), scores.spread(maps), scores.groundedness(maps, visible, ablated))
         return [(float(p), float(s), float(g)) for p, s, g in torch.stack(columns, 1).tolist()]
 
@@ -181,7 +194,9 @@ def checked_targets(targets: TargetsLike, caller: str) -> CheckedTargets:
     return tuple(_checked_target(target, caller) for target in targets)
 
 
-def _checked_target(target: object, caller: str) -> str | int:
+def _checked_target(target: object, caller: str) -> str | int | Contrast:
+    if isinstance(target, Contrast):
+        return target
     if isinstance(target, str):
         if not split_parts(target):
             raise ValueError(f"{caller}: target must be words or a sign of the answer, got {target!r}")
@@ -197,6 +212,22 @@ def _checked_target(target: object, caller: str) -> str | int:
     if position < 0:
         raise ValueError(f"{caller}: target must be a position from 0, got {position}")
     return position
+
+
+def check_contrasts(targets: CheckedTargets, adapter: Adapter[Any], method: AttributionMethod, caller: str) -> None:
+    """Checks that the method can explain the contrasts among some targets, and that the model knows their words.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    contrasts = [target for target in targets if isinstance(target, Contrast)]
+    if not contrasts:
+        return
+    if not isinstance(method, GradientCAM):
+        raise ValueError(f"{caller}: method must be a GradientCAM or the name of one for a Contrast, got {method!r}")
+    check_contrastable(method.objective)
+    for contrast in contrasts:
+        encode_other(adapter, contrast.instead)
 
 
 def choose(
@@ -221,12 +252,20 @@ def choose(
                 raise ValueError(f"{caller}: target must be a position from 0 to {last}, got {target}")
             chosen.append(Word(_text_at(target, words, adapter, trajectory), (target,)))
             continue
-        run = find_run(target, words)
+        run = find_run(target.word if isinstance(target, Contrast) else target, words)
         if run is None:
             answer = " ".join(word.text for word in words)
             raise ValueError(f"{caller}: target must be words of the answer ({answer}), got {target!r}")
-        chosen.append(Word(_text_of(run, adapter, trajectory), positions_in(run)))
+        word = Word(_text_of(run, adapter, trajectory), positions_in(run))
+        chosen.append(_contrasted(target, word, adapter, trajectory) if isinstance(target, Contrast) else word)
     return chosen
+
+
+def _contrasted(contrast: Contrast, word: Word, adapter: Adapter[Any], trajectory: Trajectory) -> ContrastedWord:
+    tokens = encode_instead(adapter, trajectory, word.positions, contrast.instead)
+    if tokens == tuple(trajectory.tokens[list(word.positions)].tolist()):
+        raise ValueError(f"Contrast: instead must be other words than {word.text!r}, got {contrast.instead!r}")
+    return ContrastedWord(word.text, word.positions, instead=contrast.instead, instead_tokens=tokens)
 
 
 def _text_of(run: Sequence[Word], adapter: Adapter[Any], trajectory: Trajectory) -> str:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from dcam_fast.attribution.by_word import mean_by_word, positions_of
+from dcam_fast.attribution.contrasts import ContrastedWord
 from dcam_fast.attribution.resources import computing
 from dcam_fast.explained_answer import Token
 from dcam_fast.explanation import Explanation
+from dcam_fast.interruption import interruptible
 from dcam_fast.models.adapter import OPEN, Trajectory, Word
-from dcam_fast.session import Session, TargetsLike, checked_targets, choose
+from dcam_fast.session import Session, TargetsLike, check_contrasts, checked_targets, choose
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +65,8 @@ class Stream(Iterator[Step]):
         True
     """
 
-    def __init__(self, session: Session, denoised: Iterator[Trajectory]) -> None:
-        self._session = session
+    def __init__(self, session: Session, denoised: Iterator[Trajectory], limits: interruptible) -> None:
+        self._session, self._limits = session, limits
         self._raw: dict[tuple[int, int], Tensor] = {}  # by position and the step that wrote it
         self._seconds = {"generate": 0.0, "explain": 0.0}
         self._finished: Trajectory | None = None
@@ -86,33 +88,42 @@ class Stream(Iterator[Step]):
         Raises:
             RuntimeError: before the last step, and after `close`.
             ValueError: for a target that the answer does not contain.
+            DeadlineExceeded, Cancelled: as in `Explainer.stream`.
         """
         if self._finished is None:
             raise RuntimeError("Stream.explanation: stream must be at its end, got a stream with steps left or closed")
         requested = checked_targets(targets, "Stream.explanation")
         started = time.perf_counter()
-        with computing(self._session.adapter, self._session.resources):
+        with self._limits, computing(self._session.adapter, self._session.resources):
+            check_contrasts(requested, self._session.adapter, self._session.method, "Stream.explanation")
             chosen = choose(requested, self._session.adapter, self._finished, "Stream.explanation")
             view = self._session.inputs.views[0]
             tokens = [view.boxes.new_zeros(0, *view.cells.shape)]
             steps = self._finished.known_steps("committed").tolist()
             tokens += [self._raw[position, steps[position]][None] for position in positions_of(chosen).tolist()]
             raw = mean_by_word(torch.cat(tokens), chosen)
+            contrasts = {index: word for index, word in enumerate(chosen) if isinstance(word, ContrastedWord)}
+            if contrasts:  # whose maps no step has made
+                raw[list(contrasts)] = self._session.raw_maps(self._finished, list(contrasts.values()))
             return self._session.explanation(self._finished, chosen, raw, self._seconds, started)
 
     def _run(self, denoised: Iterator[Trajectory]) -> Generator[Step, None, None]:
         trajectory = None
-        for index in itertools.count():
-            started = time.perf_counter()
-            # never around a yield, where modes and threads must be the caller's
-            with computing(self._session.adapter, self._session.resources):
-                following = next(denoised, None)
-                if following is None:
-                    break
-                trajectory = following
-                step = self._explain(index, trajectory, time.perf_counter() - started)
-            yield step
-        self._finished = trajectory
+        try:
+            for index in itertools.count():
+                started = time.perf_counter()
+                # never around a yield, where modes and threads must be the caller's
+                with self._limits, computing(self._session.adapter, self._session.resources):
+                    following = next(denoised, None)
+                    if following is None:
+                        break
+                    trajectory = following
+                    step = self._explain(index, trajectory, time.perf_counter() - started)
+                yield step
+            self._finished = trajectory
+        finally:
+            if isinstance(denoised, Generator):  # also where an error keeps this frame alive
+                denoised.close()
 
     def _explain(self, index: int, trajectory: Trajectory, generating: float) -> Step:
         started = time.perf_counter()

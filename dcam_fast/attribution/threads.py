@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from dcam_fast.interruption import check_interruption
 from dcam_fast.models.adapter import Adapter
 
 R = TypeVar("R")
@@ -67,6 +68,7 @@ def run_all(tasks: Iterable[Callable[[], R]]) -> list[R]:
             if index is None or task is None:
                 return
             try:
+                check_interruption()
                 results[index] = task()
             except BaseException as error:  # raised below, by the calling thread
                 errors.append(error)

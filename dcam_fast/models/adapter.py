@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Generic, TypeVar
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dcam_fast.images import cell_colors
+from dcam_fast.interruption import checked
+from dcam_fast.models.freezing import frozen, on_frozen_model
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerFormat, GivenAnswer
 from dcam_fast.models.trajectory import NO_MASK as NO_MASK  # these three are part of the interface
@@ -141,11 +144,12 @@ InputsT = TypeVar("InputsT", bound=Inputs)
 
 
 class Adapter(ABC, Generic[InputsT]):
-    """One model family. Parameters are frozen; every tensor stays on `device`.
+    """One model family. Every tensor stays on `device`.
 
     A family implements `encode`, `denoise` (or `generate`), `embed`, `layer`, `logits`, `words` and `decode`.
 
     Attributes:
+        model: the whole model; None for a family that computes without modules.
         name: shown in results.
         device: of the model and of every tensor.
         num_layers: transformer layers.
@@ -171,6 +175,7 @@ class Adapter(ABC, Generic[InputsT]):
         torch.Size([1, 2, 58])
     """
 
+    model: nn.Module | None = None
     name: str
     device: torch.device
     num_layers: int
@@ -182,11 +187,19 @@ class Adapter(ABC, Generic[InputsT]):
     causal: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Runs what users call directly in torch's default modes, whatever modes the caller has set."""
+        """Runs what users call directly in torch's default modes and on a frozen model, whatever the caller has set."""
         super().__init_subclass__(**kwargs)
-        for name in ("__init__", "encode", "generate", "given"):
+        for name in ("__init__", "given"):
             if name in vars(cls):
                 setattr(cls, name, own_modes()(vars(cls)[name]))
+        for name in ("encode", "generate"):
+            if name in vars(cls):
+                setattr(cls, name, on_frozen_model(vars(cls)[name]))
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """A context in which the model is in evaluation mode and no parameter requires gradients. Whatever runs the
+        model's layers opens it. The model is as it was afterwards; see `dcam_fast.models.freezing.frozen`."""
+        return nullcontext() if self.model is None else frozen(self.model)
 
     @abstractmethod
     def encode(self, image: NDArray[np.uint8], prompt: str) -> InputsT:
@@ -196,7 +209,7 @@ class Adapter(ABC, Generic[InputsT]):
             AdapterError: for an image or a prompt that the model cannot process.
         """
 
-    @own_modes()
+    @on_frozen_model
     def generate(self, inputs: InputsT, generation: Generation = DEFAULT_GENERATION) -> Trajectory:
         """Generates an answer: the last trajectory of `denoise`, unless a family overrides it.
 
@@ -207,7 +220,7 @@ class Adapter(ABC, Generic[InputsT]):
         Raises:
             AdapterError: for options that the family does not support.
         """
-        (finished,) = deque(self.denoise(inputs, generation), maxlen=1)
+        (finished,) = deque(checked(self.denoise(inputs, generation)), maxlen=1)
         return finished
 
     def denoise(self, inputs: InputsT, generation: Generation = DEFAULT_GENERATION) -> Iterator[Trajectory]:

@@ -45,7 +45,7 @@ def file_names(texts: Sequence[str]) -> list[str]:
 
 def save(explanation: ExplainedAnswer, folder: Path) -> Path:
     """See `Explanation.save`."""
-    pictures = file_names([target.text for target in explanation.targets])
+    pictures = file_names([" ".join(filter(None, (t.text, t.instead))) for t in explanation.targets])
     record = record_of(explanation, arrays=())
     for target, name in zip(record["targets"], pictures, strict=True):
         target["file"] = name
@@ -108,8 +108,10 @@ def _target(entry: Entry, positions: set[int]) -> Target:
     own = tuple(place.integer(0) for place in places.list())
     if not own or not positions.issuperset(own):
         raise places.error("positions of tokens")
-    scores = (entry.field(name).number() for name in ("peak", "spread", "groundedness"))
-    return Target(entry.field("text").text(), own, *scores)
+    peak, spread, groundedness = (entry.field(name).number() for name in ("peak", "spread", "groundedness"))
+    instead = entry.field("instead")
+    other = None if instead.value is None else instead.text()
+    return Target(entry.field("text").text(), own, peak, spread, groundedness, instead=other)
 
 
 def _read_arrays(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:

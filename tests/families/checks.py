@@ -38,8 +38,8 @@ class Subject(Protocol):
 
     adapter: Any
 
-    def generate(self, image: NDArray[np.uint8], steps: int, block_length: int) -> Generated:
-        """By the authors' own code."""
+    def generate(self, image: NDArray[np.uint8], generation: Generation) -> Generated:
+        """By the authors' own code, with torch's own generator seeded."""
 
     def full(self, inputs: Any, canvas: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits `[L, V]` by the authors' own forward, and the image stream after every layer, with a graph."""
@@ -54,7 +54,7 @@ def relative(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).abs().max() / expected.abs().max())
 
 
-def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, block_length: int) -> float:
+def check_generation(subject: Subject, image: NDArray[np.uint8], generation: Generation) -> float:
     """The adapter writes what the authors' code writes, token by token and step by step, and its logits are the
     authors', as generation reads them and as the replay of every state does. Returns their largest relative difference.
 
@@ -63,7 +63,9 @@ def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, blo
     """
     adapter = subject.adapter
     inputs = adapter.encode(image, PROMPT)
-    own = subject.generate(image, steps, block_length)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(generation.seed)
+        own = subject.generate(image, generation)
     masked = torch.full((adapter.answer_length,), adapter.mask_token)
     known = {tuple(canvas.tolist()): logits for canvas, logits in zip([masked, *own.canvases], own.logits)}  # noqa: B905
     make_logits_fn, differences = adapter.logits_fn, [0.0]
@@ -80,9 +82,9 @@ def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, blo
         return official_logits
 
     with patch.object(adapter, "logits_fn", logits_fn):
-        trajectory = adapter.generate(inputs, Generation(steps, block_length))
+        *earlier, trajectory = adapter.denoise(inputs, generation)
     assert trajectory.tokens.equal(own.tokens)
-    assert int(trajectory.steps.max()) == len(own.logits) - 1 < steps
+    assert len(earlier) == len(own.logits) - 1 < generation.steps
     for step, expected in enumerate(own.logits):
         canvas = canvases(trajectory, torch.tensor([0]), step, adapter.mask_token)
         assert step == 0 or canvas[0].equal(own.canvases[step - 1]), f"another canvas at step {step}"

@@ -20,6 +20,7 @@ from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.answer_states import State, canvases
 from dcam_fast.attribution.by_word import mean_by_word
 from dcam_fast.config import RAW, RefineConfig
+from dcam_fast.interruption import checked
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, Inputs, Word
 
 
@@ -53,7 +54,7 @@ class AttentionRollout:
         if not words:
             return maps
         states = canvases(answer.trajectory, positions, self.state, adapter.mask_token)
-        for canvas in states.unique(dim=0):
+        for canvas in checked(states.unique(dim=0)):
             rows = (states == canvas).all(1).nonzero()[:, 0]
             flow = self._flow(adapter, answer.inputs, canvas[None], positions[rows])
             maps[rows] = flow[:, cells.flatten()].view(-1, *cells.shape)

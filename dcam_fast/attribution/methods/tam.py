@@ -14,6 +14,7 @@ from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.by_word import mean_by_word
 from dcam_fast.config import RAW, RefineConfig
+from dcam_fast.interruption import checked
 from dcam_fast.models.adapter import Word
 
 
@@ -39,7 +40,7 @@ class Tam:
         adapter, inputs, cells, tokens = answer.adapter, answer.inputs, answer.view.cells, answer.tokens
         finished = canvases(answer.trajectory, tokens.new_zeros(1), "final", adapter.mask_token)
         hidden = adapter.embed(inputs, finished)
-        for index in range(adapter.num_layers - 1):
+        for index in checked(range(adapter.num_layers - 1)):
             hidden = adapter.layer(index, hidden, inputs)
         cell_logits = adapter.image_logits(hidden, cells.flatten(), tokens, inputs)[0].T
         rows = torch.arange(len(tokens), device=tokens.device)[None]

@@ -38,7 +38,10 @@ def explain(
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="A word or phrase of the answer, or 'all'; repeatable. Default: the content words."),
+        typer.Option(
+            help="A word or phrase of the answer, 'red>blue' for red rather than blue, or 'all'; repeatable. Default: "
+            "the content words."
+        ),
     ] = None,
     answer: Annotated[
         str | None, typer.Option(help="Explain this answer of another engine to one image. Nothing is generated.")
@@ -83,6 +86,7 @@ def explain(
     with out_console.status("loading"):
         from dcam_fast.attribution.methods.presets import method_named
         from dcam_fast.config import profile as profile_named
+        from dcam_fast.contrast import Contrast, split_contrast
         from dcam_fast.folders import check_replaceable
         from dcam_fast.models import check_dtype
         from dcam_fast.models.generation import Generation
@@ -94,7 +98,7 @@ def explain(
     if dtype is not None:
         check_name(check_dtype, dtype, "--dtype")
     given = _given_answer(answer, answer_file, one_image=len(images) == 1, stream=stream)
-    targets: str | list[str] = target or "content"
+    targets: str | list[str | Contrast] = [split_contrast(item) for item in target or ()] or "content"
     if targets == ["all"]:
         targets = "all"
     generation = Generation(steps, block_length, temperature, seed)
@@ -108,13 +112,13 @@ def explain(
                 check_replaceable(out / name, RECORD, "explain")
                 if stream:
                     progress.console.print(STREAM_LEGEND, style="dim", markup=False)
-                    answer = explainer.stream(image, prompt, method=method, profile=profile, generation=generation)
-                    for step in answer:
+                    streamed = explainer.stream(image, prompt, method=method, profile=profile, generation=generation)
+                    for step in streamed:
                         progress.console.print(_step_line(step))
-                    explanation = answer.explanation(targets)
+                    explanation = streamed.explanation(targets)
                 else:
                     explanation = explainer.explain(
-                        image, prompt, targets, method=method, profile=profile, generation=generation
+                        image, prompt, targets, answer=given, method=method, profile=profile, generation=generation
                     )
                 explanation.save(out / name)
             except Exception as error:  # go on with the other images
@@ -131,9 +135,7 @@ def explain(
         raise typer.Exit(1)
 
 
-def _given_answer(
-    answer: str | None, file: Path | None, *, one_image: bool, stream: bool
-) -> str | GivenAnswer | None:
+def _given_answer(answer: str | None, file: Path | None, *, one_image: bool, stream: bool) -> str | GivenAnswer | None:
     """The answer that another engine wrote, if there is one.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,11 +57,24 @@ class TinyInputs(Inputs):
 
 
 def load_adapter(
-    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+    path: Path,
+    *,
+    name: str,
+    device: str,
+    trust_remote_code: bool,
+    dtype: torch.dtype | None,
+    attention: Attention | None = None,
 ) -> TinyAdapter:
     """See `dcam_fast.models.load`. The folder is the output of `dcam-fast train-tiny`; it holds no code."""
-    topology = "prefix" if attention is None else attention
-    return TinyAdapter(path, device, topology, dtype or torch.float32)  # type: ignore[arg-type]
+    model = TinyForMaskedDiffusion.from_pretrained(path).to(device, dtype or torch.float32)
+    return adapter_of(model, _read_tokenizer(path / TOKENIZER), name=name, attention=attention)
+
+
+def adapter_of(model: Any, processor: Any = None, *, name: str, attention: Attention | None = None) -> TinyAdapter:
+    """See `dcam_fast.models.adapter_of`. The processor is a tokenizer, by default the embedded one."""
+    if not isinstance(model, TinyForMaskedDiffusion):
+        raise AdapterError(f"tiny: model must be a TinyForMaskedDiffusion, got {type(model).__name__}")
+    return TinyAdapter(model, processor, name=name, attention="prefix" if attention is None else attention)
 
 
 def _read_tokenizer(file: Path) -> Tokenizer:
@@ -87,23 +101,34 @@ class TinyAdapter(Adapter[TinyInputs]):
     mask_token = MASK
     default_prompt = CAPTION_PROMPT
 
+    model: TinyForMaskedDiffusion
+
     def __init__(
         self,
-        path: Path = WEIGHTS,
-        device: str | torch.device = "cpu",
+        model: TinyForMaskedDiffusion | None = None,
+        tokenizer: Tokenizer | None = None,
+        *,
+        name: str = "tiny",
         attention: Attention = "prefix",
-        dtype: torch.dtype = torch.float32,
     ) -> None:
+        """
+        Args:
+            model: the model (None: the embedded weights).
+            tokenizer: the model's (None: the embedded one).
+            name: shown in results.
+            attention: topology of the generation and of its replay.
+
+        Raises:
+            AdapterError: for another attention.
+        """
         if attention not in ("prefix", "joint"):
             raise AdapterError(f"tiny: attention must be 'prefix' or 'joint', got {attention!r}")
-        self.name = "tiny" if path == WEIGHTS else path.resolve().name
-        self.device = torch.device(device)
+        self.name = name
         self.attention = attention
         self.has_two_streams = attention == "prefix"
-        self.dtype = dtype
-        self.model = TinyForMaskedDiffusion.from_pretrained(path).to(self.device, dtype)
-        self.model.eval().requires_grad_(False)
-        self.tokenizer = _read_tokenizer(path / TOKENIZER)
+        self.model = TinyForMaskedDiffusion.from_pretrained(WEIGHTS) if model is None else model
+        self.tokenizer = _read_tokenizer(WEIGHTS / TOKENIZER) if tokenizer is None else tokenizer
+        self.device, self.dtype = self.model.embed.weight.device, self.model.embed.weight.dtype
         self.processor = TinyImageProcessor()
         self.num_layers = self.model.config.num_hidden_layers
         self.small = self.model.config.hidden_size <= SMALL

@@ -51,16 +51,23 @@ def test_unreadable_config(tmp_path: Path) -> None:
 
 def test_one_line_registers_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Path, dict[str, Any]]] = []
-    family = SimpleNamespace(load_adapter=lambda path, **options: calls.append((path, options)))
+
+    def load_adapter(path: Path, *, attention: str | None = None, **options: Any) -> None:
+        calls.append((path, {"attention": attention, **options}))
+
+    family = SimpleNamespace(load_adapter=load_adapter)
     monkeypatch.setitem(models.FAMILIES, "mine", "my_family")
     monkeypatch.setitem(__import__("sys").modules, "my_family", family)
     path = folder(tmp_path, {"model_type": "mine"})
     models.load(path)
     Explainer.from_pretrained(path, attention="joint", trust_remote_code=True)
+    shared = {"name": tmp_path.name, "device": "cpu", "dtype": None}
     assert calls == [
-        (tmp_path, {"device": "cpu", "attention": None, "trust_remote_code": False, "dtype": None}),
-        (tmp_path, {"device": "cpu", "attention": "joint", "trust_remote_code": True, "dtype": None}),
+        (tmp_path, {**shared, "attention": None, "trust_remote_code": False}),
+        (tmp_path, {**shared, "attention": "joint", "trust_remote_code": True}),
     ]
+    with pytest.raises(AdapterError, match=r"view must be left out for mine, whose options are attention, got 'base'"):
+        models.load(path, view="base")
 
 
 def test_command_line_hands_on_model_and_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,8 +174,8 @@ def test_the_embedded_model_starts_without_heavy_imports() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"model": 3}, TypeError, "load: model must be 'tiny' or a folder, got 3"),
-        ({"model": None}, TypeError, "load: model must be 'tiny' or a folder, got None"),
+        ({"model": 3}, TypeError, "load: model must be 'tiny', a folder or a Hub id, got 3"),
+        ({"model": None}, TypeError, "load: model must be 'tiny', a folder or a Hub id, got None"),
         ({"device": "cudaa"}, AdapterError, r"load: device must be one that is available \(cpu.*\), got 'cudaa'"),
         ({"device": "cuda:99"}, AdapterError, r"load: device must be one that is available \(cpu.*\), got 'cuda:99'"),
         ({"device": "meta"}, AdapterError, r"load: device must be one that is available \(cpu.*\), got 'meta'"),
@@ -179,6 +186,16 @@ def test_the_embedded_model_starts_without_heavy_imports() -> None:
         ({"attention": 3}, TypeError, "load: attention must be a str or None, got 3"),
         ({"attention": "causal"}, AdapterError, "tiny: attention must be 'prefix' or 'joint', got 'causal'"),
         ({"attention": ""}, AdapterError, "tiny: attention must be 'prefix' or 'joint', got ''"),
+        ({"view": 3}, TypeError, "load: view must be a str or None, got 3"),
+        ({"view": "base"}, AdapterError, "load: view must be left out for dcam_tiny, whose options are attention, got"),
+        ({"answer_length": 8}, AdapterError, "load: answer_length must be left out for dcam_tiny, whose .*, got 8"),
+        ({"answer_length": 0}, ValueError, "load: answer_length must be a positive whole number or None, got 0"),
+        ({"answer_length": "8"}, TypeError, "load: answer_length must be a positive whole number or None, got '8'"),
+        ({"vision_tower": "a/b"}, AdapterError, "load: vision_tower must be left out for dcam_tiny, .*, got 'a/b'"),
+        ({"vision_tower": 3}, TypeError, "load: vision_tower must be a folder, a Hub id or None, got 3"),
+        ({"device_map": {"a": 0, "b": "cpu"}}, AdapterError, r"load: device_map must .* one device, got cpu, cuda:0; "),
+        ({"device_map": {}}, AdapterError, "load: device_map must place the whole model on one device, got none; "),
+        ({"device_map": "nowhere"}, AdapterError, r"load: device must be one that is available .*, got 'nowhere'"),
         ({"trust_remote_code": "yes"}, TypeError, "load: trust_remote_code must be True or False, got 'yes'"),
         ({"max_memory": "1GB"}, TypeError, "Resources: max_memory must be a positive whole number or None, got '1GB'"),
         ({"max_memory": 0.5}, TypeError, "Resources: max_memory must be a positive whole number or None, got 0.5"),

@@ -263,18 +263,16 @@ def test_options(family: str, checkpoint: Path, model: Any) -> None:
         models.adapter_of(model, make_tokenizer(), threshold=0.5)
 
 
-def test_another_tower(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_tower(family: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("llava.model.language_model.llava_llada")
-    towers = []
-    for name in (pair[1] for pair in CLASSES.values()):
-        if hasattr(module, name):
-            model_class = getattr(module, name)
-            build = model_class.__init__
-            monkeypatch.setattr(
-                model_class,
-                "__init__",
-                lambda self, config: (towers.append(config.mm_vision_tower), build(self, config))[1],
-            )
+    model_class = getattr(module, CLASSES[family][1])
+    build, towers = model_class.__init__, []
+
+    def watched(self: Any, config: Any) -> None:
+        towers.append(config.mm_vision_tower)
+        build(self, config)
+
+    monkeypatch.setattr(model_class, "__init__", watched)
     models.load(checkpoint, vision_tower="owner/tower")
     assert towers == ["owner/tower"]
 

@@ -70,17 +70,23 @@ def test_one_line_registers_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyP
         models.load(path, view="base")
 
 
-def test_command_line_hands_on_model_and_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[str, bool, str | None]] = []
+def test_command_line_hands_on_the_models_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
 
-    def from_pretrained(model: str, *, device: str, trust_remote_code: bool, dtype: str | None) -> None:
-        calls.append((model, trust_remote_code, dtype))
+    def from_pretrained(model: str, **options: Any) -> None:
+        calls.append({"model": model, **{name: value for name, value in options.items() if value is not None}})
         raise AdapterError("load: nothing there")
 
     monkeypatch.setattr(Explainer, "from_pretrained", from_pretrained)
-    for more in ([], ["--trust-remote-code", "--dtype", "bfloat16"]):
+    chosen = {"attention": "joint", "answer_length": 8, "view": "base", "vision_tower": "owner/tower"}
+    arguments = [text for name, value in chosen.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    for more in ([], ["--trust-remote-code", "--dtype", "bfloat16", *arguments]):
         assert CliRunner().invoke(app, ["explain", "a.png", "--model", str(tmp_path), *more]).exit_code == 1
-    assert calls == [(str(tmp_path), False, None), (str(tmp_path), True, "bfloat16")]
+    shared = {"model": str(tmp_path), "device": "cpu"}
+    assert calls == [
+        {**shared, "trust_remote_code": False},
+        {**shared, "trust_remote_code": True, "dtype": "bfloat16", **chosen},
+    ]
 
 
 # ------------------------------------------------------------------------------------------ the embedded model's family

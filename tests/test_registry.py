@@ -161,7 +161,7 @@ def test_a_file_of_other_weights_is_named(trained: Path, tmp_path: Path) -> None
 def test_the_embedded_model_starts_without_heavy_imports() -> None:
     """From a fresh process to an explanation: neither transformers, nor torch's compiler, nor what only draws."""
     code = (
-        "import sys, numpy; from dcam_fast import Explainer;"
+        "import sys, numpy; from dcam_fast import Explainer, Generation;"
         "Explainer.from_pretrained().explain(numpy.zeros((64, 64, 3), numpy.uint8), generation=Generation(steps=2));"
         "print(*sys.modules)"
     )

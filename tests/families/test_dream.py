@@ -323,28 +323,6 @@ def shards(path: Path) -> list[Path]:
     return files
 
 
-def test_a_model_in_memory(family: str, checkpoints: dict[str, Path], check_left_alone: Any) -> None:
-    options = {"answer_length": LENGTH}
-    plain = models.load(checkpoints[family], trust_remote_code=True, **options)
-    other: Any = models.load(checkpoints[family], trust_remote_code=True)
-    check_left_alone(plain, other.model, other.processor, checks.PROMPT, **options)
-
-
-def test_what_is_no_model_in_memory(family: str, loaded: dict[str, Any]) -> None:
-    model, processor = loaded[family].model, loaded[family].processor
-    with pytest.raises(AdapterError, match=f"{family}: processor must be the checkpoint's, got NoneType"):
-        models.adapter_of(model)
-    with pytest.raises(AdapterError, match=f"{family}: processor must be the checkpoint's, got .*Tokenizer"):
-        models.adapter_of(model, processor.tokenizer)
-    with pytest.raises(AdapterError, match=f"view must be left out for {family}, whose options are attention, answer_"):
-        models.adapter_of(model, processor, view="base")
-    with pytest.raises(AdapterError, match=f"{family}: attention must be .*joint, got 'causal'"):
-        models.adapter_of(model, processor, attention="causal")
-    model.model.config.model_type = family
-    with pytest.raises(AdapterError, match=f"{family}: model must have model, lm_head, visual, .* without model"):
-        models.adapter_of(model.model, processor)
-
-
 def test_missing_shard(damaged: Path) -> None:
     shards(damaged)[1].unlink()
     with pytest.raises(AdapterError, match=r"weights must be in .*00002.*got none there"):

@@ -242,41 +242,6 @@ def test_a_tower_that_the_checkpoint_holds_needs_no_network(damaged: Path, monke
     assert adapter.encode(IMAGE, checks.PROMPT).embedded.isfinite().all()
 
 
-def test_a_model_in_memory(family: str, checkpoint: Path, check_left_alone: Any) -> None:
-    plain: Any = models.load(str(checkpoint), answer_length=LENGTH)
-    options = {"answer_length": LENGTH}
-    if family == "lavida":  # the stub's vocabulary is small
-        plain.mask_token = MASK
-        options["mask_token"] = MASK
-    model = make_model(family)
-    check_left_alone(plain, model, make_tokenizer(model.config.vocab_size), checks.PROMPT, **options)
-
-
-def test_options(family: str, checkpoint: Path, model: Any) -> None:
-    adapter: Any = models.load(checkpoint, answer_length=LENGTH, view="base")
-    assert (adapter.answer_length, adapter.view) == (LENGTH, "base")
-    with pytest.raises(AdapterError, match="view must be grid or base, got 'tiles'"):
-        models.load(checkpoint, view="tiles")
-    with pytest.raises(AdapterError, match="processor must be the checkpoint's tokenizer, got NoneType"):
-        models.adapter_of(model)
-    with pytest.raises(AdapterError, match="threshold must be left out for llava_llada, whose options are attention, "):
-        models.adapter_of(model, make_tokenizer(), threshold=0.5)
-
-
-def test_another_tower(family: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("llava.model.language_model.llava_llada")
-    model_class = getattr(module, CLASSES[family][1])
-    build, towers = model_class.__init__, []
-
-    def watched(self: Any, config: Any) -> None:
-        towers.append(config.mm_vision_tower)
-        build(self, config)
-
-    monkeypatch.setattr(model_class, "__init__", watched)
-    models.load(checkpoint, vision_tower="owner/tower")
-    assert towers == ["owner/tower"]
-
-
 def test_missing_tower(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ask_for_a_tower(monkeypatch)
     for file in shards(damaged):

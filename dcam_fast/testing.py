@@ -154,6 +154,9 @@ def _cells_of(case: _Case, image: NDArray[np.uint8]) -> Tensor:
 
 def _trajectory(case: _Case) -> Iterator[str]:
     tokens, steps, length = case.trajectory.tokens, case.trajectory.steps, case.trajectory.length
+    if steps is None:
+        yield "generate: steps must be those of the generation, got None"
+        return
     if tokens.ndim != 1 or tokens.shape != steps.shape or tokens.dtype != torch.int64 or steps.dtype != torch.int64:
         yield f"generate: tokens and steps must be int64 [L], got {list(tokens.shape)} and {list(steps.shape)}"
         return
@@ -172,7 +175,7 @@ def _trajectory(case: _Case) -> Iterator[str]:
 
 def _determinism(case: _Case) -> Iterator[str]:
     again = case.adapter.generate(case.adapter.encode(case.image, case.inputs.prompt))
-    if not again.tokens.equal(case.trajectory.tokens) or not again.steps.equal(case.trajectory.steps):
+    if not _same_answer(again, case.trajectory):
         yield "generate: the same question must have the same answer, got another the second time"
     canvas = _canvases(case, "remask")
     if not _logits(case, canvas).equal(_logits(case, canvas)):
@@ -199,17 +202,37 @@ def _stepping(case: _Case) -> Iterator[str]:
     try:
         for so_far in case.adapter.denoise(case.inputs):
             if last is not None:
-                kept = last.steps != OPEN
+                before, now = last.known_steps("committed"), so_far.known_steps("committed")
+                kept = before != OPEN
                 if case.adapter.mask_token == NO_MASK:  # such a family may take tokens back
-                    kept &= last.steps == so_far.steps
-                if bool(((so_far.steps != last.steps) | (so_far.tokens != last.tokens))[kept].any()):
+                    kept &= before == now
+                if bool(((now != before) | (so_far.tokens != last.tokens))[kept].any()):
                     yield "denoise: a committed token must stay committed at its step, got one that did not"
                     return
             last = so_far
     except AdapterError:
         return  # stepping is optional
-    if last is None or not last.tokens.equal(case.trajectory.tokens) or not last.steps.equal(case.trajectory.steps):
+    if last is None or not _same_answer(last, case.trajectory):
         yield "denoise: the last trajectory must be that of generate, got another"
+
+
+def _given(case: _Case) -> Iterator[str]:
+    """The generated tokens, given, must be the answer that generation left, at every state that needs no steps."""
+    finished, count = case.trajectory, len(case.trajectory.tokens)
+    try:
+        given = case.adapter.given(finished.tokens.tolist())
+    except AdapterError:
+        return  # given answers are optional
+    if not given.tokens.equal(finished.tokens) or given.length != finished.length or given.steps is not None:
+        yield "given: the tokens of a whole canvas must be kept, with the length of the text and no steps, got others"
+        return
+    positions = torch.arange(count, device=finished.tokens.device)
+    for state in ("remask", "first", "final"):
+        replays = [
+            build_targets(answer, positions, state, case.adapter.mask_token).canvases for answer in (given, finished)
+        ]
+        if not replays[0].equal(replays[1]):
+            yield f"given: the state {state!r} of the generated tokens must be that of the generation, got another"
 
 
 def _words(case: _Case) -> Iterator[str]:
@@ -340,6 +363,10 @@ def _targets(case: _Case, state: str = "remask", count: int = 1) -> TargetBatch:
     return build_targets(case.trajectory, positions, state, case.adapter.mask_token)  # type: ignore[arg-type]
 
 
+def _same_answer(one: Trajectory, other: Trajectory) -> bool:
+    return one.tokens.equal(other.tokens) and one.known_steps("committed").equal(other.known_steps("committed"))
+
+
 def _canvases(case: _Case, state: str, count: int = 1) -> Tensor:
     return _targets(case, state, count).canvases
 
@@ -367,6 +394,7 @@ CHECKS: tuple[Callable[[_Case], Iterator[str]], ...] = (
     _determinism,
     _replay,
     _stepping,
+    _given,
     _words,
     _unchanged_model,
     _target_layers,

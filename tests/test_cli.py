@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import dcam_fast
-from dcam_fast import scenes
+from dcam_fast import Contrast, scenes
 from dcam_fast.cli import app as cli
 from dcam_fast.cli import console, demonstration
 from dcam_fast.cli.commands.explain import STREAM_LEGEND
@@ -132,6 +132,8 @@ def test_explain_options(run: Callable[..., Any], fake: type[FakeExplainer], tmp
     assert fake.calls == [named | {"generation": Generation(8, 4, 0.5, 7)}]
     run("explain", path, "--target", "all")
     assert fake.calls[0]["targets"] == "all"
+    run("explain", path, "--target", "red>blue", "--target", ">")
+    assert fake.calls[0]["targets"] == [Contrast("red", "blue"), ">"]
 
 
 def test_explain_with_stream(run: Callable[..., Any], tmp_path: Path) -> None:

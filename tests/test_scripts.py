@@ -101,4 +101,4 @@ def test_words_of_any_script_are_marked_on_the_page(word: str) -> None:
     shown = one.to_html()
     assert 'id="answer" dir="auto"' in shown
     data = json.loads(re.search(r'id="data">(.*?)</script>', shown)[1])  # type: ignore[index]
-    assert "".join(text for text, index, _ in data["pieces"] if index == 0) == word
+    assert "".join(text for text, _, index in data["record"]["pieces"] if index == 0) == word

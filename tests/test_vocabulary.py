@@ -28,7 +28,7 @@ PHRASES = {
     r"what ran": "tested with",
     r"cannot be had": "not supported",
 }
-SUFFIXES = {".c", ".cpp", ".cu", ".cuh", ".h", ".html", ".md", ".py", ".toml", ".yaml", ".yml", ""}
+SUFFIXES = {".c", ".cpp", ".css", ".cu", ".cuh", ".h", ".html", ".js", ".md", ".py", ".toml", ".yaml", ".yml", ""}
 EXCLUDED = (
     "LICENSE",
     "benchmarks/results/",

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from dcam_fast.models.adapter import AdapterError, Trajectory
+from dcam_fast.models.adapter import OPEN, AdapterError, Trajectory
 
 StateName = Literal["committed", "remask", "first", "final"]
 State = StateName | int
@@ -32,34 +32,40 @@ def canvases(trajectory: Trajectory, positions: Tensor, state: State, mask_token
 
     Raises:
         AdapterError: for a step that generation did not run.
-        ValueError: for an unknown state.
+        ValueError: for an unknown state, or one that needs steps where they are unknown.
     """
     if trajectory.canvases is not None:
         return _recorded(trajectory, trajectory.canvases, positions, state)
     answer = trajectory.tokens.expand(len(positions), -1)
-    steps = trajectory.steps
     match state:
         case "committed":
+            steps = trajectory.known_steps(state)
             masked = steps[None] >= steps[positions][:, None]
         case "remask":
-            masked = torch.arange(len(steps), device=steps.device)[None] == positions[:, None]
+            masked = torch.arange(answer.shape[1], device=answer.device)[None] == positions[:, None]
         case "first":
             masked = torch.ones_like(answer, dtype=torch.bool)
         case "final":
             masked = torch.zeros_like(answer, dtype=torch.bool)
         case int():
-            _check_step(state, int(steps.max()))
+            steps = trajectory.known_steps(state)
+            _check_step(state, max((step for step in steps.tolist() if step != OPEN), default=0))
             masked = (steps >= state).expand_as(answer)
         case _:
             raise _unknown(state)
     return torch.where(masked, mask_token, answer)
 
 
+def check_state(trajectory: Trajectory, state: State) -> None:
+    """Raises as `canvases` for a state that the trajectory does not have."""
+    canvases(trajectory, trajectory.tokens.new_zeros(0), state, 0)
+
+
 def _recorded(trajectory: Trajectory, recorded: Tensor, positions: Tensor, state: State) -> Tensor:
     length = len(trajectory.tokens)
     match state:
         case "committed":
-            return recorded[trajectory.steps[positions]]
+            return recorded[trajectory.known_steps(state)[positions]]
         case "first":
             return recorded[:1].expand(len(positions), -1)
         case "remask" | "final":
@@ -69,6 +75,7 @@ def _recorded(trajectory: Trajectory, recorded: Tensor, positions: Tensor, state
                 rows.scatter_(1, positions[:, None], recorded[0, positions][:, None])
             return rows
         case int():
+            trajectory.known_steps(state)
             _check_step(state, len(recorded) - 1)
             return recorded[state].expand(len(positions), -1)
     raise _unknown(state)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Generic, TypeVar
 
@@ -20,42 +20,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dcam_fast.images import cell_colors
+from dcam_fast.interruption import checked
 from dcam_fast.models.freezing import frozen, on_frozen_model
 from dcam_fast.models.generation import Generation
+from dcam_fast.models.given import AnswerFormat, GivenAnswer
+from dcam_fast.models.trajectory import NO_MASK as NO_MASK  # these three are part of the interface
+from dcam_fast.models.trajectory import OPEN as OPEN
+from dcam_fast.models.trajectory import TensorFields
+from dcam_fast.models.trajectory import Trajectory as Trajectory
 from dcam_fast.torch_modes import own_modes
 from dcam_fast.words import Word as Word  # part of the interface
 
-NO_MASK: Final = -1  # the mask token of a family that has none and denoises uniform noise
 DEFAULT_GENERATION: Final = Generation()
-OPEN: Final = torch.iinfo(torch.int64).max  # the step of a position that is still masked: later than any
 
 
 class AdapterError(ValueError):
     """A request that the model's structure does not allow."""
-
-
-def _summary(value: object) -> str:
-    """The repr of a value, with dtype and shape in place of a tensor's or array's numbers."""
-    if isinstance(value, Tensor | np.ndarray):
-        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_summary, value))}{',' * (len(value) == 1)})"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{key!r}: {_summary(item)}' for key, item in value.items())}}}"
-    return repr(value)
-
-
-class TensorFields:
-    """Base of the dataclasses that hold tensors: their repr shows dtypes and shapes."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "__repr__" not in vars(cls):  # dataclass() then leaves it as it is
-            cls.__repr__ = TensorFields.__repr__  # type: ignore[method-assign]
-
-    def __repr__(self) -> str:
-        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
-        return f"{type(self).__name__}({', '.join(f'{name}={_summary(getattr(self, name))}' for name in names)})"
 
 
 @dataclass(frozen=True)
@@ -67,11 +47,13 @@ class ImageView(TensorFields):
         cells: int64 `[h, w]`, the row of `Hidden.image` that holds each cell. The rows need not be contiguous: a model
             may have newline tokens, tiles or interleaved tokens.
         boxes: float32 `[h, w, 4]`, the pixels `(x0, y0, x1, y1)` of the original image that each cell covers.
+        picture: index of the picture that the view belongs to, for a model that gets several.
     """
 
     name: str
     cells: Tensor
     boxes: Tensor
+    picture: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,25 +78,12 @@ class Inputs(TensorFields):
         boxes = self.views[0].boxes
         return cell_colors(self.image, boxes).to(boxes.device)
 
-
-@dataclass(frozen=True)
-class Trajectory(TensorFields):
-    """An answer and the denoising step that wrote each of its tokens. During generation it describes the steps so far.
-
-    Attributes:
-        tokens: int64 `[L]`, the answer.
-        steps: int64 `[L]`, the denoising step, from 0, that unmasked each position. `OPEN` marks a position that is
-            still masked; its token is then not part of the answer.
-        length: how many leading positions are text; the others are padding.
-        canvases: int64 `[S, K]`, the model's input at every step. Only for families where tokens and steps do not
-            determine it (no mask token, tokens that are overwritten). The first `L` of the `K` columns are token ids.
-            The others hold whatever else the family's `Adapter.embed` needs, 0 for nothing.
-    """
-
-    tokens: Tensor
-    steps: Tensor
-    length: int
-    canvases: Tensor | None = None
+    @cached_property
+    def image_rows(self) -> Tensor:
+        """The rows of `Hidden.image` that hold the image, int64 `[n]`: the cells of each view and what lies between
+        them, such as newline tokens."""
+        spans = [torch.arange(int(cells.min()), int(cells.max()) + 1) for cells in (view.cells for view in self.views)]
+        return torch.cat(spans).unique().to(self.views[0].cells.device)
 
 
 @dataclass(frozen=True)
@@ -197,6 +166,7 @@ class Adapter(ABC, Generic[InputsT]):
         has_two_streams: whether `prefix_layer` and `canvas_layer` are implemented. The prefix then runs only once.
         small: whether a layer takes microseconds on a CPU. torch then runs it on one thread.
         causal: whether answer tokens attend to earlier ones only.
+        logit_shift: how many rows before an answer position its logits are read.
 
     Example:
         >>> from dcam_fast import Generation
@@ -204,7 +174,7 @@ class Adapter(ABC, Generic[InputsT]):
         >>> adapter = load("tiny")
         >>> inputs = adapter.encode(np.zeros((96, 128, 3), np.uint8), "describe the image")
         >>> inputs.views[0]
-        ImageView(name='image', cells=int64[12, 16], boxes=float32[12, 16, 4])
+        ImageView(name='image', cells=int64[12, 16], boxes=float32[12, 16, 4], picture=0)
         >>> trajectory = adapter.generate(inputs, Generation(steps=4))
         >>> hidden = adapter.embed(inputs, trajectory.tokens[None])
         >>> for index in range(adapter.num_layers):
@@ -223,13 +193,17 @@ class Adapter(ABC, Generic[InputsT]):
     has_two_streams = False
     small: bool = False
     causal: bool = False
+    logit_shift: int = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Runs what users call directly in torch's default modes and on a frozen model, whatever the caller has set."""
         super().__init_subclass__(**kwargs)
-        for name, run in (("__init__", own_modes()), ("encode", on_frozen_model), ("generate", on_frozen_model)):
+        for name in ("__init__", "given"):
             if name in vars(cls):
-                setattr(cls, name, run(vars(cls)[name]))
+                setattr(cls, name, own_modes()(vars(cls)[name]))
+        for name in ("encode", "generate"):
+            if name in vars(cls):
+                setattr(cls, name, on_frozen_model(vars(cls)[name]))
 
     def frozen(self) -> AbstractContextManager[None]:
         """A context in which the model is in evaluation mode and no parameter requires gradients. Whatever runs the
@@ -255,8 +229,23 @@ class Adapter(ABC, Generic[InputsT]):
         Raises:
             AdapterError: for options that the family does not support.
         """
-        (finished,) = deque(self.denoise(inputs, generation), maxlen=1)
+        (finished,) = deque(checked(self.denoise(inputs, generation)), maxlen=1)
         return finished
+
+    def generate_many(self, inputs: Sequence[InputsT], generation: Generation = DEFAULT_GENERATION) -> list[Trajectory]:
+        """The answers of `generate` to several inputs. The default generates one after another.
+
+        A family may generate them together. Then matrix products may round differently, and where two tokens are
+        nearly equally likely, an answer may differ.
+
+        Args:
+            inputs: from `encode`.
+            generation: how.
+
+        Raises:
+            AdapterError: for options that the family does not support.
+        """
+        return [self.generate(item, generation) for item in inputs]
 
     def denoise(self, inputs: InputsT, generation: Generation = DEFAULT_GENERATION) -> Iterator[Trajectory]:
         """Yields the trajectory so far after every denoising step; the last one is the finished answer.
@@ -272,6 +261,40 @@ class Adapter(ABC, Generic[InputsT]):
             AdapterError: where the model's generation cannot be stepped.
         """
         raise AdapterError(f"stream: model must be one that generates step by step, got {self.name}")
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """What a finished answer looks like on the canvas. `given` needs it.
+
+        Raises:
+            AdapterError: for a family that explains generated answers only.
+        """
+        raise AdapterError(f"explain: answer must be None for a model that only explains its own, got {self.name}")
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Token ids of the text of an answer, without an end token, as generation would write it.
+
+        Raises:
+            AdapterError: for a family that cannot encode text.
+        """
+        raise AdapterError(f"explain: answer must be token ids for a model that encodes no text, got {self.name}")
+
+    @own_modes()
+    def given(
+        self, tokens: Sequence[int], steps: Sequence[int] | None = None, generation: Generation = DEFAULT_GENERATION
+    ) -> Trajectory:
+        """The trajectory of an answer that another engine wrote, as if `generate` had returned it.
+
+        Args:
+            tokens: ids of the text, with or without its end token, or of the whole canvas.
+            steps: the denoising step that wrote each of them. None: unknown.
+            generation: its seed is that of the noise of a family without a mask token.
+
+        Raises:
+            ValueError: for an answer that the model cannot have written.
+        """
+        answer = GivenAnswer(tuple(tokens), None if steps is None else tuple(steps))
+        return self.answer_format.trajectory(answer, self.device)
 
     @abstractmethod
     def embed(self, inputs: InputsT, canvases: Tensor) -> Hidden:
@@ -336,6 +359,19 @@ class Adapter(ABC, Generic[InputsT]):
             AdapterError: for a family whose image stream has no logits.
         """
         raise AdapterError(f"image_logits: model must read logits at the image's positions, got {self.name}")
+
+    def prompt_rows(self, inputs: InputsT, count: int) -> Tensor:
+        """The rows of the image stream that hold the prompt, int64 `[n]`: those that hold no image.
+
+        Args:
+            inputs: from `encode`.
+            count: rows of the stream before the answer. The last `logit_shift` of them are read for the answer and
+                belong to it.
+        """
+        is_prompt = torch.ones(count, dtype=torch.bool, device=self.device)
+        is_prompt[inputs.image_rows] = False
+        is_prompt[count - self.logit_shift :] = False
+        return is_prompt.nonzero()[:, 0]
 
     def batched(self, inputs: Sequence[InputsT]) -> Iterator[tuple[InputsT, slice]]:
         """Joins inputs of one image size and one prompt, as far as the family runs several images at once.

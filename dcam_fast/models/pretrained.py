@@ -14,7 +14,7 @@ from dcam_fast.models.text import decode, words_of
 ROWS: Final = 64  # of states whose logits of the whole vocabulary are in memory at once
 
 
-def given(**options: Any) -> dict[str, Any]:
+def without_none(**options: Any) -> dict[str, Any]:
     """The options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
 
@@ -72,6 +72,9 @@ class PretrainedAdapter(Adapter[InputsT]):
 
     def decode(self, tokens: Tensor) -> str:
         return decode(self.tokenizer, tokens)
+
+    def encode_answer(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 class MaskedAdapter(PretrainedAdapter[InputsT]):

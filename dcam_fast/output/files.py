@@ -6,7 +6,6 @@ import math
 import unicodedata
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -15,14 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dcam_fast.explained_answer import ExplainedAnswer, Target, Token
+from dcam_fast.explained_answer import Alternative, ExplainedAnswer, Target, Token
 from dcam_fast.folders import locked, replacing, write_json, write_text
 from dcam_fast.images import load_image
 from dcam_fast.json_entries import Entry, read_json
 from dcam_fast.output.html import to_html
 from dcam_fast.output.pictures import contact_sheet, overlays
+from dcam_fast.output.record import SCHEMA, record_of
 
-SCHEMA: Final = 1
 RECORD: Final = "explanation.json"
 PAGE: Final = "explanation.html"
 SHEET: Final = "contact_sheet.png"
@@ -46,20 +45,12 @@ def file_names(texts: Sequence[str]) -> list[str]:
 
 def save(explanation: ExplainedAnswer, folder: Path) -> Path:
     """See `Explanation.save`."""
-    pictures = file_names([target.text for target in explanation.targets])
-    record = {
-        "schema": SCHEMA,
-        "prompt": explanation.prompt,
-        "answer": explanation.answer,
-        "tokens": [asdict(token) for token in explanation.tokens],
-        "targets": [
-            {**asdict(target), "file": name} for target, name in zip(explanation.targets, pictures, strict=True)
-        ],
-        "image": {"height": explanation.image.shape[0], "width": explanation.image.shape[1], "file": IMAGE},
-        "grid": {"rows": explanation.maps.shape[1], "columns": explanation.maps.shape[2], "file": ARRAYS},
-        "provenance": dict(explanation.provenance),
-        "files": [RECORD, PAGE, SHEET, IMAGE, ARRAYS, *pictures],
-    }
+    pictures = file_names([" ".join(filter(None, (t.text, t.instead))) for t in explanation.targets])
+    record = record_of(explanation, arrays=())
+    for target, name in zip(record["targets"], pictures, strict=True):
+        target["file"] = name
+    record["image"]["file"], record["grid"]["file"] = IMAGE, ARRAYS
+    record["files"] = [RECORD, PAGE, SHEET, IMAGE, ARRAYS, *pictures]
     with replacing(folder, "Explanation.save", RECORD) as draft:
         write_json(draft / RECORD, record)
         write_text(draft / PAGE, to_html(explanation))
@@ -108,7 +99,8 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _token(entry: Entry) -> Token:
     position, step = entry.field("position"), entry.field("step")
-    return Token(entry.field("text").text(), entry.field("id").integer(), position.integer(0), step.integer())
+    known = None if step.value is None else step.integer()
+    return Token(entry.field("text").text(), entry.field("id").integer(), position.integer(0), known)
 
 
 def _target(entry: Entry, positions: set[int]) -> Target:
@@ -116,8 +108,31 @@ def _target(entry: Entry, positions: set[int]) -> Target:
     own = tuple(place.integer(0) for place in places.list())
     if not own or not positions.issuperset(own):
         raise places.error("positions of tokens")
-    scores = (entry.field(name).number() for name in ("peak", "spread", "groundedness"))
-    return Target(entry.field("text").text(), own, *scores)
+    positioned = entry.field("alternatives").list()
+    if len(positioned) not in (0, len(own)):
+        raise entry.field("alternatives").error(f"empty or of {len(own)} positions", len(positioned))
+    instead = entry.field("instead")
+    return Target(
+        text=entry.field("text").text(),
+        positions=own,
+        peak=entry.field("peak").number(),
+        spread=entry.field("spread").number(),
+        groundedness=_score(entry.field("groundedness")),
+        image_share=_score(entry.field("image_share")),
+        prompt_share=_score(entry.field("prompt_share")),
+        answer_share=_score(entry.field("answer_share")),
+        alternatives=tuple(tuple(map(_alternative, alternatives.list())) for alternatives in positioned),
+        instead=None if instead.value is None else instead.text(),
+    )
+
+
+def _score(entry: Entry) -> float | None:
+    return None if entry.value is None else entry.number()
+
+
+def _alternative(entry: Entry) -> Alternative:
+    probability = entry.field("probability").number()
+    return Alternative(entry.field("text").text(), entry.field("id").integer(), probability)
 
 
 def _read_arrays(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -1,16 +1,18 @@
-"""Explanations as self-contained HTML pages.
+"""Explanations as self-contained HTML pages, and the live page of a service: one template, style and script.
 
 A page holds each map as bytes on its grid of cells. A script upsamples and colors it as `dcam_fast.ops.overlay` does:
-bilinear between the centers of the cells' pixel boxes.
+bilinear between the centers of the cells' pixel boxes. The sources are in templates/viewer.html and templates/viewer/.
 """
 
 from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import io
 from collections.abc import Sequence
 from html import escape
+from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -20,18 +22,17 @@ from PIL import Image
 
 from dcam_fast.explained_answer import ExplainedAnswer
 from dcam_fast.ops.overlay import color_table
-from dcam_fast.output.pictures import fit, groundedness_color, resized
+from dcam_fast.output.pictures import fit, resized
+from dcam_fast.output.record import record_of
 
 if TYPE_CHECKING:  # imported where a page is made
     from jinja2 import Environment
 
-LONGEST_SIDE: Final = 960  # pixels of the image in the page
+LONGEST_SIDE: Final = 1280  # pixels of the image in the page
 LOSSLESS_PIXELS: Final = 256 * 256  # up to here as PNG, above as JPEG
-COLORMAP: Final = "turbo"
-
-
-def _base64(values: NDArray[np.uint8]) -> str:
-    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
+COLORMAPS: Final = ("magma", "viridis", "cividis", "turbo")  # the first is the default; turbo needs color vision
+TEMPLATES: Final = files("dcam_fast.output") / "templates"
+SCRIPTS: Final = ("maps.js", "run.js", "elements.js", "pane.js", "timeline.js", "export.js", "live.js", "app.js")
 
 
 def data_url(image: NDArray[np.uint8]) -> str:
@@ -77,51 +78,80 @@ def css_color(color: Sequence[int]) -> str:
     return "#" + bytes(color).hex()
 
 
-def _page_data(explanation: ExplainedAnswer, width: int, height: int) -> dict[str, object]:
-    maps = (explanation.maps.nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    rows, columns = explanation.image.shape[0] / height, explanation.image.shape[1] / width
-    boxes = explanation.boxes.cpu().double().numpy() / (columns, rows, columns, rows)
-    return {
-        "colors": _base64(color_table(COLORMAP, torch.device("cpu")).numpy()),
-        "columns": boxes[0, :, 0::2].round(3).tolist(),
-        "rows": boxes[:, 0, 1::2].round(3).tolist(),
-        "pieces": [
-            [piece.text, -1 if piece.target is None else piece.target, piece.token.step if piece.token else -1]
-            for piece in explanation.pieces()
-        ],
-        "targets": [
-            {
-                "name": name,
-                "steps": explanation.steps(index),
-                "peak": f"{target.peak:.3g}",
-                "spread": f"{target.spread:.2f}",
-                "groundedness": round(target.groundedness, 3),
-                "color": css_color(groundedness_color(target.groundedness)),
-                "map": _base64(maps[index]),
-            }
-            for index, (target, name) in enumerate(zip(explanation.targets, explanation.names, strict=True))
-        ],
-    }
+@functools.cache
+def viewer_script() -> str:
+    """The script of the page, the same for saved and live pages."""
+    parts = [(TEMPLATES / "viewer" / name).read_text("utf-8") for name in SCRIPTS]
+    return "\n".join(['"use strict";', "(() => {", *parts, "})();", ""])
+
+
+@functools.cache
+def viewer_style() -> str:
+    """The style sheet of the page."""
+    return (TEMPLATES / "viewer" / "viewer.css").read_text("utf-8")
+
+
+def _source_hash(text: str) -> str:
+    """A source of a content security policy that allows exactly this script or style sheet."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def saved_policy() -> str:
+    """The content security policy of saved pages: nothing is loaded, and no other script or style sheet runs."""
+    script, style = _source_hash(viewer_script()), _source_hash(viewer_style())
+    return (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:; "
+        f"script-src {script}; style-src {style}"
+    )
+
+
+def _color_tables() -> dict[str, str]:
+    """The 256 colors of each colormap, RGB bytes in base64."""
+    tables = {name: color_table(name, torch.device("cpu")).numpy() for name in COLORMAPS}
+    return {name: base64.b64encode(table.tobytes()).decode() for name, table in tables.items()}
 
 
 def to_html(explanation: ExplainedAnswer) -> str:
     """See `Explanation.to_html`."""
     height, width = explanation.image.shape[:2]
-    width, height = fit(width, height, *(min(LONGEST_SIDE, max(width, height)),) * 2)
+    shown = fit(width, height, *(min(LONGEST_SIDE, max(width, height)),) * 2)
     return render(
-        "explanation.html",
+        "viewer.html",
         title=explanation.answer[:80] or "no answer",
-        prompt=explanation.prompt,
-        answer=explanation.answer,
-        image=data_url(resized(explanation.image, width, height)),
-        width=width,
-        height=height,
-        provenance=explanation.provenance,
-        data=_page_data(explanation, width, height),
+        policy=saved_policy(),
+        script=viewer_script(),
+        style=viewer_style(),
+        image=data_url(resized(explanation.image, *shown)),
+        explanation=explanation,
+        data={"live": None, "colormaps": _color_tables(), "record": record_of(explanation)},
     )
 
 
-def to_iframe(explanation: ExplainedAnswer, height: int = 640) -> str:
+def live_page(model: str, prompt: str) -> str:
+    """The page of a service, which asks, watches and compares. It loads viewer.js and viewer.css from beside it.
+
+    Args:
+        model: the name of the model, to show.
+        prompt: the question that the page suggests.
+    """
+    from dcam_fast.attribution.methods.gradient_cam import GradientCAM
+    from dcam_fast.attribution.methods.presets import METHODS
+
+    streamed = {name: isinstance(method, GradientCAM) for name, method in METHODS.items()}
+    live = {"model": model, "prompt": prompt, "methods": streamed}
+    return render(
+        "viewer.html",
+        title="dcam_fast",
+        policy=None,
+        script=None,
+        style=None,
+        image=None,
+        explanation=None,
+        data={"live": live, "colormaps": _color_tables(), "record": None},
+    )
+
+
+def to_iframe(explanation: ExplainedAnswer, height: int = 720) -> str:
     """The page in an iframe, which separates it from the notebook around it."""
     style = f"width:100%;height:{height}px;border:0;border-radius:8px"
     return f'<iframe title="explanation" srcdoc="{escape(to_html(explanation))}" style="{style}"></iframe>'

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
+import io
 import json
 import re
 import sys
@@ -13,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from explanations import cells, make
+from PIL import Image
 
 from dcam_fast import ops
 from dcam_fast.output import html as page
@@ -85,11 +90,33 @@ def test_page_is_self_contained() -> None:
     read = Page(text)
     assert all(address.startswith("data:") for address in read.addresses)
     assert not re.search(r"https?://|@import|url\(", text)
+    record = json.loads(read.data)["record"]
+    assert [target["name"] for target in record["targets"]] == ["red", "Ring", "blue", "ring#2"]
+    assert "".join(text for text, _, _ in record["pieces"]) == make().answer
+    assert len(record["boxes"]["y"]) == 3
+    assert len(record["boxes"]["x"]) == 5
+
+
+@pytest.mark.parametrize("tag", ["script", "style"])
+def test_the_policy_of_a_page_allows_its_own_script_and_style(tag: str) -> None:
+    text = make().to_html()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]  # type: ignore[index]
+    (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S)
+    digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    assert f"{tag}-src 'sha256-{digest}'" in html.unescape(policy)
+    assert "unsafe" not in policy
+
+
+def test_live_page_loads_from_the_service_alone() -> None:
+    text = page.live_page("tiny <model>", "what is there?")
+    read = Page(text)
+    assert {"viewer.css", "viewer.js", "data:,"} == set(read.addresses)
     data = json.loads(read.data)
-    assert [target["name"] for target in data["targets"]] == ["red", "Ring", "blue", "ring#2"]
-    assert "".join(piece[0] for piece in data["pieces"]) == make().answer
-    assert len(data["rows"]) == 3
-    assert len(data["columns"]) == 5
+    assert data["live"]["model"] == "tiny <model>"
+    assert data["live"]["methods"]["default"] is True
+    assert data["live"]["methods"]["random"] is False
+    assert data["record"] is None
+    assert not re.search(r"<style|<script>|\s(?:style|on\w+)=", text)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +128,8 @@ def test_page_escapes(text: str) -> None:
     read = Page(explanation.to_html())
     assert read.tags.count("script") == plain.tags.count("script")
     assert read.tags.count("img") == plain.tags.count("img")
-    assert read.text.count(text) >= 4
-    assert json.loads(read.data)["targets"][0]["name"] == text
+    assert read.text.count(text) >= 3
+    assert json.loads(read.data)["record"]["targets"][0]["name"] == text
     assert "<script>alert" not in explanation.to_html()
 
 
@@ -113,7 +140,7 @@ def test_notebook_output_is_an_iframe() -> None:
 
 
 def test_page_without_targets() -> None:
-    assert json.loads(Page(make("", ()).to_html()).data)["targets"] == []
+    assert json.loads(Page(make("", ()).to_html()).data)["record"]["targets"] == []
 
 
 def test_large_images_make_small_pages() -> None:
@@ -128,11 +155,14 @@ def test_large_images_make_small_pages() -> None:
     assert explanation.contact_sheet().width * explanation.contact_sheet().height < 4_000_000
 
 
-def test_page_shrinks_boxes_with_the_image() -> None:
+def test_page_shrinks_the_image_alone() -> None:
     explanation = replace(make(), image=np.zeros((500, 2000, 3), np.uint8), boxes=cells(500, 2000, 3, 5))
-    data = json.loads(Page(explanation.to_html()).data)
-    assert data["columns"][-1] == [768, page.LONGEST_SIDE]
-    assert data["rows"][-1] == [160, 240]
+    text = explanation.to_html()
+    picture = re.search(r'src="data:image/\w+;base64,([^"]*)"', text)[1]  # type: ignore[index]
+    assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (page.LONGEST_SIDE, page.LONGEST_SIDE // 4)
+    record = json.loads(Page(text).data)["record"]
+    assert record["image"] == {"height": 500, "width": 2000}
+    assert record["boxes"]["x"][-1] == [1600, 2000]
 
 
 def test_show(monkeypatch: pytest.MonkeyPatch) -> None:

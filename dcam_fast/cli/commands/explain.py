@@ -47,7 +47,10 @@ def explain(
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="A word or phrase of the answer, or 'all'; repeatable. Default: the content words."),
+        typer.Option(
+            help="A word or phrase of the answer, 'red>blue' for red rather than blue, or 'all'; repeatable. Default: "
+            "the content words."
+        ),
     ] = None,
     method: Annotated[str, typer.Option(help="Attribution method: default, published, grad_cam, tam, ...")] = "default",
     profile: Annotated[
@@ -81,11 +84,15 @@ def explain(
             "maps of the steps (state committed). Needs a gradient method.",
         ),
     ] = False,
+    scores: Annotated[
+        bool, typer.Option("--scores/--no-scores", help="Compute the scores that take passes, such as groundedness.")
+    ] = True,
 ) -> None:
     """Explain a model's answers about images."""
     with out_console.status("loading"):
         from dcam_fast.attribution.methods.presets import method_named
         from dcam_fast.config import profile as profile_named
+        from dcam_fast.contrast import Contrast, split_contrast
         from dcam_fast.folders import check_replaceable
         from dcam_fast.models import check_dtype
         from dcam_fast.models.generation import Generation
@@ -96,7 +103,7 @@ def explain(
         check_name(profile_named, profile, "--profile")
     if dtype is not None:
         check_name(check_dtype, dtype, "--dtype")
-    targets: str | list[str] = target or "content"
+    targets: str | list[str | Contrast] = [split_contrast(item) for item in target or ()] or "content"
     if targets == ["all"]:
         targets = "all"
     generation = Generation(steps, block_length, temperature, seed)
@@ -122,10 +129,10 @@ def explain(
                     answer = explainer.stream(image, prompt, method=method, profile=profile, generation=generation)
                     for step in answer:
                         progress.console.print(_step_line(step))
-                    explanation = answer.explanation(targets)
+                    explanation = answer.explanation(targets, scores=scores)
                 else:
                     explanation = explainer.explain(
-                        image, prompt, targets, method=method, profile=profile, generation=generation
+                        image, prompt, targets, method=method, profile=profile, generation=generation, scores=scores
                     )
                 explanation.save(out / name)
             except Exception as error:  # go on with the other images

@@ -12,9 +12,10 @@ guesses of the step before (self-conditioning). They are kept as mean embeddings
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache
 
+from dcam_fast.interruption import check_interruption
 from dcam_fast.models.adapter import (
     DEFAULT_GENERATION,
     NO_MASK,
@@ -39,6 +41,7 @@ from dcam_fast.models.adapter import (
 from dcam_fast.models.checkpoint import load_model
 from dcam_fast.models.diffusion_gemma.generation import GenerationRecord, RandomNumbers, recording
 from dcam_fast.models.generation import Generation
+from dcam_fast.models.given import AnswerFormat
 from dcam_fast.models.loaded import tokenizer_and_image_processor
 from dcam_fast.models.pretrained import PretrainedAdapter
 from dcam_fast.models.stepping import stepwise
@@ -166,7 +169,7 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
     def generate(self, inputs: DiffusionGemmaInputs, generation: Generation = DEFAULT_GENERATION) -> Trajectory:
         self._check_generation(generation)
         with RandomNumbers(generation.seed, self.device).drawn():
-            return self._generate(inputs, generation, lambda _: None)
+            return self._generate(inputs, generation, lambda _: check_interruption())
 
     def denoise(
         self, inputs: DiffusionGemmaInputs, generation: Generation = DEFAULT_GENERATION
@@ -194,6 +197,8 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
             raise AdapterError(
                 f"generate: block_length must be {length}, the canvas of {self.name}, got {block_length}"
             )
+        if generation.temperature == 0:
+            raise AdapterError(f"generate: temperature must be above 0 for {self.name}, which draws its tokens, got 0")
 
     @torch.no_grad()
     def _generate(
@@ -201,7 +206,9 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
     ) -> Trajectory:
         """The finished trajectory. `callback` gets the trajectory so far after every step but the last."""
         end_tokens = self._end_tokens()
-        options = {} if generation.steps is None else {"max_denoising_steps": generation.steps}
+        options: dict[str, float] = {} if generation.steps is None else {"max_denoising_steps": generation.steps}
+        if generation.temperature is not None:  # the same in every step; transformers rejects equal limits
+            options |= {"t_min": generation.temperature, "t_max": math.nextafter(generation.temperature, math.inf)}
 
         def after_step(record: GenerationRecord) -> None:
             callback(record.trajectory(end_tokens))
@@ -224,6 +231,45 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
         """The tokens that end a generation of transformers: those of the generation config alone."""
         end = self.model.generation_config.eos_token_id
         return list(end) if isinstance(end, list | tuple) else [] if end is None else [end]
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """The end of the model's turn, then the padding that transformers puts there."""
+        ends, padding = self._end_tokens(), self.model.generation_config.pad_token_id
+        end = self._end_of_turn(ends)
+        return AnswerFormat(
+            length=self.config.canvas_length,
+            num_tokens=self.config.text_config.vocab_size,
+            mask_token=NO_MASK,
+            end_tokens=tuple(ends),
+            end=end,
+            padding=NO_MASK if end is None else end if padding is None else padding,
+        )
+
+    def _end_of_turn(self, ends: list[int]) -> int | None:
+        """The end token that the chat template writes after an answer, or the first one where it writes none."""
+        chat = [{"role": role, "content": [{"type": "text", "text": ""}]} for role in ("user", "assistant")]
+        text = self.tokenizer.apply_chat_template(chat, tokenize=False)
+        written = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return next((token for token in reversed(written) if token in ends), ends[0] if ends else None)
+
+    def given(
+        self, tokens: Sequence[int], steps: Sequence[int] | None = None, generation: Generation = DEFAULT_GENERATION
+    ) -> Trajectory:
+        """The only known canvas is the first one, the noise that the seed gives.
+
+        Raises:
+            AdapterError: for steps, which say nothing about the canvases between.
+        """
+        if steps is not None:
+            raise AdapterError(
+                f"explain: steps must be None for {self.name}, whose canvases they do not determine, got {len(steps)} "
+                "of them; a Trajectory of its generation has them"
+            )
+        answer = super().given(tokens, None, generation)
+        with RandomNumbers(generation.seed, self.device).drawn():
+            noise = torch.randint(0, self.config.text_config.vocab_size, answer.tokens.shape, device=self.device)
+        return replace(answer, canvases=torch.cat((noise, noise.new_zeros(1)))[None])
 
     # --------------------------------------------------------------------------------------------------------- layers
 

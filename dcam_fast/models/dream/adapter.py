@@ -35,8 +35,10 @@ from dcam_fast.models.adapter import (
 )
 from dcam_fast.models.checkpoint import Releases, build_model, check_transformers, default_dtype
 from dcam_fast.models.generation import Generation
+from dcam_fast.models.given import AnswerFormat
 from dcam_fast.models.loaded import is_tokenizer
-from dcam_fast.models.pretrained import MaskedAdapter, given, head_logits
+from dcam_fast.models.pretrained import MaskedAdapter, head_logits, without_none
+from dcam_fast.models.sampling import draw, keep_likely, make_generator
 from dcam_fast.models.text import check_prompt, piece_of
 
 LAST_TIME: Final = 1e-3  # where the official code's schedule ends; it starts at 1
@@ -83,6 +85,7 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
         projector: name of the module between vision tower and language model.
     """
 
+    logit_shift = 1
     transformers: Releases
     projector: str
 
@@ -161,10 +164,12 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
             raise AdapterError(
                 f"generate: block_length must be {length}, the whole answer, got {generation.block_length}"
             )
-        return self._unmask(inputs, length if generation.steps is None else generation.steps)
+        return self._unmask(inputs, generation)
 
     @torch.no_grad()
-    def _unmask(self, inputs: DreamInputs, steps: int) -> Iterator[Trajectory]:
+    def _unmask(self, inputs: DreamInputs, generation: Generation) -> Iterator[Trajectory]:
+        steps = self.answer_length if generation.steps is None else generation.steps
+        temperature, generator = generation.temperature or 0.0, make_generator(generation, self.device)
         logits_of = self.logits_fn(inputs)
         times = torch.linspace(1, LAST_TIME, steps + 1, device=self.device)
         canvas = self.masked_answer()
@@ -174,12 +179,15 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
             if not len(masked):
                 break
             count = self.num_to_unmask(len(masked), step, times)
-            if count:  # some steps of the official schedule unmask nothing
-                probabilities = self.probabilities(logits_of(canvas)[masked].to(inputs.embedded.dtype))
+            if count or temperature:  # some steps of the official schedule unmask nothing, but draw
+                logits = logits_of(canvas)[masked].to(inputs.embedded.dtype)
+                likely = keep_likely(logits / (temperature or 1.0), self.config.top_k, self.config.top_p)
+                probabilities = likely.softmax(-1)
                 is_last = step == steps - 1
-                if is_last:  # before, a position whose most likely token is the mask stays masked
+                if is_last:  # before, a position whose guess is the mask stays masked
                     probabilities[:, self.mask_token] = 0
-                confidence, guess = probabilities.max(-1)
+                guess = draw(probabilities, generator) if temperature else probabilities.argmax(-1)
+                confidence = self.confidences(logits, probabilities).gather(1, guess[:, None])[:, 0]
                 chosen = torch.arange(len(masked), device=self.device) if is_last else self.choose(confidence, count)
                 chosen = chosen[guess[chosen] != self.mask_token]
                 canvas, written = canvas.clone(), written.clone()
@@ -191,13 +199,31 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
     def num_to_unmask(self, num_masked: int, step: int, times: Tensor) -> int:
         """How many of the `num_masked` positions to unmask in the step from `times[step]` to `times[step + 1]`."""
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities `[n, V]` of logits `[n, V]`, by which the most confident guesses are chosen."""
-        return logits.softmax(-1)
+    @abstractmethod
+    def confidences(self, logits: Tensor, probabilities: Tensor) -> Tensor:
+        """Confidence `[n, V]` of each possible guess.
+
+        Args:
+            logits: `[n, V]`, the model's.
+            probabilities: `[n, V]`, from which guesses are taken: at the temperature, of the likely tokens only.
+        """
 
     def choose(self, confidence: Tensor, count: int) -> Tensor:
-        """The masked positions to unmask, int64 `[n]`, given the probability `[n]` of the best guess for each."""
+        """The masked positions to unmask, int64 `[n]`, given the confidence `[n]` of the guess for each."""
         return confidence.topk(count).indices
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """The tokenizer's end token, then the model's padding."""
+        ends = self._end_tokens.tolist()
+        return AnswerFormat(
+            length=self.answer_length,
+            num_tokens=self.model.model.embed_tokens.num_embeddings,
+            mask_token=self.mask_token,
+            end_tokens=tuple(ends),
+            end=ends[0] if ends else None,
+            padding=ends[-1] if ends else self.mask_token,
+        )
 
     # --------------------------------------------------------------------------------------------------------- layers
 
@@ -208,6 +234,10 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
             last = prompt[:, -1:].expand(len(answers), -1, -1)
             return Hidden(torch.cat((prompt, tokens(self.masked_answer())[None]), 1), torch.cat((last, answers), 1))
         return Hidden(torch.cat((prompt.expand(len(answers), -1, -1), answers), 1))
+
+    def prompt_rows(self, inputs: DreamInputs, count: int) -> Tensor:
+        # the prefix ends in masked positions, which nothing reads
+        return super().prompt_rows(inputs, inputs.embedded.shape[1])
 
     def layer(self, index: int, hidden: Hidden, inputs: DreamInputs) -> Hidden:
         if hidden.canvas is None:
@@ -317,5 +347,5 @@ def adapt(adapter_class: type[DreamAdapter], model: Any, processor: Any, *, name
     if not callable(processor) or not is_tokenizer(getattr(processor, "tokenizer", None)):
         raise AdapterError(f"{family}: processor must be the checkpoint's, got {type(processor).__name__}")
     make: Any = adapter_class
-    adapter: DreamAdapter = make(model, processor, name=name, **given(**options))
+    adapter: DreamAdapter = make(model, processor, name=name, **without_none(**options))
     return adapter

@@ -19,9 +19,9 @@ THRESHOLD: Final = 0.95
 class DimpleAdapter(DreamAdapter):
     """Answers of 64 tokens, by confident decoding.
 
-    Every step unmasks the positions whose best guess is above a confidence threshold. Where there is no such position,
-    it unmasks the most confident ones, as many as the official schedule says (`maskgit_plus`). Nothing is sampled, so
-    the same question has the same answer.
+    Every step unmasks the positions whose guess is above a confidence threshold. Where there is no such position,
+    it unmasks the most confident ones, as many as the official schedule says (`maskgit_plus`). Without
+    a temperature nothing is sampled, so the same question has the same answer.
     """
 
     family = "dimple"
@@ -64,6 +64,10 @@ class DimpleAdapter(DreamAdapter):
         due[-1] = num_masked
         due = due[step + 1 :]
         return int(due[due > 0][0])
+
+    def confidences(self, logits: Tensor, probabilities: Tensor) -> Tensor:
+        """Probabilities among all tokens, whatever the temperature."""
+        return logits.softmax(-1)
 
     def choose(self, confidence: Tensor, count: int) -> Tensor:
         confident = (confidence > self.threshold).nonzero()[:, 0]

@@ -17,8 +17,8 @@ Attention = Literal["joint"]
 class DreamVLAdapter(DreamAdapter):
     """Answers of 128 tokens in as many steps.
 
-    Every step unmasks the most confident guesses, as many as the official schedule says (`maskgit_plus`). Nothing is
-    sampled, so the same question has the same answer.
+    Every step unmasks the most confident guesses, as many as the official schedule says (`maskgit_plus`). Without
+    a temperature nothing is sampled, so the same question has the same answer.
     """
 
     family = "dream-vl"
@@ -43,13 +43,9 @@ class DreamVLAdapter(DreamAdapter):
         """
         super().__init__(model, processor, name=name, attention=attention, answer_length=answer_length)
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities among the `top_k` most likely tokens only (a setting of the checkpoint, 50 by default).
-
-        This changes no guess, but which guesses are the most confident.
-        """
-        floor = logits.topk(min(self.config.top_k, logits.shape[-1])).values[:, -1:]
-        return logits.masked_fill(logits < floor, -torch.inf).softmax(-1)
+    def confidences(self, logits: Tensor, probabilities: Tensor) -> Tensor:
+        """Probabilities at the temperature, among the `top_k` most likely tokens (of the checkpoint, 50 by default)."""
+        return probabilities
 
     def num_to_unmask(self, num_masked: int, step: int, times: Tensor) -> int:
         """The share of the masked positions that the step has of the remaining time."""

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcam_fast.models.adapter import DEFAULT_GENERATION, AdapterError, Inputs, Trajectory
 from dcam_fast.models.checkpoint import Releases
 from dcam_fast.models.generation import Generation
+from dcam_fast.models.given import AnswerFormat
 from dcam_fast.models.llava.anyres import Anyres, Grid
 from dcam_fast.models.pretrained import MaskedAdapter
 from dcam_fast.models.text import check_prompt, piece_of
@@ -57,8 +58,9 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
         architecture: of the checkpoint's config.json, and the name of the model's class.
         source: address of the official code.
         requirements: packages that the official code imports and dcam_fast does not.
-        end_tokens: tokens that end the text.
+        end_tokens: tokens that end the text, the end of the turn last.
         stops_at_end: whether generation ends once all positions before the first of them are unmasked.
+        embedding: of the tokens.
     """
 
     transformers = Releases("4.50", "4.56", "the authors' package imports a name that 4.56 removed")
@@ -67,6 +69,7 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
     requirements: tuple[str, ...]
     end_tokens: tuple[str, ...]
     stops_at_end = False
+    embedding: nn.Embedding
     default_prompt = "Describe the image in detail."
 
     def __init__(
@@ -174,7 +177,19 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
             stops_at_end=self.stops_at_end,
             num_leading=0 if self.has_two_streams else inputs.embedded.shape[1],
         )
-        return unmask(self.logits_fn(inputs), schedule, self.device)
+        return unmask(self.logits_fn(inputs), schedule, generation, self.device)
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """The end of the turn, then masks where generation stops there, else end tokens of a text, as trained."""
+        return AnswerFormat(
+            length=self.answer_length,
+            num_tokens=self.embedding.num_embeddings,
+            mask_token=self.mask_token,
+            end_tokens=self._end_ids,
+            end=self._end_ids[-1],
+            padding=self.mask_token if self.stops_at_end else self._end_ids[0],
+        )
 
     @property
     def default_steps(self) -> int:

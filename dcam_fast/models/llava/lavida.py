@@ -24,7 +24,7 @@ MASK_TOKEN: Final = 126336
 class LavidaAdapter(LlavaAdapter):
     """Answers of 64 tokens in 32 steps of the shifted schedule, as in the official example.
 
-    Nothing is sampled, so the same question has the same answer.
+    Without a temperature nothing is sampled, so the same question has the same answer.
     """
 
     family = "lavida"
@@ -62,6 +62,7 @@ class LavidaAdapter(LlavaAdapter):
         self.attention = attention
         self.has_two_streams = attention == "prefix"
         self.core = model.get_model()
+        self.embedding = self.core.transformer.wte
         super().__init__(
             model,
             tokenizer,
@@ -80,7 +81,7 @@ class LavidaAdapter(LlavaAdapter):
         return shifted_schedule(tokens, steps)
 
     def embed(self, inputs: LlavaInputs, canvases: Tensor) -> Hidden:
-        canvas = self.core.transformer.wte(canvases)
+        canvas = self.embedding(canvases)
         if self.has_two_streams:
             return Hidden(inputs.embedded, canvas)
         return Hidden(torch.cat((inputs.embedded.expand(len(canvas), -1, -1), canvas), 1))

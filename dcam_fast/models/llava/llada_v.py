@@ -24,7 +24,7 @@ NEVER_WRITTEN: Final = (126081, 126080, 126346, 126347)  # end and start of the 
 class LladavAdapter(LlavaAdapter):
     """Answers of 128 tokens in as many steps, as in the official example, which stop at the end of the turn.
 
-    Nothing is sampled, so the same question has the same answer.
+    Without a temperature nothing is sampled, so the same question has the same answer.
     """
 
     family = "llada-v"
@@ -64,6 +64,7 @@ class LladavAdapter(LlavaAdapter):
         self.check_options(attention, answer_length)
         self.attention = attention
         self.core = model.get_model()
+        self.embedding = self.core.embed_tokens
         self.never_written = torch.tensor(never_written, dtype=torch.int64)
         super().__init__(
             model,
@@ -80,7 +81,7 @@ class LladavAdapter(LlavaAdapter):
         return lambda canvas: logits_of(canvas).index_fill(1, never, -torch.inf)
 
     def embed(self, inputs: LlavaInputs, canvases: Tensor) -> Hidden:
-        canvas = self.core.embed_tokens(canvases)
+        canvas = self.embedding(canvases)
         return Hidden(torch.cat((inputs.embedded.expand(len(canvas), -1, -1), canvas), 1))
 
     def layer(self, index: int, hidden: Hidden, inputs: LlavaInputs) -> Hidden:

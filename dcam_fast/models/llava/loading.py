@@ -20,7 +20,7 @@ from dcam_fast.models.llava.adapter import LlavaAdapter
 from dcam_fast.models.llava.lavida import LavidaAdapter
 from dcam_fast.models.llava.llada_v import LladavAdapter
 from dcam_fast.models.loaded import is_tokenizer
-from dcam_fast.models.pretrained import given
+from dcam_fast.models.pretrained import without_none
 
 FAMILIES: Final[dict[str, type[LavidaAdapter] | type[LladavAdapter]]] = {
     family.architecture: family for family in (LavidaAdapter, LladavAdapter)
@@ -90,7 +90,7 @@ def adapter_of(
         raise AdapterError(
             f"{family.family}: processor must be the checkpoint's tokenizer, got {type(processor).__name__}"
         )
-    options = given(attention=attention, answer_length=answer_length, view=view, mask_token=mask_token)
+    options = without_none(attention=attention, answer_length=answer_length, view=view, mask_token=mask_token)
     return family(model, processor, name=name, **options)
 
 

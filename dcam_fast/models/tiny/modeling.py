@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from dcam_fast.models.adapter import DEFAULT_GENERATION, OPEN, AdapterError
 from dcam_fast.models.generation import Generation
+from dcam_fast.models.sampling import draw_with_noise, make_generator
 from dcam_fast.models.tiny.layers import RMSNorm, TinyConfig, TransformerLayer, VisionTower, attend, rotary_tables
 from dcam_fast.models.weights import SINGLE, check_files
 
@@ -191,10 +192,10 @@ class TinyForMaskedDiffusion(nn.Module):
         generation: Generation = DEFAULT_GENERATION,
         attention: Attention = "prefix",
     ) -> Iterator[Denoised]:
-        """Denoises an answer greedily with low-confidence remasking (LLaDA, section 2.4); yields it after every step.
+        """Denoises an answer with low-confidence remasking (LLaDA, section 2.4); yields it after every step.
 
         Every step predicts all masked positions of the current block and unmasks the most confident ones. Blocks are
-        denoised from left to right.
+        denoised from left to right. A temperature (None: 0) adds LLaDA's noise.
 
         Args:
             image: `[B, N, D]`, from `embed_image`.
@@ -219,13 +220,15 @@ class TinyForMaskedDiffusion(nn.Module):
         canvas = torch.full((len(prompt), length), self.config.mask_token_id, device=prompt.device)
         written = torch.full_like(canvas, OPEN)
         per_block = steps // count
+        temperature, generator = generation.temperature or 0.0, make_generator(generation, canvas.device)
         for step in range(steps):
             block, inner = divmod(step, per_block)
             due, done = (math.ceil(block_length * end / per_block) for end in (inner + 1, inner))
             with torch.no_grad():  # not around the yield: the caller has its own grad mode
                 logits = logits_fn(canvas)
                 logits[..., self.config.mask_token_id] = -torch.inf
-                confidence, tokens = logits.softmax(-1).max(-1)
+                tokens = draw_with_noise(logits, temperature, generator)
+                confidence = logits.softmax(-1).gather(-1, tokens[..., None])[..., 0]
                 confidence = confidence.masked_fill(canvas != self.config.mask_token_id, -1.0)
                 confidence[:, : block * block_length] = -1.0
                 confidence[:, (block + 1) * block_length :] = -1.0

@@ -88,7 +88,7 @@ def test_options_of_llava(llava: tuple[str, Path]) -> None:
         (
             adapter.tokenizer,
             {"threshold": 0.5},
-            "threshold must be left out for llava_llada, whose options are attention",
+            "threshold must be left out for llava_llada, whose",
         ),
     ):
         with pytest.raises(AdapterError, match=message):

@@ -40,8 +40,7 @@ class _Case:
     image: NDArray[np.uint8]
     inputs: Inputs
     trajectory: Trajectory
-    before: dict[str, object]
-    after: dict[str, object]
+    model_states: tuple[dict[str, object], dict[str, object]]  # before and after
 
 
 @own_modes()
@@ -71,7 +70,7 @@ def check_adapter(adapter: Adapter[Any], image: NDArray[np.uint8] | None = None,
         trajectory = adapter.generate(inputs)
     except Exception as error:  # any error of the author's code is a finding
         raise ConformanceError(adapter.name, [f"encode and generate must work, got {error!r}"]) from error
-    case = _Case(adapter, image, inputs, trajectory, before, _state_of(adapter))
+    case = _Case(adapter, image, inputs, trajectory, (before, _state_of(adapter)))
     findings: list[str] = []
     with adapter.frozen():
         for check in CHECKS:
@@ -255,8 +254,8 @@ def _words(case: _Case) -> Iterator[str]:
 
 
 def _unchanged_model(case: _Case) -> Iterator[str]:
-    names = sorted(case.before.keys() | case.after.keys())
-    changed = [name for name in names if not _same(case.before.get(name), case.after.get(name))]
+    before, after = case.model_states
+    changed = [name for name in sorted(before | after) if not _same(before.get(name), after.get(name))]
     if changed:
         yield f"encode and generate must leave the model as it was, got changes: {', '.join(changed[:3])}"
 

@@ -40,6 +40,7 @@ def test_the_page_makes_a_sound_adapter(tmp_path: Path, monkeypatch: pytest.Monk
 
     adapter = models.load(str(tmp_path))
     check_adapter(adapter)
+    check_adapter(models.adapter_of(model, CONFIG["words"]))
     image = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
     explainer = Explainer(adapter)
     assert explainer.explain(image, targets="all").raw_maps.shape == (5, 3, 4)

@@ -18,7 +18,17 @@ from dcam_fast.cli.console import (
     progress_bar,
     report_error,
 )
-from dcam_fast.cli.options import Device, Dtype, Model, Steps, TrustRemoteCode
+from dcam_fast.cli.options import (
+    AnswerLength,
+    Attention,
+    Device,
+    Dtype,
+    Model,
+    Steps,
+    TrustRemoteCode,
+    View,
+    VisionTower,
+)
 
 if TYPE_CHECKING:
     from dcam_fast.models.given import GivenAnswer
@@ -63,6 +73,10 @@ def explain(
     device: Device = "cpu",
     trust_remote_code: TrustRemoteCode = False,
     dtype: Dtype = None,
+    attention: Attention = None,
+    answer_length: AnswerLength = None,
+    view: View = None,
+    vision_tower: VisionTower = None,
     steps: Steps = None,
     block_length: Annotated[
         int | None,
@@ -105,7 +119,16 @@ def explain(
     if targets == ["all"]:
         targets = "all"
     generation = Generation(steps, block_length, temperature, seed)
-    explainer = load_explainer(model, device=device, trust_remote_code=trust_remote_code, dtype=dtype)
+    explainer = load_explainer(
+        model,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        dtype=dtype,
+        attention=attention,
+        answer_length=answer_length,
+        view=view,
+        vision_tower=vision_tower,
+    )
 
     failures = []
     with progress_bar() as progress:

@@ -49,3 +49,33 @@ def approximations(name: str, data: dict[str, Any]) -> str:
         ]
         lines += ["", markdown_table(headers, rows)]
     return "\n".join(lines)
+
+
+CONTRAST = (
+    ("pointing", "pointing ↑"),
+    ("wrong", "on the other ↓"),
+    ("obj_iou", "obj_iou ↑"),
+    ("concentration", "concentration ↑"),
+    ("preference", "preference ↓"),
+    ("cells", "cells"),
+)
+
+
+def contrast(name: str, data: dict[str, Any]) -> str:
+    """Maps of colors and of contrasts of colors, for each kind of scenes."""
+    lines = [f"Scenes of two objects (seed {data['seed']}); from `benchmarks/results/{name}`."]
+    for kind, table in data["tables"].items():
+        rows = [
+            [f"`{row}`", *(_estimate(estimates[metric]) for metric, _ in CONTRAST)] for row, estimates in table.items()
+        ]
+        right, words = data["right"][kind], table["color"]["pointing"]["count"]
+        about = (
+            f"**{kind[0].upper()}{kind[1:]}**: {words} words of {right} right captions of {data['scenes']} scenes; "
+            f"preference with all cells: {_estimate(data['preference'][kind])}"
+        )
+        lines += ["", about, "", markdown_table(["map of", *(heading for _, heading in CONTRAST)], rows)]
+    return "\n".join(lines)
+
+
+def _estimate(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"

@@ -8,7 +8,7 @@ import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import SupportsIndex
+from typing import Final, SupportsIndex
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast.words import align, fold, is_sign, occurrences, positions_in, split_ordinal, split_parts, words_in
+
+SCORES: Final = ("peak", "spread", "groundedness", "image_share", "prompt_share", "answer_share")
 
 
 @dataclass(frozen=True)
@@ -29,22 +31,51 @@ class Token:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """A token that the model could have written at a position, and its probability there."""
+
+    text: str
+    id: int
+    probability: float
+
+
+@dataclass(frozen=True)
 class Target:
     """What one map explains: a word or phrase of the answer.
+
+    The scores from `groundedness` on, and the alternatives, are of the finished answer with the token masked again.
+    They are None, and there are no alternatives, where the scores were not requested.
 
     Attributes:
         text: as it reads in the answer.
         positions: of its tokens, as in `Token.position`.
         peak: share of the map's total that its strongest cell holds, 0 to 1.
         spread: share of the cells that the map is spread over, 0 to 1 (even).
-        groundedness: 0 to 1, low where the word points nowhere in particular.
+        groundedness: 0 to 1, low where the word points nowhere in particular. That of a contrast takes
+            `p(word) / (p(word) + p(instead))` as the word's probability.
+        image_share: the part of the word's probability that is lost without the image, 0 to 1. Low for words that the
+            image does not support.
+        prompt_share: the same without the prompt.
+        answer_share: the same without the other words of the answer.
+        alternatives: for each of `positions`, the 5 most confident tokens, the most confident first.
+        instead: of a `dcam_fast.Contrast`, what the word is compared with. None: nothing.
     """
 
     text: str
     positions: tuple[int, ...]
     peak: float
     spread: float
-    groundedness: float
+    groundedness: float | None = None
+    image_share: float | None = None
+    prompt_share: float | None = None
+    answer_share: float | None = None
+    alternatives: tuple[tuple[Alternative, ...], ...] = ()
+    instead: str | None = None
+
+    @property
+    def scores(self) -> dict[str, float | None]:
+        """Its scores by name: peak, spread, groundedness and the three shares."""
+        return {name: getattr(self, name) for name in SCORES}
 
 
 @dataclass(frozen=True)
@@ -99,7 +130,7 @@ class ExplainedAnswer:
                 got = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}"
                 raise _error(name, f"float32 {list(shape)} on {maps.device}", got)
         for target in self.targets:
-            if not all(map(math.isfinite, (target.peak, target.spread, target.groundedness))):
+            if not all(value is None or math.isfinite(value) for value in target.scores.values()):
                 raise _error("targets", "of finite scores", target)
 
     def __repr__(self) -> str:
@@ -109,13 +140,14 @@ class ExplainedAnswer:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """A distinct name for each target, which `find` accepts: its text, with `"#2"` for the second occurrence in the
-        answer, and `" (2)"` if an earlier target has the same name."""
+        answer, `" > "` and the other word for a contrast, and `" (2)"` if an earlier target has the same name."""
         words = words_in(self.answer, self._spans)
         names: list[str] = []
         for target in self.targets:
             runs = [set(positions_in(run)) for run in occurrences(target.text, words)]
             number = next((i for i, run in enumerate(runs, 1) if run.issuperset(target.positions)), 1)
             name = target.text if number == 1 else f"{target.text}#{number}"
+            name = name if target.instead is None else f"{name} > {target.instead}"
             same = (name, *(f"{name} ({count})" for count in range(2, len(self.targets) + 1)))
             taken = set(map(fold, names))
             names.append(next(free for free in same if fold(free) not in taken))
@@ -125,7 +157,7 @@ class ExplainedAnswer:
         """The index of a target, given its name or the index itself.
 
         Case, Unicode normal form and the signs between words do not matter. `"ring#2"` is the second ring of the
-        answer. `"ring"` is the first ring, or the first that is a target.
+        answer. `"ring"` is the first ring, or the first that is a target. `"red > blue"` is a contrast.
 
         Raises:
             ValueError: if there is no such target. The message lists the targets.
@@ -196,7 +228,7 @@ class ExplainedAnswer:
         return tuple(pieces)
 
     def steps(self, target: str | SupportsIndex) -> tuple[int, ...]:
-        """The denoising steps that committed the tokens of a target, ascending. There are none where they are unknown.
+        """The denoising steps that committed the tokens of a target, ascending. Empty where they are unknown.
 
         Raises:
             ValueError: if there is no such target.

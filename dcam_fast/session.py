@@ -16,25 +16,25 @@ from torch import Tensor
 from dcam_fast._version import __version__
 from dcam_fast.attribution import AttributionMethod, Resources, scores
 from dcam_fast.attribution.answer import Answer
-from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
-from dcam_fast.attribution.engine import CHUNK
-from dcam_fast.attribution.methods.gradient_cam import build_targets
+from dcam_fast.attribution.claims import claims
+from dcam_fast.attribution.contrasts import ContrastedWord, encode_instead, encode_other
+from dcam_fast.attribution.methods.gradient_cam import GradientCAM, check_contrastable
 from dcam_fast.attribution.methods.shared import describe
-from dcam_fast.attribution.probabilities import log_probabilities_with_and_without
 from dcam_fast.attribution.refinement import refined
-from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.config import RefineConfig
-from dcam_fast.explained_answer import Target, Token
+from dcam_fast.contrast import Contrast
+from dcam_fast.explained_answer import Alternative, Target, Token
 from dcam_fast.explanation import Explanation
-from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs, Trajectory, Word
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.text import pieces_of, spell
 from dcam_fast.ops.cuda_graphs import GraphCache
 from dcam_fast.words import BROKEN, find_run, is_content, is_sign, positions_in, split_parts
 
 log = logging.getLogger(__name__)
 
-TargetsLike = str | Iterable[str | SupportsIndex] | Tensor
-CheckedTargets = str | tuple[str | int, ...]
+TargetsLike = str | Iterable[str | SupportsIndex | Contrast] | Tensor
+CheckedTargets = str | tuple[str | int | Contrast, ...]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,10 @@ class Session:
         profile_name: its name in the provenance.
         resources: what passes may use of the machine.
         graphs: CUDA graphs of the explainer's refinements.
-        is_given: whether another engine wrote the answer.
+        targets: the words that get maps.
+        generation: how the answer is generated.
+        given: the answer, where another engine wrote it. None: the model answers.
+        scores: whether targets get the scores that need passes of the model.
     """
 
     adapter: Adapter[Any]
@@ -61,7 +64,25 @@ class Session:
     profile_name: str
     resources: Resources
     graphs: GraphCache
-    is_given: bool = False
+    targets: CheckedTargets = "content"
+    generation: Generation = DEFAULT_GENERATION
+    given: Trajectory | None = None
+    scores: bool = True
+
+    def answer(self) -> Trajectory:
+        """The given answer, or a new one."""
+        return self.adapter.generate(self.inputs, self.generation) if self.given is None else self.given
+
+    def explained(self, trajectory: Trajectory, seconds: dict[str, float]) -> Explanation:
+        """The explanation of a finished answer.
+
+        Args:
+            trajectory: of the answer.
+            seconds: what the stages before took.
+        """
+        started = time.perf_counter()
+        chosen = choose(self.targets, self.adapter, trajectory)
+        return self.explanation(trajectory, chosen, self.raw_maps(trajectory, chosen), seconds, started)
 
     def raw_maps(self, trajectory: Trajectory, words: list[Word]) -> Tensor:
         """Raw maps float32 `[len(words), h, w]` over the first view of the image."""
@@ -96,7 +117,12 @@ class Session:
         return self.adapter.decode(torch.tensor(tokens, dtype=torch.int64))
 
     def explanation(
-        self, trajectory: Trajectory, chosen: list[Word], raw: Tensor, seconds: dict[str, float], started: float
+        self,
+        trajectory: Trajectory,
+        chosen: list[Word],
+        raw: Tensor,
+        seconds: dict[str, float],
+        started: float,
     ) -> Explanation:
         """The explanation of a finished answer.
 
@@ -109,7 +135,7 @@ class Session:
         """
         adapter, answer = self.adapter, trajectory.tokens[: trajectory.length]
         maps = self.refined(raw, answer)
-        word_scores = self._scores(trajectory, chosen, maps)
+        targets = self._targets(Answer(adapter, self.inputs, trajectory), chosen, maps)
         explaining = seconds.get("explain", 0.0) + time.perf_counter() - started
         log.info(
             "%s: method %s, %d tokens, %d maps of %s; generation %.3f s, explanation %.3f s",
@@ -121,7 +147,7 @@ class Session:
             prompt=self.inputs.prompt,
             answer=adapter.decode(answer),
             tokens=self._tokens(trajectory),
-            targets=tuple(Target(word.text, word.positions, *s) for word, s in zip(chosen, word_scores, strict=True)),
+            targets=targets,
             maps=maps,
             raw_maps=raw,
             boxes=self.inputs.views[0].boxes,
@@ -129,38 +155,40 @@ class Session:
                 "dcam_fast": __version__,
                 "torch": torch.__version__,
                 "model": adapter.name,
-                "answer": "given" if self.is_given else "generated",
+                "answer": "generated" if self.given is None else "given",
                 "method": self.method_name,
                 **describe(self.method),
                 "layers": list(self._layers),
                 "profile": self.profile_name,
+                "claims": claims(Answer(adapter, self.inputs, trajectory), self.method, self.scores),
                 "seconds": {**seconds, "explain": explaining},
             },
         )
 
-    def _scores(self, trajectory: Trajectory, chosen: list[Word], maps: Tensor) -> list[tuple[float, float, float]]:
-        """(peak, spread, groundedness) of each chosen word."""
-        if not chosen:
-            return []
-        adapter, index = self.adapter, word_index(chosen).to(self.adapter.device)
-        masked = build_targets(trajectory, positions_of(chosen).to(adapter.device), "remask", adapter.mask_token)
-        hot = scores.hot_cells(maps).flatten(1)[index]
-        visible, ablated = (mean_by_word(values, chosen) for values in self._with_and_without(masked, hot))
-        columns = (scores.peak(maps), scores.spread(maps), scores.groundedness(maps, visible, ablated))
-        return [(float(p), float(s), float(g)) for p, s, g in torch.stack(columns, 1).tolist()]
-
-    def _with_and_without(self, targets: TargetBatch, hot: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability `[T]` of each token, and with its hot cells, bool `[T, N]`, ablated at the first target
-        layer."""
-        layer = self._layers[0]
-        cells = self.inputs.views[0].cells.flatten()
-        chunks = zip(targets.chunks(CHUNK), hot.split(CHUNK), strict=True)
-        pairs = [
-            log_probabilities_with_and_without(self.adapter, self.inputs, chunk, layer, cells, mask)
-            for chunk, mask in chunks
+    def _targets(self, answer: Answer, chosen: list[Word], maps: Tensor) -> tuple[Target, ...]:
+        """The chosen words with their scores, or without `scores`, with those of their maps alone."""
+        shapes = torch.stack((scores.peak(maps), scores.spread(maps)), 1).tolist()
+        targets = [
+            Target(word.text, word.positions, peak, spread, instead=getattr(word, "instead", None))
+            for word, (peak, spread) in zip(chosen, shapes, strict=True)
         ]
-        visible, ablated = zip(*pairs, strict=True)
-        return torch.cat(visible), torch.cat(ablated)
+        if not self.scores:
+            return tuple(targets)
+        found = scores.dependence(answer, chosen, maps, self._layers[0])
+        return tuple(
+            replace(
+                target,
+                groundedness=depends.groundedness,
+                image_share=depends.image_share,
+                prompt_share=depends.prompt_share,
+                answer_share=depends.answer_share,
+                alternatives=tuple(
+                    tuple(Alternative(self._decode([token]), token, probability) for token, probability in position)
+                    for position in depends.alternatives
+                ),
+            )
+            for target, depends in zip(targets, found, strict=True)
+        )
 
 
 def checked_targets(targets: TargetsLike, caller: str) -> CheckedTargets:
@@ -181,7 +209,9 @@ def checked_targets(targets: TargetsLike, caller: str) -> CheckedTargets:
     return tuple(_checked_target(target, caller) for target in targets)
 
 
-def _checked_target(target: object, caller: str) -> str | int:
+def _checked_target(target: object, caller: str) -> str | int | Contrast:
+    if isinstance(target, Contrast):
+        return target
     if isinstance(target, str):
         if not split_parts(target):
             raise ValueError(f"{caller}: target must be words or a sign of the answer, got {target!r}")
@@ -197,6 +227,22 @@ def _checked_target(target: object, caller: str) -> str | int:
     if position < 0:
         raise ValueError(f"{caller}: target must be a position from 0, got {position}")
     return position
+
+
+def check_contrasts(targets: CheckedTargets, adapter: Adapter[Any], method: AttributionMethod, caller: str) -> None:
+    """Checks that the method can explain the contrasts among some targets, and that the model knows their words.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    contrasts = [target for target in targets if isinstance(target, Contrast)]
+    if not contrasts:
+        return
+    if not isinstance(method, GradientCAM):
+        raise ValueError(f"{caller}: method must be a GradientCAM or the name of one for a Contrast, got {method!r}")
+    check_contrastable(method.objective)
+    for contrast in contrasts:
+        encode_other(adapter, contrast.instead)
 
 
 def choose(
@@ -221,12 +267,20 @@ def choose(
                 raise ValueError(f"{caller}: target must be a position from 0 to {last}, got {target}")
             chosen.append(Word(_text_at(target, words, adapter, trajectory), (target,)))
             continue
-        run = find_run(target, words)
+        run = find_run(target.word if isinstance(target, Contrast) else target, words)
         if run is None:
             answer = " ".join(word.text for word in words)
             raise ValueError(f"{caller}: target must be words of the answer ({answer}), got {target!r}")
-        chosen.append(Word(_text_of(run, adapter, trajectory), positions_in(run)))
+        word = Word(_text_of(run, adapter, trajectory), positions_in(run))
+        chosen.append(_contrasted(target, word, adapter, trajectory) if isinstance(target, Contrast) else word)
     return chosen
+
+
+def _contrasted(contrast: Contrast, word: Word, adapter: Adapter[Any], trajectory: Trajectory) -> ContrastedWord:
+    tokens = encode_instead(adapter, trajectory, word.positions, contrast.instead)
+    if tokens == tuple(trajectory.tokens[list(word.positions)].tolist()):
+        raise ValueError(f"Contrast: instead must be other words than {word.text!r}, got {contrast.instead!r}")
+    return ContrastedWord(word.text, word.positions, instead=contrast.instead, instead_tokens=tokens)
 
 
 def _text_of(run: Sequence[Word], adapter: Adapter[Any], trajectory: Trajectory) -> str:

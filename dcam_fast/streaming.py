@@ -6,17 +6,20 @@ import itertools
 import logging
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from dcam_fast.attribution.by_word import mean_by_word, positions_of
+from dcam_fast.attribution.contrasts import ContrastedWord
 from dcam_fast.attribution.resources import computing
+from dcam_fast.checks import check_switch
 from dcam_fast.explained_answer import Token
 from dcam_fast.explanation import Explanation
+from dcam_fast.interruption import interruptible
 from dcam_fast.models.adapter import OPEN, Trajectory, Word
-from dcam_fast.session import Session, TargetsLike, checked_targets, choose
+from dcam_fast.session import Session, TargetsLike, check_contrasts, checked_targets, choose
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,7 @@ class Step:
     Attributes:
         index: of the step, from 0.
         text: the answer so far, with `"_"` for each position that is still masked.
+        canvas: the text of each position of the answer, None where it is still masked.
         tokens: the `n` tokens that this step committed, without end tokens and padding. A model that takes tokens back
             can commit a position again, with another token.
         maps: float32 `[n, h, w]` in 0..1, refined by what is known so far, on the model's device.
@@ -40,6 +44,7 @@ class Step:
 
     index: int
     text: str
+    canvas: tuple[str | None, ...]
     tokens: tuple[Token, ...]
     maps: Tensor
     raw_maps: Tensor
@@ -63,8 +68,8 @@ class Stream(Iterator[Step]):
         True
     """
 
-    def __init__(self, session: Session, denoised: Iterator[Trajectory]) -> None:
-        self._session = session
+    def __init__(self, session: Session, denoised: Iterator[Trajectory], limits: interruptible) -> None:
+        self._session, self._limits = session, limits
         self._raw: dict[tuple[int, int], Tensor] = {}  # by position and the step that wrote it
         self._seconds = {"generate": 0.0, "explain": 0.0}
         self._finished: Trajectory | None = None
@@ -77,42 +82,55 @@ class Stream(Iterator[Step]):
         """Stops the generation. There are no further steps and no explanation."""
         self._steps.close()
 
-    def explanation(self, targets: TargetsLike = "content") -> Explanation:
+    def explanation(self, targets: TargetsLike = "content", *, scores: bool = True) -> Explanation:
         """The explanation that `Explainer.explain` gives with the state `"committed"`, from the maps of the steps.
 
         Args:
             targets: as in `Explainer.explain`.
+            scores: as in `Explainer.explain`.
 
         Raises:
             RuntimeError: before the last step, and after `close`.
             ValueError: for a target that the answer does not contain.
+            TypeError: for an argument of the wrong type.
+            DeadlineExceeded, Cancelled: as in `Explainer.stream`.
         """
         if self._finished is None:
             raise RuntimeError("Stream.explanation: stream must be at its end, got a stream with steps left or closed")
         requested = checked_targets(targets, "Stream.explanation")
+        check_switch("Stream.explanation", "scores", scores)
         started = time.perf_counter()
-        with computing(self._session.adapter, self._session.resources):
+        with self._limits, computing(self._session.adapter, self._session.resources):
+            check_contrasts(requested, self._session.adapter, self._session.method, "Stream.explanation")
             chosen = choose(requested, self._session.adapter, self._finished, "Stream.explanation")
             view = self._session.inputs.views[0]
             tokens = [view.boxes.new_zeros(0, *view.cells.shape)]
             steps = self._finished.known_steps("committed").tolist()
             tokens += [self._raw[position, steps[position]][None] for position in positions_of(chosen).tolist()]
             raw = mean_by_word(torch.cat(tokens), chosen)
-            return self._session.explanation(self._finished, chosen, raw, self._seconds, started)
+            contrasts = {index: word for index, word in enumerate(chosen) if isinstance(word, ContrastedWord)}
+            if contrasts:  # whose maps no step has made
+                raw[list(contrasts)] = self._session.raw_maps(self._finished, list(contrasts.values()))
+            session = replace(self._session, scores=scores)
+            return session.explanation(self._finished, chosen, raw, self._seconds, started)
 
     def _run(self, denoised: Iterator[Trajectory]) -> Generator[Step, None, None]:
         trajectory = None
-        for index in itertools.count():
-            started = time.perf_counter()
-            # never around a yield, where modes and threads must be the caller's
-            with computing(self._session.adapter, self._session.resources):
-                following = next(denoised, None)
-                if following is None:
-                    break
-                trajectory = following
-                step = self._explain(index, trajectory, time.perf_counter() - started)
-            yield step
-        self._finished = trajectory
+        try:
+            for index in itertools.count():
+                started = time.perf_counter()
+                # never around a yield, where modes and threads must be the caller's
+                with self._limits, computing(self._session.adapter, self._session.resources):
+                    following = next(denoised, None)
+                    if following is None:
+                        break
+                    trajectory = following
+                    step = self._explain(index, trajectory, time.perf_counter() - started)
+                yield step
+            self._finished = trajectory
+        finally:
+            if isinstance(denoised, Generator):  # also where an error keeps this frame alive
+                denoised.close()
 
     def _explain(self, index: int, trajectory: Trajectory, generating: float) -> Step:
         started = time.perf_counter()
@@ -130,6 +148,10 @@ class Stream(Iterator[Step]):
         return Step(
             index=index,
             text=self._text(trajectory, steps),
+            canvas=tuple(
+                None if step == OPEN else session.token(trajectory, position).text
+                for position, step in enumerate(steps)
+            ),
             tokens=tuple(session.token(trajectory, position) for position in committed),
             maps=maps,
             raw_maps=raw,

@@ -12,17 +12,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # From the lowest to the highest; those of one line do not import each other.
 ORDER = (
-    ("_version", "checks", "config", "json_entries", "folders", "torch_modes", "words"),
-    ("images",),
+    ("_version", "checks", "config", "interruption", "json_entries", "folders", "torch_modes", "words"),
+    ("contrast", "images"),
     ("ops", "scenes"),
     ("kernels", "models"),
     ("attribution", "explained_answer", "environment"),
     ("output",),
     ("explanation",),
-    ("session", "testing"),
-    ("streaming",),
+    ("encodings", "session", "testing"),
+    ("budget", "many", "streaming"),
     ("explainer",),
-    ("evaluation",),
+    ("evaluation", "service"),
     ("benchmarks",),
     ("cli",),
     ("__main__",),

@@ -22,6 +22,7 @@ from dcam_fast.attribution.objectives import Objective, Scores, evaluate
 from dcam_fast.attribution.resources import AllowanceError, Meter, allowance, compiled, current
 from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.attribution.threads import run_all, workers
+from dcam_fast.interruption import check_interruption
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, Inputs
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ def differentiate(
     def backward(state: _Pass) -> None:
         rounds = max(len(canvas.maps) for canvas in state.canvases)
         for index in range(rounds):
+            check_interruption()
             # One map of each canvas that has another. Canvases do not see each other, so their scores can be summed.
             slots = [slot for slot, canvas in enumerate(state.canvases) if index < len(canvas.maps)]
             chosen = [state.canvases[slot].maps[index] for slot in slots]
@@ -134,7 +136,12 @@ def differentiate(
 
 
 def capture(
-    adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch, layers: tuple[int, ...], objective: Objective
+    adapter: Adapter[Any],
+    inputs: Inputs,
+    targets: TargetBatch,
+    layers: tuple[int, ...],
+    objective: Objective,
+    depth: int | None = None,
 ) -> tuple[Capture, ...]:
     """All activations and gradients of `differentiate`, one entry for each layer, for methods that need several layers
     at once."""
@@ -143,7 +150,7 @@ def capture(
     def keep(layer: int, maps: Tensor, activations: Tensor, gradients: Tensor) -> None:
         parts[layer] |= zip(maps.tolist(), zip(activations.expand_as(gradients), gradients, strict=True), strict=True)
 
-    differentiate(adapter, inputs, targets, layers, objective, keep)
+    differentiate(adapter, inputs, targets, layers, objective, keep, depth)
     pairs = [[by_map[number] for number in sorted(by_map)] for by_map in parts]
     return tuple(Capture(torch.stack([a for a, _ in rows]), torch.stack([g for _, g in rows])) for rows in pairs)
 
@@ -168,13 +175,14 @@ def _score(
     targets: TargetBatch,
     objective: Objective,
 ) -> Tensor:
-    """Sum of the objectives of the targets in `rows` at canvas `slot`.
+    """Weighted sum of the objectives of the targets in `rows` at canvas `slot`.
 
     The LM head sees only their rows, one canvas at a time, so that rounding does not depend on the other targets.
     """
     positions = torch.cat((targets.positions[rows], targets.distractors[rows]))[None]
     logits = adapter.logits(select(top, slice(slot, slot + 1)), positions, inputs)[0]
-    return evaluate(objective, Scores(logits[: len(rows)], logits[len(rows) :], targets.tokens[rows])).sum()
+    values = evaluate(objective, Scores(logits[: len(rows)], logits[len(rows) :], targets.tokens[rows]))
+    return values.sum() if targets.weights is None else (values * targets.weights[rows]).sum()
 
 
 def _backward_pass(
@@ -259,6 +267,7 @@ def _with_own_images(
             embedded = adapter.embed(inputs, torch.stack([canvas.tokens for canvas in group]))
         size, start = min(_batch_size(embedded), len(group)), 0
         while start < len(group):
+            check_interruption()
             part = slice(start, start + size)
             try:
                 top, kept = _forward(adapter, inputs, select(embedded, part), layers, end, limit)
@@ -321,6 +330,7 @@ def _with_shared_image(
         hidden = adapter.embed(inputs, torch.stack([canvas.tokens for canvas in canvases]))
         image, states = hidden.image, _check_canvas(hidden.canvas).split(1)
         for index in range(layers[0] + 1):
+            check_interruption()
             image, context = adapter.prefix_layer(index, image, inputs)
             states = tuple(adapter.canvas_layer(index, state, context, inputs) for state in states)
         del context, hidden
@@ -336,6 +346,7 @@ def _with_shared_image(
             upper = _run_prefix(adapter, image, inputs, range(end, adapter.num_layers))[1]
 
         def finish(index: int, state: Tensor) -> None:
+            check_interruption()
             with torch.enable_grad(), Meter(limit - meter.bytes):
                 canvas = compiled(_run_canvas)(adapter, state, contexts, inputs, range(layers[0] + 1, end))
             if end < adapter.num_layers:

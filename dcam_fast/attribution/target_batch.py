@@ -19,6 +19,7 @@ class TargetBatch:
         tokens: int64 `[T]`, the tokens produced at the targets' positions.
         maps: int64 `[T]`, the map that each target contributes to, from 0. Targets of one map have the same canvas, and
             the sum of their objectives is differentiated. None: one map each.
+        weights: float32 `[T]`, the factor of each objective in that sum. None: 1.
     """
 
     canvases: Tensor
@@ -26,16 +27,17 @@ class TargetBatch:
     distractors: Tensor
     tokens: Tensor
     maps: Tensor | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def part(self, rows: slice) -> TargetBatch:
-        """Some of the targets, with one map each."""
+        """Some of the targets, with one map each and without weights."""
         return TargetBatch(self.canvases[rows], self.positions[rows], self.distractors[rows], self.tokens[rows])
 
     def chunks(self, size: int) -> Iterator[TargetBatch]:
-        """The targets, `size` at a time, with one map each."""
+        """The targets, `size` at a time, as `part` gives them."""
         return (self.part(slice(start, start + size)) for start in range(0, len(self), size))
 
     def __repr__(self) -> str:

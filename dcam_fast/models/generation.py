@@ -15,8 +15,9 @@ class Generation:
     Attributes:
         steps: denoising steps.
         block_length: tokens of the answer that are denoised before the next ones.
-        temperature: of the sampling; 0 takes the most likely tokens.
-        seed: of whatever is drawn: noise and samples.
+        temperature: of the sampling; 0 takes the most likely tokens. None is 0 for all families but DiffusionGemma,
+            which has a schedule of temperatures.
+        seed: of whatever is drawn: noise and samples. The same seed gives the same answer.
 
     Raises:
         TypeError: for a value of the wrong type.

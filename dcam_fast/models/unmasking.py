@@ -1,7 +1,8 @@
 """Decoding of masked-diffusion models: every step unmasks the most confident positions.
 
-This is the decoding of LLaDA (arXiv 2502.09992) and of the families derived from it, without sampling. Blocks are
-denoised from left to right. Each step unmasks as many positions as the schedule says, with the model's best guesses.
+This is the decoding of LLaDA (arXiv 2502.09992) and of the families derived from it. Blocks are denoised from left to
+right. Each step guesses a token for every position: the most likely one or, with a temperature, a drawn one. It unmasks
+the most probable guesses, as many as the schedule says.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from dcam_fast.models.adapter import OPEN, AdapterError, Trajectory
+from dcam_fast.models.generation import Generation
+from dcam_fast.models.sampling import draw_with_noise, make_generator
 
 
 @dataclass(frozen=True)
@@ -89,19 +92,21 @@ def shifted_schedule(tokens: int, steps: int, shift: float = 3.0) -> tuple[int, 
 
 @torch.no_grad()
 def unmask(
-    logits_fn: Callable[[Tensor], Tensor], schedule: UnmaskingSchedule, device: torch.device
+    logits_fn: Callable[[Tensor], Tensor], schedule: UnmaskingSchedule, generation: Generation, device: torch.device
 ) -> Iterator[Trajectory]:
     """Yields the trajectory so far after every step.
 
     Args:
         logits_fn: from a canvas, int64 `[L]`, to logits, float32 `[L, V]`.
         schedule: how many tokens each step unmasks.
+        generation: its temperature (None: 0) and seed.
         device: of the tokens.
     """
     mask_token, num_leading = schedule.mask_token, schedule.num_leading
     end_tokens = torch.tensor(schedule.end_tokens, device=device)
     canvas = torch.full((schedule.length,), mask_token, device=device)
     written = torch.full_like(canvas, OPEN)
+    temperature, generator = generation.temperature or 0.0, make_generator(generation, device)
     step, stop = 0, schedule.length
     for start in range(0, schedule.length, schedule.block_length):
         end = start + schedule.block_length
@@ -112,7 +117,7 @@ def unmask(
             if not (masked[start:end].any() and masked[:stop].any()):
                 break
             logits = logits_fn(canvas)
-            guess = logits.argmax(-1)
+            guess = draw_with_noise(logits, temperature, generator, num_leading)
             confidence = logits.double().softmax(-1).gather(1, guess[:, None])[:, 0]
             confidence.masked_fill_(~masked, -torch.inf)
             confidence[min(end, stop) :] = -torch.inf

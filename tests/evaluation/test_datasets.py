@@ -66,6 +66,7 @@ def test_scenes_are_those_of_the_generator_in_any_order(name: str, prefix: str) 
     assert [sample.id for sample in dataset] == [f"{prefix}-5-{index}" for index in range(4)]
     assert [sample.id for sample in dataset[1:3]] == [f"{prefix}-5-1", f"{prefix}-5-2"]
     assert dataset[-1].id == f"{prefix}-5-3"
+    assert [len(sample.regions) for sample in Scenes(3, 5, name == "hard-scenes", objects=2)] == [2, 2, 2]
     for index in (4, -5):
         with pytest.raises(IndexError, match=f"Scenes: index must be from -4 to 3, got {index}"):
             dataset[index]

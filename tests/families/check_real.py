@@ -26,7 +26,7 @@ from dcam_fast.models.llava.llada_v import LladavAdapter
 FAMILIES = {"lavida": "real_lavida", "llada-v": "real_lladav", "dimple": "real_dream", "dream-vl": "real_dream"}
 ADAPTERS = {adapter.family: adapter for adapter in (LavidaAdapter, LladavAdapter, DimpleAdapter, DreamVLAdapter)}
 # family -> the packages that the authors' code imports and dcam_fast does not; deepspeed has a stub
-NEEDED = {family: set(getattr(one, "needed", ())) - {"deepspeed"} for family, one in ADAPTERS.items()}
+NEEDED = {family: set(getattr(one, "requirements", ())) - {"deepspeed"} for family, one in ADAPTERS.items()}
 
 
 def check_needed(family: str) -> None:

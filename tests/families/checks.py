@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dcam_fast import Contrast, Explainer, Explanation, GivenAnswer, GradientCAM
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets
@@ -37,8 +38,8 @@ class Subject(Protocol):
 
     adapter: Any
 
-    def generate(self, image: NDArray[np.uint8], steps: int, block_length: int) -> Generated:
-        """By the authors' own code."""
+    def generate(self, image: NDArray[np.uint8], generation: Generation) -> Generated:
+        """By the authors' own code, with torch's own generator seeded."""
 
     def full(self, inputs: Any, canvas: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits `[L, V]` by the authors' own forward, and the image stream after every layer, with a graph."""
@@ -53,7 +54,7 @@ def relative(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).abs().max() / expected.abs().max())
 
 
-def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, block_length: int) -> float:
+def check_generation(subject: Subject, image: NDArray[np.uint8], generation: Generation) -> float:
     """The adapter writes what the authors' code writes, token by token and step by step, and its logits are the
     authors', as generation reads them and as the replay of every state does. Returns their largest relative difference.
 
@@ -62,7 +63,9 @@ def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, blo
     """
     adapter = subject.adapter
     inputs = adapter.encode(image, PROMPT)
-    own = subject.generate(image, steps, block_length)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(generation.seed)
+        own = subject.generate(image, generation)
     masked = torch.full((adapter.answer_length,), adapter.mask_token)
     known = {tuple(canvas.tolist()): logits for canvas, logits in zip([masked, *own.canvases], own.logits)}  # noqa: B905
     make_logits_fn, differences = adapter.logits_fn, [0.0]
@@ -79,9 +82,9 @@ def check_generation(subject: Subject, image: NDArray[np.uint8], steps: int, blo
         return official_logits
 
     with patch.object(adapter, "logits_fn", logits_fn):
-        trajectory = adapter.generate(inputs, Generation(steps, block_length))
+        *earlier, trajectory = adapter.denoise(inputs, generation)
     assert trajectory.tokens.equal(own.tokens)
-    assert int(trajectory.steps.max()) == len(own.logits) - 1 < steps
+    assert len(earlier) == len(own.logits) - 1 < generation.steps
     for step, expected in enumerate(own.logits):
         canvas = canvases(trajectory, torch.tensor([0]), step, adapter.mask_token)
         assert step == 0 or canvas[0].equal(own.canvases[step - 1]), f"another canvas at step {step}"
@@ -122,6 +125,29 @@ def check_gradients(subject: Subject, image: NDArray[np.uint8], positions: tuple
     return worst
 
 
+def check_given(adapter: Any, image: NDArray[np.uint8], generation: Generation, *states: str) -> None:
+    """An answer that the model generated, given, has bitwise the same maps and scores at each of `states`: as tokens
+    with their steps, as a trajectory, and as tokens alone where the state needs no steps."""
+    explainer = Explainer(adapter)
+    finished = adapter.generate(adapter.encode(image, PROMPT), generation)
+    tokens, steps = finished.tokens, finished.steps
+    for state in states:
+        method = GradientCAM(state=state)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"method": method, "generation": generation}
+        expected = explainer.explain(image, PROMPT, "all", **options)
+        answers: list[Any] = [finished]
+        if state != "committed":
+            answers += [tokens, tokens.tolist(), tokens.numpy()]
+        if finished.canvases is None:
+            answers.append(GivenAnswer(tuple(tokens.tolist()), tuple(steps.tolist())))
+        for answer in answers:
+            got = explainer.explain(image, PROMPT, "all", answer=answer, **options)
+            assert got.answer == expected.answer
+            assert got.targets == expected.targets
+            assert got.maps.equal(expected.maps)
+            assert got.raw_maps.equal(expected.raw_maps)
+
+
 @torch.no_grad()
 def check_changed_pixels(subject: Subject, h: int, w: int) -> int:
     """Changed pixels in a cell's box change that cell's token most, in every view. Returns how many cells were
@@ -151,3 +177,15 @@ def inside(view: ImageView, row: int, column: int, h: int, w: int) -> tuple[int,
 
 def tokens_of(subject: Subject, image: NDArray[np.uint8], view: ImageView) -> Tensor:
     return subject.adapter.encode(image, PROMPT).embedded[0, view.cells.flatten()]
+
+
+def check_contrasts(subject: Any, image: NDArray[np.uint8]) -> Explanation:
+    """The first word of a stub's answer rather than another one has a map. Returns the explanation of all words."""
+    explainer = Explainer(subject.adapter)
+    words = explainer.explain(image, PROMPT, "all")
+    first = words.targets[0].text
+    other = next(word for word in ("x3", "x6") if word != first)
+    explanation = explainer.explain(image, PROMPT, [Contrast(first, other)])
+    assert explanation.names == (f"{first} > {other}",)
+    assert float(explanation.raw_maps.amax()) > float(explanation.raw_maps.amin())
+    return words

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from dcam_fast.models.dream.adapter import DreamAdapter, DreamInputs
 from dcam_fast.models.dream.dimple import DimpleAdapter
+from dcam_fast.models.generation import Generation
 
 LENGTH = 8
 MASK = "<|mask|>"
@@ -55,8 +56,8 @@ class DreamSubject:
     def __init__(self, adapter: DreamAdapter) -> None:
         self.adapter = adapter
 
-    def generate(self, image: NDArray[np.uint8], steps: int, block_length: int | None = None) -> Generated:
-        """By the model's own code, with what makes it deterministic."""
+    def generate(self, image: NDArray[np.uint8], generation: Generation) -> Generated:
+        """By the model's own code."""
         adapter, logits = self.adapter, []
         options: dict[str, Any] = {"alg": "maskgit_plus"}
         if isinstance(adapter, DimpleAdapter):
@@ -73,8 +74,8 @@ class DreamSubject:
             tokens,
             attention_mask=mask,
             max_new_tokens=adapter.answer_length,
-            steps=steps,
-            temperature=0.0,
+            steps=generation.steps,
+            temperature=generation.temperature or 0.0,
             use_cache=adapter.has_two_streams,
             output_history=True,
             return_dict_in_generate=True,

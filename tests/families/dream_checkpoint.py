@@ -16,7 +16,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 BYTES = sorted(ByteLevel.alphabet())
 FIRST = len(BYTES)  # the id of the first special token
-TOP = 20  # Dream-VL's top_k: not the default of 50, so that a wrong source is found
+SAMPLING = {"top_k": 20, "top_p": 0.95}  # not the defaults, so that a wrong source is found
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def make_checkpoint(family: str, folder: Path, *code: Path) -> None:
             block.attn.proj.weight *= 0.1
     model.save_pretrained(folder, max_shard_size="100KB")
     written = json.loads((folder / "config.json").read_text())
-    _write(folder / "config.json", {**written, "top_k": TOP, "auto_map": _map(form, "AutoConfig", "AutoModel")})
+    _write(folder / "config.json", {**written, **SAMPLING, "auto_map": _map(form, "AutoConfig", "AutoModel")})
     _write(folder / "vocab.json", {byte: index for index, byte in enumerate(BYTES)})
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = {

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.llava.adapter import LlavaInputs
 from dcam_fast.models.llava.lavida import LavidaAdapter
 from dcam_fast.models.llava.llada_v import MASK_TOKEN, LladavAdapter
@@ -103,7 +104,7 @@ class LavidaSubject:
             answer_length=LENGTH,
         )
 
-    def generate(self, image: NDArray[np.uint8], steps: int, block_length: int) -> Generated:
+    def generate(self, image: NDArray[np.uint8], generation: Generation) -> Generated:
         """By the authors' own code."""
         adapter, (tiles, size) = self.adapter, tiles_of(self.adapter.model, image)
         with outputs_of(adapter.core, lambda out: out.logits[0, -LENGTH:].clone()) as logits:
@@ -112,8 +113,9 @@ class LavidaSubject:
                 images=tiles,
                 image_sizes=[size],
                 max_new_tokens=LENGTH,
-                block_length=block_length,
-                step_ratio=steps / LENGTH,
+                block_length=generation.block_length,
+                step_ratio=generation.steps / LENGTH,
+                temperature=generation.temperature or 0.0,
                 prefix_lm=self.prefix,
                 schedule="shift",
                 mask_id=MASK,
@@ -158,7 +160,7 @@ class LladavSubject:
         self.adapter = LladavAdapter(model, tokenizer, name="tiny-llada-v", view=view, answer_length=LENGTH)
         assert self.adapter.mask_token == MASK_TOKEN
 
-    def generate(self, image: NDArray[np.uint8], steps: int, block_length: int) -> Generated:
+    def generate(self, image: NDArray[np.uint8], generation: Generation) -> Generated:
         """By the authors' own code."""
         adapter, (tiles, size) = self.adapter, tiles_of(self.adapter.model, image)
         with (
@@ -170,8 +172,9 @@ class LladavSubject:
                 images=tiles,
                 image_sizes=[size],
                 gen_length=LENGTH,
-                block_length=block_length,
-                steps=steps,
+                block_length=generation.block_length,
+                steps=generation.steps,
+                temperature=generation.temperature or 0.0,
                 tokenizer=adapter.tokenizer,
                 stopping_criteria=list(adapter.end_tokens),
             )[0]

@@ -39,7 +39,7 @@ def check(family: str, repo: Path) -> None:
             raise AssertionError("the checkpoint's code ran without trust")
         loaded: Any = load(str(folder), trust_remote_code=True)
         length = loaded.answer_length
-        worst = checks.check_generation(DreamSubject(loaded), IMAGE, length, length)
+        worst = checks.check_generation(DreamSubject(loaded), IMAGE, Generation(length, length))
         print(f"{length} tokens in at most {length} steps: the same tokens and steps, logits within {worst:.1e}")
         for name, subject in _variants(loaded):
             _compare(name, subject)
@@ -62,7 +62,7 @@ def _variants(loaded: Any) -> Iterator[tuple[str, DreamSubject]]:
     for attention in loaded.topologies:
         yield attention, made(attention=attention)
         if loaded.family == "dimple":  # the authors' threshold is beyond random weights
-            threshold = made(attention=attention).halfway(IMAGE)
+            threshold = made(attention=attention).threshold(IMAGE)
             yield f"{attention}, threshold {threshold:.3f}", made(attention=attention, threshold=threshold)
     if loaded.family == "dream-vl":
         own, loaded.processor.chat_template = loaded.processor.chat_template, TEMPLATE["dimple"]
@@ -73,9 +73,13 @@ def _variants(loaded: Any) -> Iterator[tuple[str, DreamSubject]]:
 def _compare(name: str, subject: DreamSubject) -> None:
     adapter = subject.adapter
     for steps in (1, 3, 8, 20):
-        worst = checks.check_generation(subject, IMAGE, steps, LENGTH)
+        worst = checks.check_generation(subject, IMAGE, Generation(steps, LENGTH))
         taken = int(adapter.generate(adapter.encode(IMAGE, checks.PROMPT), Generation(steps)).steps.max()) + 1
         print(f"{name}, {steps} steps: the same tokens in {taken} steps, logits within {worst:.1e}")
+    for seed in (0, 1):
+        generation = Generation(8, LENGTH, temperature=0.5, seed=seed)
+        worst = checks.check_generation(subject, IMAGE, generation)
+        print(f"{name}, {generation}: the same tokens and steps, logits within {worst:.1e}")
     worst = checks.check_gradients(subject, IMAGE, tuple(range(LENGTH)))
     print(f"{name}: gradients of the split run within {worst:.1e} of the full graph")
     check_adapter(adapter, checks.picture(300, 200), checks.PROMPT)

@@ -17,6 +17,7 @@ from llava_subjects import make_tokenizer
 from loading import check_loading
 
 from dcam_fast.models.checkpoint import check_transformers
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.llava.adapter import LlavaAdapter
 from dcam_fast.testing import check_adapter
 
@@ -54,9 +55,12 @@ def compare(
         worst = checks.check_gradients(subject, IMAGE, (0, 3, 7))
         print(f"{attention}: gradients of the split run within {worst:.1e} of the full graph")
         for steps, block_length in schedules:
-            worst = checks.check_generation(subject, IMAGE, steps, block_length)
+            worst = checks.check_generation(subject, IMAGE, Generation(steps, block_length))
             settings = f"{attention}, {steps} steps, blocks of {block_length}"
             print(f"{settings}: same tokens and steps, logits within {worst:.1e}")
+        generation = Generation(*schedules[0], temperature=0.5, seed=1)
+        worst = checks.check_generation(subject, IMAGE, generation)
+        print(f"{attention}, {generation}: same tokens and steps, logits within {worst:.1e}")
         check_adapter(subject.adapter, checks.picture(300, 200), checks.PROMPT)
         print(f"{attention}: check_adapter finds nothing")
     for h, w in sizes:

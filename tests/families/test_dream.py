@@ -90,8 +90,9 @@ def damaged(family: str, checkpoints: dict[str, Path], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("steps", [1, 3, 8, 20])
-def test_generation(subject: DreamSubject, steps: int) -> None:
-    checks.check_generation(subject, checks.picture(200, 300), steps, LENGTH)
+@pytest.mark.parametrize("temperature", [None, 0.5])
+def test_generation(subject: DreamSubject, steps: int, temperature: float | None) -> None:
+    checks.check_generation(subject, checks.picture(200, 300), Generation(steps, LENGTH, temperature, seed=1))
 
 
 def test_guesses_differ(subject: DreamSubject) -> None:
@@ -103,7 +104,7 @@ def test_guesses_differ(subject: DreamSubject) -> None:
 
 def test_generation_at_its_own_length(family: str, loaded: dict[str, Any]) -> None:
     length = loaded[family].answer_length
-    checks.check_generation(DreamSubject(loaded[family]), checks.picture(60, 90), length, length)
+    checks.check_generation(DreamSubject(loaded[family]), checks.picture(60, 90), Generation(length, length))
 
 
 @pytest.mark.parametrize("attention", ["prefix", "joint"])
@@ -113,7 +114,7 @@ def test_confident_guesses_are_written_together(loaded: dict[str, Any], attentio
     threshold = slow.threshold(image)
     quick = with_options(loaded["dimple"], attention=attention, threshold=threshold)
     for steps in (2, 8, 20):
-        checks.check_generation(quick, image, steps, LENGTH)
+        checks.check_generation(quick, image, Generation(steps, LENGTH))
     taken = [
         int(one.adapter.generate(one.adapter.encode(image, checks.PROMPT), Generation(20)).steps.max())
         for one in (slow, quick)
@@ -169,7 +170,7 @@ def test_a_marked_image_has_positions_by_row_and_column(
     for axis, same in ((0, cells[:1, :1]), (1, cells[:, :1]), (2, cells[:1])):
         assert cos[axis, 0, cells].equal(cos[axis, 0, same].expand(*cells.shape, -1))
     assert not cos[1].equal(cos[2])
-    checks.check_generation(one, image, 8, LENGTH)
+    checks.check_generation(one, image, Generation(8, LENGTH))
     checks.check_gradients(one, image, (0, 3, 7))
 
 

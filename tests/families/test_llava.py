@@ -145,7 +145,15 @@ def damaged(checkpoint: Path, tmp_path: Path) -> Path:
 @every_topology
 @pytest.mark.parametrize(("steps", "block_length"), [(1, 8), (3, 8), (4, 4), (8, 2)])
 def test_generation(subject: Any, steps: int, block_length: int) -> None:
-    checks.check_generation(subject, IMAGE, steps, block_length)
+    checks.check_generation(subject, IMAGE, Generation(steps, block_length))
+
+
+@every_topology
+def test_sampling(subject: Any) -> None:
+    """The draws are those of torch's own generator, by the official code."""
+    schedules = [(3, 8), (4, 4)] if len(VOCABULARY) == subject.adapter.model.config.vocab_size else [(2, 8)]  # slow
+    for steps, block_length in schedules:
+        checks.check_generation(subject, IMAGE, Generation(steps, block_length, temperature=0.5, seed=1))
 
 
 @every_topology
@@ -164,8 +172,28 @@ def test_check_adapter(subject: Any) -> None:
 
 
 @every_topology
+def test_given_answers(subject: Any) -> None:
+    checks.check_given(subject.adapter, IMAGE, Generation(), "remask", "committed", "first", "final")
+
+
+@every_topology
+def test_a_given_text_is_completed(subject: Any) -> None:
+    """LaViDa pads with the end of a text, and LLaDA-V stops at the end of the turn."""
+    adapter = subject.adapter
+    end, padding = adapter._end_ids[-1], adapter._end_ids[0] if adapter.family == "lavida" else adapter.mask_token
+    ids = adapter.tokenizer.convert_tokens_to_ids(["what", "is"])
+    for answer in ("what is", ids, [*ids, end]):
+        explanation = Explainer(adapter).explain(IMAGE, checks.PROMPT, answer=answer, targets="all")
+        assert explanation.answer == "what is"
+        assert [token.id for token in explanation.tokens] == ids
+        assert [target.text for target in explanation.targets] == ["what", "is"]
+    canvas = adapter.given(ids).tokens.tolist()
+    assert canvas == [*ids, end, *[padding] * (LENGTH - 3)]
+
+
+@every_topology
 def test_maps(subject: Any) -> None:
-    explanation = Explainer(subject.adapter).explain(IMAGE, checks.PROMPT, "all")
+    explanation = checks.check_contrasts(subject, IMAGE)
     assert explanation.raw_maps.shape[1:] == subject.adapter.encode(IMAGE, checks.PROMPT).views[0].cells.shape
     assert bool(explanation.maps.isfinite().all())
     assert bool((explanation.raw_maps.amax((1, 2)) > explanation.raw_maps.amin((1, 2))).all())
@@ -195,7 +223,7 @@ def test_an_answer_stops_at_the_end_of_the_turn() -> None:
             bias[1] = 5
             bias[126081] = 9  # surer, but never written
             one.adapter.model.lm_head.bias = torch.nn.Parameter(bias)
-        own = one.generate(IMAGE, 8, 4)
+        own = one.generate(IMAGE, Generation(8, 4))
         inputs = one.adapter.encode(IMAGE, checks.PROMPT)
         trajectory = one.adapter.generate(inputs, Generation(8, 4))
     assert trajectory.length == len(own.tokens)

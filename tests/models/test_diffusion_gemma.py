@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ gemma = pytest.importorskip("gemma", reason="this transformers is older than Dif
 
 PROMPT = "what is this"
 STEPS = 5
+PLAIN = Generation(STEPS)
 
 
 def picture(h: int = 200, w: int = 300, seed: int = 0) -> NDArray[np.uint8]:
@@ -35,7 +38,7 @@ def picture(h: int = 200, w: int = 300, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def generated(
-    adapter: DiffusionGemmaAdapter, inputs: DiffusionGemmaInputs
+    adapter: DiffusionGemmaAdapter, inputs: DiffusionGemmaInputs, generation: Generation = PLAIN
 ) -> tuple[DiffusionGemmaTrajectory, list[dict[str, Any]], list[Tensor]]:
     """An answer, and what transformers' own forward got and gave at every step of its generation."""
     recorded: list[dict[str, Any]] = []
@@ -50,7 +53,7 @@ def generated(
 
     adapter.model.forward = spy
     try:
-        trajectory = adapter.generate(inputs, Generation(STEPS))
+        trajectory = adapter.generate(inputs, generation)
     finally:
         del adapter.model.forward
     assert isinstance(trajectory, DiffusionGemmaTrajectory)
@@ -92,6 +95,27 @@ def test_replay_of_a_checkpoint_with_a_static_cache() -> None:
     assert trajectory.tokens.equal(expected)
     assert trajectory.canvases is not None
     torch.testing.assert_close(replayed(adapter, inputs, trajectory.canvases[2:3]), logits[2], rtol=1e-5, atol=1e-5)
+
+
+def test_temperature(adapter: DiffusionGemmaAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the same in every step, and the replay is that of the answer that it gives."""
+    processor = sys.modules[adapter.model.generate.__module__].LinearTemperatureScheduleLogitsProcessor
+    scale, scaled = processor.__call__, []
+
+    def spy(self: Any, input_ids: Tensor, scores: Tensor, cur_step: Tensor) -> Tensor:
+        out = scale(self, input_ids, scores, cur_step)
+        scaled.append(out.equal(scores / 0.25))
+        return out
+
+    monkeypatch.setattr(processor, "__call__", spy)
+    inputs = adapter.encode(picture(), PROMPT)
+    generation = Generation(STEPS, temperature=0.25, seed=3)
+    trajectory, recorded, logits = generated(adapter, inputs, generation)
+    assert scaled == [True] * len(recorded)
+    torch.testing.assert_close(replayed(adapter, inputs, trajectory.canvases), torch.cat(logits), rtol=1e-5, atol=1e-5)
+    assert adapter.generate(inputs, generation).tokens.equal(trajectory.tokens)
+    other = adapter.generate(inputs, replace(generation, seed=4))
+    assert not other.canvases[0, :-1].equal(trajectory.canvases[0, :-1]), "the noise that it begins from"
 
 
 def test_image_span_is_bidirectional(adapter: DiffusionGemmaAdapter) -> None:
@@ -278,6 +302,8 @@ def test_unsupported_requests(adapter: DiffusionGemmaAdapter) -> None:
         adapter.generate(inputs, Generation(2, 4))
     with pytest.raises(AdapterError, match="block_length must be 12"):
         adapter.denoise(inputs, Generation(2, 4))
+    with pytest.raises(AdapterError, match=r"temperature must be above 0 for .*, which draws its tokens, got 0"):
+        adapter.denoise(inputs, Generation(2, temperature=0))
     with pytest.raises(AdapterError, match="one image token"):
         adapter.encode(picture(), "what is <image>")
 

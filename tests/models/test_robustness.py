@@ -12,14 +12,15 @@ from typing import Any
 import gemma
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcam_fast import Explainer, models
+from dcam_fast import Cancelled, Explainer, models
 from dcam_fast.evaluation.randomization import randomized_from_top
 from dcam_fast.models import AdapterError
 from dcam_fast.models.diffusion_gemma.adapter import DiffusionGemmaAdapter
-from dcam_fast.models.diffusion_gemma.generation import DiffusionGemmaTrajectory
+from dcam_fast.models.diffusion_gemma.generation import DiffusionGemmaTrajectory, RandomNumbers
 from dcam_fast.models.generation import Generation
 
 PROMPT = "what is this"
@@ -48,6 +49,51 @@ def test_two_adapters_in_two_threads() -> None:
     for canvases in got:
         assert canvases is not None
         assert canvases[:, :-1].equal(alone[:, :-1])
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_interrupted_generation_leaves_no_state(
+    adapter: DiffusionGemmaAdapter, streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancel, finished = threading.Event(), []
+    forward = adapter.model.forward
+
+    def counted(**kwargs: Any) -> Any:
+        out = forward(**kwargs)
+        finished.append(None)
+        if len(finished) == 3:
+            cancel.set()
+        return out
+
+    explainer, threads, drawn = Explainer(adapter), threading.active_count(), torch.get_rng_state()
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter.model, "forward", counted)
+        call = explainer.stream if streamed else explainer.explain
+        with pytest.raises(Cancelled):
+            list(call(picture(), PROMPT, generation=Generation(20), cancel=cancel))  # type: ignore[operator]
+    assert len(finished) == 3
+    assert threading.active_count() == threads
+    assert torch.get_rng_state().equal(drawn)
+    decoder = adapter.model.model.decoder
+    assert not decoder._forward_pre_hooks
+    assert not decoder.self_conditioning._forward_pre_hooks
+    assert explainer.explain(picture(), PROMPT, [0], generation=Generation(2)).tokens
+
+
+def test_waiting_for_another_generation_can_be_cancelled(adapter: DiffusionGemmaAdapter) -> None:
+    cancel, errors = threading.Event(), []
+
+    def explain() -> None:
+        with pytest.raises(Cancelled) as raised:
+            Explainer(adapter).explain(picture(), PROMPT, generation=Generation(2), cancel=cancel)
+        errors.append(raised.value)
+
+    with RandomNumbers(0, torch.device("cpu")).drawn():  # as another generation does
+        waiting = threading.Thread(target=explain)
+        waiting.start()
+        cancel.set()
+        waiting.join()
+    assert errors
 
 
 def test_a_replay_during_generation_is_not_recorded(

@@ -89,6 +89,19 @@ def test_targets_by_name() -> None:
     assert list(make(targets=()).items()) == []
 
 
+def test_names_of_contrasts() -> None:
+    explanation = make()
+    red, ring, blue, second = explanation.targets
+    contrasts = (replace(red, instead="blue"), red, replace(second, instead="star"), replace(red, instead="blue"))
+    explanation = replace(explanation, targets=contrasts)
+    assert explanation.names == ("red > blue", "red", "ring#2 > star", "red > blue (2)")
+    for target, index in (("red>blue", 0), ("Red", 1), ("ring#2 > STAR", 2), ("red > blue (2)", 3)):
+        assert explanation.find(target) == index
+    assert replace(explanation, targets=(contrasts[0], ring, blue, second)).find("red") == 0
+    with pytest.raises(ValueError, match=r"^Explanation.find: target must be one of 'red > blue', 'red', "):
+        explanation.find("blue > red")
+
+
 def test_steps_of_a_target() -> None:
     explanation = make()
     assert explanation.steps("red") == (3,)

@@ -54,6 +54,15 @@ def test_save_and_load(tmp_path: Path, targets: tuple[str, ...]) -> None:
     assert same(Explanation.load(folder), explanation)
 
 
+def test_save_and_load_a_contrast(tmp_path: Path) -> None:
+    explanation = make(targets=("red",))
+    explanation = replace(explanation, targets=(replace(explanation.targets[0], instead="large blue"),))
+    folder = explanation.save(tmp_path / "one")
+    assert (folder / "00-red-large-blue.png").exists()
+    assert '"instead":"large blue"' in (folder / "explanation.html").read_text("utf-8")
+    assert same(Explanation.load(folder), explanation)
+
+
 def test_save_replaces_an_earlier_save_only(tmp_path: Path) -> None:
     folder = make().save(tmp_path / "one")
     other = make("a star", ("star",))

@@ -19,7 +19,9 @@ from torch.overrides import TorchFunctionMode
 from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.answer_states import State, canvases
 from dcam_fast.attribution.by_word import mean_by_word
+from dcam_fast.attribution.methods.protocol import Claim
 from dcam_fast.config import RAW, RefineConfig
+from dcam_fast.interruption import checked
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, Inputs, Word
 
 
@@ -38,6 +40,12 @@ class AttentionRollout:
     target_layers: tuple[int, ...] | None = None
     profile: RefineConfig = RAW
 
+    @property
+    def claim(self) -> Claim:
+        """See `AttributionMethod.claim`."""
+        score = "the share of the attention that comes from there, half of each row staying with the row in each layer"
+        return Claim("the attention of the row that each token is read from", score, self.state)
+
     @torch.no_grad()
     def raw_maps(self, answer: Answer, words: Sequence[Word]) -> Tensor:
         """See `AttributionMethod.raw_maps`. A map sums to the image's share of the word's attention, at most 1.
@@ -53,7 +61,7 @@ class AttentionRollout:
         if not words:
             return maps
         states = canvases(answer.trajectory, positions, self.state, adapter.mask_token)
-        for canvas in states.unique(dim=0):
+        for canvas in checked(states.unique(dim=0)):
             rows = (states == canvas).all(1).nonzero()[:, 0]
             flow = self._flow(adapter, answer.inputs, canvas[None], positions[rows])
             maps[rows] = flow[:, cells.flatten()].view(-1, *cells.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -12,11 +13,20 @@ from dcam_fast import ops
 from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.answer_states import State, canvases
 from dcam_fast.attribution.by_word import mean_by_word, word_index
-from dcam_fast.attribution.engine import differentiate
-from dcam_fast.attribution.objectives import Objective
+from dcam_fast.attribution.contrasts import ContrastedWord, contrast_targets
+from dcam_fast.attribution.engine import capture, differentiate
+from dcam_fast.attribution.methods.protocol import Claim
+from dcam_fast.attribution.objectives import Objective, ObjectiveName
 from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.config import DEFAULT, RefineConfig
 from dcam_fast.models.adapter import NO_MASK, AdapterError, Trajectory, Word
+
+OUTPUTS: Final[dict[ObjectiveName, str]] = {
+    "logprob": "the log-probability",
+    "logit": "the logit",
+    "contrast": "the logit, less the same logit at another position,",
+    "contrast_sum": "the sum of all logits at the position, less their sum at another position,",
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,14 @@ class GradientCAM:
     depth: int | None = None
     shared: bool = False
     profile: RefineConfig = DEFAULT
+
+    @property
+    def claim(self) -> Claim:
+        """See `AttributionMethod.claim`."""
+        output = "a function of the logits" if callable(self.objective) else OUTPUTS[self.objective]
+        score = f"the gradient of that output there, with the activation, aggregated by {self.aggregation}"
+        depth = "" if self.depth is None else f", of {self.depth} layers above the target layers only"
+        return Claim(f"{output} of each token", score + depth, self.state)
 
     def raw_maps(self, answer: Answer, words: Sequence[Word]) -> Tensor:
         """See `AttributionMethod.raw_maps`."""
@@ -92,12 +110,42 @@ def maps_of_targets(answer: Answer, targets: TargetBatch, methods: Sequence[Grad
 
 def maps_of_words(answer: Answer, words: Sequence[Word], methods: Sequence[GradientCAM]) -> list[Tensor]:
     """Raw maps float32 `[len(words), h, w]` by each of `methods`, which share their passes as in `maps_of_targets`."""
+    contrasted = {index: word for index, word in enumerate(words) if isinstance(word, ContrastedWord)}
+    if contrasted:
+        plain = [index for index in range(len(words)) if index not in contrasted]
+        maps = [answer.zeros(len(words)) for _ in methods]
+        for rows, found in zip(maps, maps_of_words(answer, [words[index] for index in plain], methods), strict=True):
+            rows[plain] = found
+        for index, word in contrasted.items():
+            for rows, map in zip(maps, _maps_of_contrast(answer, word, methods), strict=True):
+                rows[index] = map
+        return maps
     adapter = answer.adapter
     targets = build_targets(answer.trajectory, answer.positions(words), methods[0].state, adapter.mask_token)
     if methods[0].shared:
         phrases = _as_phrases(targets, word_index(words).to(adapter.device), adapter.mask_token)
         return maps_of_targets(answer, phrases, methods)
     return [mean_by_word(per_token, words) for per_token in maps_of_targets(answer, targets, methods)]
+
+
+def check_contrastable(objective: Objective) -> None:
+    """Raises ValueError for an objective that does not tell a token from another one in its place."""
+    if objective not in ("logprob", "logit"):
+        raise ValueError(f"GradientCAM: objective must be 'logprob' or 'logit' for a Contrast, got {objective!r}")
+
+
+def _maps_of_contrast(answer: Answer, word: ContrastedWord, methods: Sequence[GradientCAM]) -> list[Tensor]:
+    """Raw maps float32 `[h, w]` of one contrast by each of `methods`, from its word's activations."""
+    adapter, method, cells = answer.adapter, methods[0], answer.view.cells
+    check_contrastable(method.objective)
+    targets = contrast_targets(answer.trajectory, word, method.state, adapter.mask_token)
+    layers = answer.layers(method.target_layers)
+    captured = capture(adapter, answer.inputs, targets, layers, method.objective, method.depth)
+    activations = [layer.activations[:1] for layer in captured]
+    # the gradient of a difference is the difference of the gradients, whether or not both have the same canvas
+    gradients = [layer.gradients.sum(0, keepdim=True) for layer in captured]
+    pooled = (ops.pool(activations, gradients, cells.flatten(), method.aggregation) for method in methods)
+    return [maps.view(cells.shape) for maps in pooled]
 
 
 def _as_phrases(targets: TargetBatch, indices: Tensor, mask_token: int) -> TargetBatch:

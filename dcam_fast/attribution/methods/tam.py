@@ -13,7 +13,9 @@ from dcam_fast import ops
 from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.by_word import mean_by_word
+from dcam_fast.attribution.methods.protocol import Claim
 from dcam_fast.config import RAW, RefineConfig
+from dcam_fast.interruption import checked
 from dcam_fast.models.adapter import Word
 
 
@@ -31,6 +33,12 @@ class Tam:
     kernel_size: int = 3
     profile: RefineConfig = RAW
 
+    @property
+    def claim(self) -> Claim:
+        """See `AttributionMethod.claim`."""
+        score = "the token's logit there, less what other tokens of the answer explain, rank-filtered"
+        return Claim("the logit of each token, read at the cells of the image", score, "final")
+
     @torch.no_grad()
     def raw_maps(self, answer: Answer, words: Sequence[Word]) -> Tensor:
         """See `AttributionMethod.raw_maps`."""
@@ -39,7 +47,7 @@ class Tam:
         adapter, inputs, cells, tokens = answer.adapter, answer.inputs, answer.view.cells, answer.tokens
         finished = canvases(answer.trajectory, tokens.new_zeros(1), "final", adapter.mask_token)
         hidden = adapter.embed(inputs, finished)
-        for index in range(adapter.num_layers - 1):
+        for index in checked(range(adapter.num_layers - 1)):
             hidden = adapter.layer(index, hidden, inputs)
         cell_logits = adapter.image_logits(hidden, cells.flatten(), tokens, inputs)[0].T
         rows = torch.arange(len(tokens), device=tokens.device)[None]

@@ -23,6 +23,7 @@ class Scenes(BaseDataset):
         count: number of scenes.
         seed: of the random generator.
         hard: draw hard scenes; see `dcam_fast.scenes.sample_scene`.
+        objects: in each scene, where there is room. None: drawn, too.
 
     Raises:
         ValueError: if `count` or `seed` is negative.
@@ -35,10 +36,10 @@ class Scenes(BaseDataset):
         ['large yellow star', 'large yellow triangle']
     """
 
-    def __init__(self, count: int, seed: int, hard: bool = False) -> None:
+    def __init__(self, count: int, seed: int, hard: bool = False, objects: int | None = None) -> None:
         if count < 0 or seed < 0:
             raise ValueError(f"Scenes: count and seed must be from 0, got {count} and {seed}")
-        self.seed, self.hard = seed, hard
+        self.seed, self.hard, self.objects = seed, hard, objects
         self._count = count
         self._states: list[dict[str, Any]] = [dict(np.random.default_rng(seed).bit_generator.state)]
 
@@ -50,7 +51,7 @@ class Scenes(BaseDataset):
         start = min(index, len(self._states) - 1)
         rng.bit_generator.state = self._states[start]
         for number in range(start, index + 1):
-            scene = scenes.sample_scene(rng, hard=self.hard)
+            scene = scenes.sample_scene(rng, objects=self.objects, hard=self.hard)
             if number + 1 == len(self._states):
                 self._states.append(dict(rng.bit_generator.state))
         return self._sample(index, scene)

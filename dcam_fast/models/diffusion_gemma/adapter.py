@@ -12,6 +12,7 @@ guesses of the step before (self-conditioning). They are kept as mean embeddings
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache
 
+from dcam_fast.interruption import check_interruption
 from dcam_fast.models.adapter import (
     DEFAULT_GENERATION,
     NO_MASK,
@@ -40,6 +42,7 @@ from dcam_fast.models.checkpoint import load_model
 from dcam_fast.models.diffusion_gemma.generation import GenerationRecord, RandomNumbers, recording
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerFormat
+from dcam_fast.models.loaded import tokenizer_and_image_processor
 from dcam_fast.models.pretrained import PretrainedAdapter
 from dcam_fast.models.stepping import stepwise
 
@@ -87,7 +90,7 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
     def __init__(self, model: Any, tokenizer: Any, processor: Any, *, name: str) -> None:
         """
         Args:
-            model: a `DiffusionGemmaForBlockDiffusion`; it is frozen.
+            model: a `DiffusionGemmaForBlockDiffusion`.
             tokenizer: with a chat template that writes the image token for an image.
             processor: the image processor.
             name: shown in results.
@@ -166,7 +169,7 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
     def generate(self, inputs: DiffusionGemmaInputs, generation: Generation = DEFAULT_GENERATION) -> Trajectory:
         self._check_generation(generation)
         with RandomNumbers(generation.seed, self.device).drawn():
-            return self._generate(inputs, generation, lambda _: None)
+            return self._generate(inputs, generation, lambda _: check_interruption())
 
     def denoise(
         self, inputs: DiffusionGemmaInputs, generation: Generation = DEFAULT_GENERATION
@@ -194,6 +197,8 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
             raise AdapterError(
                 f"generate: block_length must be {length}, the canvas of {self.name}, got {block_length}"
             )
+        if generation.temperature == 0:
+            raise AdapterError(f"generate: temperature must be above 0 for {self.name}, which draws its tokens, got 0")
 
     @torch.no_grad()
     def _generate(
@@ -201,7 +206,9 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
     ) -> Trajectory:
         """The finished trajectory. `callback` gets the trajectory so far after every step but the last."""
         end_tokens = self._end_tokens()
-        options = {} if generation.steps is None else {"max_denoising_steps": generation.steps}
+        options: dict[str, float] = {} if generation.steps is None else {"max_denoising_steps": generation.steps}
+        if generation.temperature is not None:  # the same in every step; transformers rejects equal limits
+            options |= {"t_min": generation.temperature, "t_max": math.nextafter(generation.temperature, math.inf)}
 
         def after_step(record: GenerationRecord) -> None:
             callback(record.trajectory(end_tokens))
@@ -249,17 +256,8 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
     def given(
         self, tokens: Sequence[int], steps: Sequence[int] | None = None, generation: Generation = DEFAULT_GENERATION
     ) -> Trajectory:
-        """The only known canvas is the first one, the noise that the seed gives.
-
-        Raises:
-            AdapterError: for steps, which say nothing about the canvases between.
-        """
-        if steps is not None:
-            raise AdapterError(
-                f"explain: steps must be None for {self.name}, whose canvases they do not determine, got {len(steps)} "
-                "of them; a Trajectory of its generation has them"
-            )
-        answer = super().given(tokens, None, generation)
+        """The only known canvas is the first one, the noise that the seed gives. Steps do not determine the others."""
+        answer = super().given(tokens, steps, generation)
         with RandomNumbers(generation.seed, self.device).drawn():
             noise = torch.randint(0, self.config.text_config.vocab_size, answer.tokens.shape, device=self.device)
         return replace(answer, canvases=torch.cat((noise, noise.new_zeros(1)))[None])
@@ -322,11 +320,9 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
 
 
 def load_adapter(
-    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+    path: Path, *, name: str, device: str, trust_remote_code: bool, dtype: torch.dtype | None
 ) -> DiffusionGemmaAdapter:
     """See `dcam_fast.models.load`. The family needs no code from the checkpoint and never runs any."""
-    if attention is not None:
-        raise AdapterError(f"diffusion_gemma: attention must be None, the model's own, got {attention!r}")
     try:
         from transformers import DiffusionGemmaForBlockDiffusion
         from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
@@ -343,4 +339,14 @@ def load_adapter(
         processor = Gemma4ImageProcessorPil.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError) as error:
         raise AdapterError(f"load: {path} must have a tokenizer and an image processor, got {error}") from error
-    return DiffusionGemmaAdapter(model, tokenizer, processor, name=path.resolve().name)
+    return adapter_of(model, (tokenizer, processor), name=name)
+
+
+def adapter_of(model: Any, processor: Any, *, name: str) -> DiffusionGemmaAdapter:
+    """See `dcam_fast.models.adapter_of`. The processor is a pair of tokenizer and image processor, or has both."""
+    if not hasattr(getattr(model, "model", None), "decoder") or not hasattr(model, "lm_head"):
+        raise AdapterError(
+            f"diffusion_gemma: model must be a DiffusionGemmaForBlockDiffusion, got {type(model).__name__}"
+        )
+    tokenizer, image_processor = tokenizer_and_image_processor("diffusion_gemma", processor)
+    return DiffusionGemmaAdapter(model, tokenizer, image_processor, name=name)

@@ -7,14 +7,16 @@ import threading
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from dcam_fast.interruption import check_interruption
 from dcam_fast.models.adapter import OPEN, Trajectory
 
 _GENERATING = threading.Lock()  # transformers samples from the random state that all threads share
+PATIENCE: Final = 0.05  # seconds between two checks while another thread generates
 _NUMBERS = itertools.count(1)  # identify the embeddings that canvases are conditioned on
 
 
@@ -118,6 +120,17 @@ def recording(
             hook.remove()
 
 
+@contextmanager
+def _turn() -> Iterator[None]:
+    """A context for one thread at a time. Waiting for it can be interrupted."""
+    while not _GENERATING.acquire(timeout=PATIENCE):
+        check_interruption()
+    try:
+        yield
+    finally:
+        _GENERATING.release()
+
+
 class RandomNumbers:
     """The random numbers of one generation: seeded, and independent of other draws in between."""
 
@@ -129,7 +142,7 @@ class RandomNumbers:
     @contextmanager
     def drawn(self) -> Iterator[None]:
         """A context whose draws continue where the last one ended; threads take turns."""
-        with _GENERATING, torch.random.fork_rng(self._devices):
+        with _turn(), torch.random.fork_rng(self._devices):
             if self._states:
                 torch.set_rng_state(self._states[0])
                 for state, device in zip(self._states[1:], self._devices, strict=True):

@@ -36,7 +36,9 @@ from dcam_fast.models.adapter import (
 from dcam_fast.models.checkpoint import Releases, build_model, check_transformers, default_dtype
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerFormat
-from dcam_fast.models.pretrained import MaskedAdapter
+from dcam_fast.models.loaded import is_tokenizer
+from dcam_fast.models.pretrained import MaskedAdapter, head_logits, without_none
+from dcam_fast.models.sampling import draw, keep_likely, make_generator
 from dcam_fast.models.text import check_prompt, piece_of
 
 LAST_TIME: Final = 1e-3  # where the official code's schedule ends; it starts at 1
@@ -80,18 +82,17 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
 
     Attributes:
         transformers: the supported releases.
-        topologies: supported attention topologies, the default first.
         projector: name of the module between vision tower and language model.
     """
 
+    logit_shift = 1
     transformers: Releases
-    topologies: tuple[str, ...]
     projector: str
 
     def __init__(self, model: Any, processor: Any, *, name: str, attention: str | None, answer_length: int) -> None:
         """
         Args:
-            model: of the official code; it is frozen.
+            model: of the official code.
             processor: the checkpoint's, with its chat template.
             name: shown in results.
             attention: topology of the generation and of its replay (None: the first of `topologies`).
@@ -100,10 +101,7 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
         Raises:
             AdapterError: for an attention that the family does not support, or an answer without tokens.
         """
-        if attention is not None and attention not in self.topologies:
-            raise AdapterError(f"{self.family}: attention must be {' or '.join(self.topologies)}, got {attention!r}")
-        if answer_length < 1:
-            raise AdapterError(f"{self.family}: answer_length must be at least 1, got {answer_length}")
+        self.check_options(attention, answer_length)
         super().__init__(model, processor.tokenizer, name=name, layers=model.model.layers)
         self.config = model.config
         self.processor = processor
@@ -166,10 +164,12 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
             raise AdapterError(
                 f"generate: block_length must be {length}, the whole answer, got {generation.block_length}"
             )
-        return self._unmask(inputs, length if generation.steps is None else generation.steps)
+        return self._unmask(inputs, generation)
 
     @torch.no_grad()
-    def _unmask(self, inputs: DreamInputs, steps: int) -> Iterator[Trajectory]:
+    def _unmask(self, inputs: DreamInputs, generation: Generation) -> Iterator[Trajectory]:
+        steps = self.answer_length if generation.steps is None else generation.steps
+        temperature, generator = generation.temperature or 0.0, make_generator(generation, self.device)
         logits_of = self.logits_fn(inputs)
         times = torch.linspace(1, LAST_TIME, steps + 1, device=self.device)
         canvas = self.masked_answer()
@@ -179,12 +179,15 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
             if not len(masked):
                 break
             count = self.num_to_unmask(len(masked), step, times)
-            if count:  # some steps of the official schedule unmask nothing
-                probabilities = self.probabilities(logits_of(canvas)[masked].to(self.model.lm_head.weight.dtype))
+            if count or temperature:  # some steps of the official schedule unmask nothing, but draw
+                logits = logits_of(canvas)[masked].to(inputs.embedded.dtype)
+                likely = keep_likely(logits / (temperature or 1.0), self.config.top_k, self.config.top_p)
+                probabilities = likely.softmax(-1)
                 is_last = step == steps - 1
-                if is_last:  # before, a position whose most likely token is the mask stays masked
+                if is_last:  # before, a position whose guess is the mask stays masked
                     probabilities[:, self.mask_token] = 0
-                confidence, guess = probabilities.max(-1)
+                guess = draw(probabilities, generator) if temperature else probabilities.argmax(-1)
+                confidence = self.confidences(logits, probabilities).gather(1, guess[:, None])[:, 0]
                 chosen = torch.arange(len(masked), device=self.device) if is_last else self.choose(confidence, count)
                 chosen = chosen[guess[chosen] != self.mask_token]
                 canvas, written = canvas.clone(), written.clone()
@@ -196,12 +199,17 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
     def num_to_unmask(self, num_masked: int, step: int, times: Tensor) -> int:
         """How many of the `num_masked` positions to unmask in the step from `times[step]` to `times[step + 1]`."""
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities `[n, V]` of logits `[n, V]`, by which the most confident guesses are chosen."""
-        return logits.softmax(-1)
+    @abstractmethod
+    def confidences(self, logits: Tensor, probabilities: Tensor) -> Tensor:
+        """Confidence `[n, V]` of each possible guess.
+
+        Args:
+            logits: `[n, V]`, the model's.
+            probabilities: `[n, V]`, from which guesses are taken: at the temperature, of the likely tokens only.
+        """
 
     def choose(self, confidence: Tensor, count: int) -> Tensor:
-        """The masked positions to unmask, int64 `[n]`, given the probability `[n]` of the best guess for each."""
+        """The masked positions to unmask, int64 `[n]`, given the confidence `[n]` of the guess for each."""
         return confidence.topk(count).indices
 
     @property
@@ -226,6 +234,10 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
             last = prompt[:, -1:].expand(len(answers), -1, -1)
             return Hidden(torch.cat((prompt, tokens(self.masked_answer())[None]), 1), torch.cat((last, answers), 1))
         return Hidden(torch.cat((prompt.expand(len(answers), -1, -1), answers), 1))
+
+    def prompt_rows(self, inputs: DreamInputs, count: int) -> Tensor:
+        # the prefix ends in masked positions, which nothing reads
+        return super().prompt_rows(inputs, inputs.embedded.shape[1])
 
     def layer(self, index: int, hidden: Hidden, inputs: DreamInputs) -> Hidden:
         if hidden.canvas is None:
@@ -263,8 +275,7 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
 
     def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: DreamInputs) -> Tensor:
         image = self.model.model.norm(self._run(self.num_layers - 1, hidden.image, inputs, None)[:, cells])
-        logits: Tensor = image @ self.model.lm_head.weight[tokens].T
-        return logits.float()
+        return head_logits(self.model.lm_head, image, tokens)
 
 
 def _boxes(size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
@@ -280,25 +291,30 @@ def load_checkpoint(
     adapter_class: type[DreamAdapter],
     path: Path,
     *,
+    name: str,
     device: str,
-    attention: str | None,
     trust_remote_code: bool,
     dtype: torch.dtype | None,
+    attention: str | None,
+    answer_length: int | None,
 ) -> DreamAdapter:
     """Loads the checkpoint in a folder; see `dcam_fast.models.load`.
 
     Args:
         adapter_class: of the family.
         path: the folder.
+        name: shown in results.
         device: of the model.
-        attention: topology of the generation (None: the family's default).
         trust_remote_code: must be True, because the model's code is in the checkpoint.
         dtype: of the weights (None: float32 on a CPU, else bfloat16).
+        attention: topology of the generation (None: the family's default).
+        answer_length: tokens in an answer (None: the family's default).
 
     Raises:
         AdapterError: for a checkpoint that cannot be loaded, or an unsupported release of transformers.
     """
     family = adapter_class.family
+    adapter_class.check_options(attention, answer_length)
     if not trust_remote_code:
         raise AdapterError(
             f"{family}: trust_remote_code (--trust-remote-code) must be True, as the model's code comes with "
@@ -316,6 +332,20 @@ def load_checkpoint(
     if not isinstance(processor, ProcessorMixin):  # its files are missing: transformers returned a tokenizer
         raise AdapterError(f"load: {path} must hold the model's processor, got only its {type(processor).__name__}")
     model = build_model(model_class, model_class.config_class, path, device, dtype or default_dtype(device))
+    return adapt(adapter_class, model, processor, name=name, attention=attention, answer_length=answer_length)
+
+
+def adapt(adapter_class: type[DreamAdapter], model: Any, processor: Any, *, name: str, **options: Any) -> DreamAdapter:
+    """The adapter of a loaded model; see `dcam_fast.models.adapter_of`. Options of None are the family's defaults."""
+    family = adapter_class.family
+    check_transformers(family, adapter_class.transformers)
+    parts = ("model", "lm_head", "visual", adapter_class.projector)
+    if missing := [part for part in parts if not hasattr(model, part)]:
+        raise AdapterError(
+            f"{family}: model must have {', '.join(parts)}, got {type(model).__name__} without {missing[0]}"
+        )
+    if not callable(processor) or not is_tokenizer(getattr(processor, "tokenizer", None)):
+        raise AdapterError(f"{family}: processor must be the checkpoint's, got {type(processor).__name__}")
     make: Any = adapter_class
-    adapter: DreamAdapter = make(model, processor, name=path.resolve().name, attention=attention)
+    adapter: DreamAdapter = make(model, processor, name=name, **without_none(**options))
     return adapter

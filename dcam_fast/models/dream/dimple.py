@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dcam_fast.models.adapter import AdapterError
 from dcam_fast.models.checkpoint import Releases
-from dcam_fast.models.dream.adapter import DreamAdapter, load_checkpoint
+from dcam_fast.models.dream.adapter import DreamAdapter, adapt, load_checkpoint
 
 Attention = Literal["prefix", "joint"]
 THRESHOLD: Final = 0.95
@@ -19,9 +19,9 @@ THRESHOLD: Final = 0.95
 class DimpleAdapter(DreamAdapter):
     """Answers of 64 tokens, by confident decoding.
 
-    Every step unmasks the positions whose best guess is above a confidence threshold. Where there is no such position,
-    it unmasks the most confident ones, as many as the official schedule says (`maskgit_plus`). Nothing is sampled, so
-    the same question has the same answer.
+    Every step unmasks the positions whose guess is above a confidence threshold. Where there is no such position,
+    it unmasks the most confident ones, as many as the official schedule says (`maskgit_plus`). Without
+    a temperature nothing is sampled, so the same question has the same answer.
     """
 
     family = "dimple"
@@ -42,7 +42,7 @@ class DimpleAdapter(DreamAdapter):
     ) -> None:
         """
         Args:
-            model: a `DimpleModel`; it is frozen.
+            model: a `DimpleModel`.
             processor: the checkpoint's, with its chat template.
             name: shown in results.
             attention: topology of the generation and of its replay (None: prefix, as in the official example).
@@ -65,15 +65,54 @@ class DimpleAdapter(DreamAdapter):
         due = due[step + 1 :]
         return int(due[due > 0][0])
 
+    def confidences(self, logits: Tensor, probabilities: Tensor) -> Tensor:
+        """Probabilities among all tokens, whatever the temperature."""
+        return logits.softmax(-1)
+
     def choose(self, confidence: Tensor, count: int) -> Tensor:
         confident = (confidence > self.threshold).nonzero()[:, 0]
         return confident if len(confident) else super().choose(confidence, count)
 
 
 def load_adapter(
-    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+    path: Path,
+    *,
+    name: str,
+    device: str,
+    trust_remote_code: bool,
+    dtype: torch.dtype | None,
+    attention: str | None = None,
+    answer_length: int | None = None,
 ) -> DreamAdapter:
     """See `dcam_fast.models.load`."""
     return load_checkpoint(
-        DimpleAdapter, path, device=device, attention=attention, trust_remote_code=trust_remote_code, dtype=dtype
+        DimpleAdapter,
+        path,
+        name=name,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        dtype=dtype,
+        attention=attention,
+        answer_length=answer_length,
+    )
+
+
+def adapter_of(
+    model: Any,
+    processor: Any,
+    *,
+    name: str,
+    attention: str | None = None,
+    answer_length: int | None = None,
+    threshold: float | None = None,
+) -> DreamAdapter:
+    """See `dcam_fast.models.adapter_of`. The processor is the checkpoint's."""
+    return adapt(
+        DimpleAdapter,
+        model,
+        processor,
+        name=name,
+        attention=attention,
+        answer_length=answer_length,
+        threshold=threshold,
     )

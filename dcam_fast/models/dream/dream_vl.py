@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast.models.checkpoint import Releases
-from dcam_fast.models.dream.adapter import DreamAdapter, load_checkpoint
+from dcam_fast.models.dream.adapter import DreamAdapter, adapt, load_checkpoint
 
 Attention = Literal["joint"]
 
@@ -17,8 +17,8 @@ Attention = Literal["joint"]
 class DreamVLAdapter(DreamAdapter):
     """Answers of 128 tokens in as many steps.
 
-    Every step unmasks the most confident guesses, as many as the official schedule says (`maskgit_plus`). Nothing is
-    sampled, so the same question has the same answer.
+    Every step unmasks the most confident guesses, as many as the official schedule says (`maskgit_plus`). Without
+    a temperature nothing is sampled, so the same question has the same answer.
     """
 
     family = "dream-vl"
@@ -32,7 +32,7 @@ class DreamVLAdapter(DreamAdapter):
     ) -> None:
         """
         Args:
-            model: a `DreamVLModel`; it is frozen.
+            model: a `DreamVLModel`.
             processor: the checkpoint's, with its chat template.
             name: shown in results.
             attention: joint, the only topology.
@@ -43,13 +43,9 @@ class DreamVLAdapter(DreamAdapter):
         """
         super().__init__(model, processor, name=name, attention=attention, answer_length=answer_length)
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities among the `top_k` most likely tokens only (a setting of the checkpoint, 50 by default).
-
-        This changes no guess, but which guesses are the most confident.
-        """
-        floor = logits.topk(min(self.config.top_k, logits.shape[-1])).values[:, -1:]
-        return logits.masked_fill(logits < floor, -torch.inf).softmax(-1)
+    def confidences(self, logits: Tensor, probabilities: Tensor) -> Tensor:
+        """Probabilities at the temperature, among the `top_k` most likely tokens (of the checkpoint, 50 by default)."""
+        return probabilities
 
     def num_to_unmask(self, num_masked: int, step: int, times: Tensor) -> int:
         """The share of the masked positions that the step has of the remaining time."""
@@ -57,9 +53,30 @@ class DreamVLAdapter(DreamAdapter):
 
 
 def load_adapter(
-    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+    path: Path,
+    *,
+    name: str,
+    device: str,
+    trust_remote_code: bool,
+    dtype: torch.dtype | None,
+    attention: str | None = None,
+    answer_length: int | None = None,
 ) -> DreamAdapter:
     """See `dcam_fast.models.load`."""
     return load_checkpoint(
-        DreamVLAdapter, path, device=device, attention=attention, trust_remote_code=trust_remote_code, dtype=dtype
+        DreamVLAdapter,
+        path,
+        name=name,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        dtype=dtype,
+        attention=attention,
+        answer_length=answer_length,
     )
+
+
+def adapter_of(
+    model: Any, processor: Any, *, name: str, attention: str | None = None, answer_length: int | None = None
+) -> DreamAdapter:
+    """See `dcam_fast.models.adapter_of`. The processor is the checkpoint's."""
+    return adapt(DreamVLAdapter, model, processor, name=name, attention=attention, answer_length=answer_length)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcam_fast.models.adapter import DEFAULT_GENERATION, AdapterError, Inputs, Trajectory
 from dcam_fast.models.checkpoint import Releases
@@ -60,6 +60,7 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
         requirements: packages that the official code imports and dcam_fast does not.
         end_tokens: tokens that end the text, the end of the turn last.
         stops_at_end: whether generation ends once all positions before the first of them are unmasked.
+        embedding: of the tokens.
     """
 
     transformers = Releases("4.50", "4.56", "the authors' package imports a name that 4.56 removed")
@@ -68,6 +69,7 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
     requirements: tuple[str, ...]
     end_tokens: tuple[str, ...]
     stops_at_end = False
+    embedding: nn.Embedding
     default_prompt = "Describe the image in detail."
 
     def __init__(
@@ -75,7 +77,7 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
     ) -> None:
         """
         Args:
-            model: of the official code; it is frozen.
+            model: of the official code.
             tokenizer: the checkpoint's, with its chat template.
             name: shown in results.
             layers: the model's transformer layers.
@@ -86,8 +88,7 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
         Raises:
             AdapterError: for another view, or a model without a vision tower or with another tiling.
         """
-        if view not in get_args(View):
-            raise AdapterError(f"{self.family}: view must be one of {', '.join(get_args(View))}, got {view!r}")
+        self.check_view(view)
         tower = model.get_vision_tower()
         if tower is None:
             raise AdapterError(
@@ -99,6 +100,16 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
         self.answer_length = answer_length
         self.anyres = Anyres.from_config(model.config, tower.image_size, tower.config.patch_size)
         self._end_ids = tuple(tokenizer.convert_tokens_to_ids(end) for end in self.end_tokens)
+
+    @classmethod
+    def check_view(cls, view: str | None) -> None:
+        """Checks the default view before a model is loaded. None stands for the default.
+
+        Raises:
+            AdapterError: for another view.
+        """
+        if view is not None and view not in get_args(View):
+            raise AdapterError(f"{cls.family}: view must be {' or '.join(get_args(View))}, got {view!r}")
 
     # ------------------------------------------------------------------------------------------------------- encoding
 
@@ -166,14 +177,14 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
             stops_at_end=self.stops_at_end,
             num_leading=0 if self.has_two_streams else inputs.embedded.shape[1],
         )
-        return unmask(self.logits_fn(inputs), schedule, self.device)
+        return unmask(self.logits_fn(inputs), schedule, generation, self.device)
 
     @property
     def answer_format(self) -> AnswerFormat:
         """The end of the turn, then masks where generation stops there, else end tokens of a text, as trained."""
         return AnswerFormat(
             length=self.answer_length,
-            num_tokens=self.model.get_input_embeddings().num_embeddings,
+            num_tokens=self.embedding.num_embeddings,
             mask_token=self.mask_token,
             end_tokens=self._end_ids,
             end=self._end_ids[-1],

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dcam_fast.models.adapter import AdapterError, Hidden, rows_at
+from dcam_fast.models.adapter import Hidden, rows_at
 from dcam_fast.models.llava.adapter import LlavaAdapter, LlavaInputs, View
 from dcam_fast.models.unmasking import shifted_schedule
 
@@ -24,10 +24,11 @@ MASK_TOKEN: Final = 126336
 class LavidaAdapter(LlavaAdapter):
     """Answers of 64 tokens in 32 steps of the shifted schedule, as in the official example.
 
-    Nothing is sampled, so the same question has the same answer.
+    Without a temperature nothing is sampled, so the same question has the same answer.
     """
 
     family = "lavida"
+    topologies = get_args(Attention)
     architecture = "LlavaLladaForMaskedDiffusion"
     source = "https://github.com/jacklishufan/LaViDa"
     requirements = ("accelerate", "deepspeed", "einops", "requests")
@@ -46,7 +47,7 @@ class LavidaAdapter(LlavaAdapter):
     ) -> None:
         """
         Args:
-            model: a `LlavaLladaForMaskedDiffusion`; it is frozen.
+            model: a `LlavaLladaForMaskedDiffusion`.
             tokenizer: the checkpoint's, with its chat template.
             name: shown in results.
             attention: topology of the generation and of its replay.
@@ -57,11 +58,11 @@ class LavidaAdapter(LlavaAdapter):
         Raises:
             AdapterError: for another attention or view, or a model without a vision tower.
         """
-        if attention not in get_args(Attention):
-            raise AdapterError(f"lavida: attention must be one of {', '.join(get_args(Attention))}, got {attention!r}")
+        self.check_options(attention, answer_length)
         self.attention = attention
         self.has_two_streams = attention == "prefix"
         self.core = model.get_model()
+        self.embedding = self.core.transformer.wte
         super().__init__(
             model,
             tokenizer,
@@ -80,7 +81,7 @@ class LavidaAdapter(LlavaAdapter):
         return shifted_schedule(tokens, steps)
 
     def embed(self, inputs: LlavaInputs, canvases: Tensor) -> Hidden:
-        canvas = self.core.transformer.wte(canvases)
+        canvas = self.embedding(canvases)
         if self.has_two_streams:
             return Hidden(inputs.embedded, canvas)
         return Hidden(torch.cat((inputs.embedded.expand(len(canvas), -1, -1), canvas), 1))

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from dcam_fast.models.adapter import DEFAULT_GENERATION, OPEN, AdapterError
 from dcam_fast.models.generation import Generation
+from dcam_fast.models.sampling import draw_with_noise, make_generator
 from dcam_fast.models.tiny.layers import RMSNorm, TinyConfig, TransformerLayer, VisionTower, attend, rotary_tables
 from dcam_fast.models.weights import SINGLE, check_files
 
 Attention = Literal["prefix", "joint"]
-MODEL_TYPE: Final = "dcam_tiny"
 CONFIG: Final = "config.json"
 
 
@@ -70,7 +70,8 @@ class TinyForMaskedDiffusion(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: Path) -> TinyForMaskedDiffusion:
-        """Loads the model from a folder that `save_pretrained` wrote, with weights of the dtype in the file.
+        """Loads the model from a folder that `save_pretrained` wrote, with weights of the dtype in the file, frozen and
+        in evaluation mode.
 
         Raises:
             AdapterError: for a file that is missing or damaged, or weights that do not match the configuration.
@@ -89,12 +90,12 @@ class TinyForMaskedDiffusion(nn.Module):
                 f"load: {path / SINGLE} must hold the weights that {CONFIG} describes, got other or no {wrong[0]}"
             )
         model.load_state_dict(weights, assign=True)
-        return model
+        return model.eval().requires_grad_(False)
 
     def save_pretrained(self, path: Path) -> None:
         """Writes config.json and model.safetensors into a folder, which is created."""
         path.mkdir(parents=True, exist_ok=True)
-        config = {"model_type": MODEL_TYPE, **asdict(self.config)}
+        config = {"model_type": self.config.model_type, **asdict(self.config)}
         (path / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
         save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path / SINGLE)
 
@@ -191,10 +192,10 @@ class TinyForMaskedDiffusion(nn.Module):
         generation: Generation = DEFAULT_GENERATION,
         attention: Attention = "prefix",
     ) -> Iterator[Denoised]:
-        """Denoises an answer greedily with low-confidence remasking (LLaDA, section 2.4); yields it after every step.
+        """Denoises an answer with low-confidence remasking (LLaDA, section 2.4); yields it after every step.
 
         Every step predicts all masked positions of the current block and unmasks the most confident ones. Blocks are
-        denoised from left to right.
+        denoised from left to right. A temperature (None: 0) adds LLaDA's noise.
 
         Args:
             image: `[B, N, D]`, from `embed_image`.
@@ -219,13 +220,15 @@ class TinyForMaskedDiffusion(nn.Module):
         canvas = torch.full((len(prompt), length), self.config.mask_token_id, device=prompt.device)
         written = torch.full_like(canvas, OPEN)
         per_block = steps // count
+        temperature, generator = generation.temperature or 0.0, make_generator(generation, canvas.device)
         for step in range(steps):
             block, inner = divmod(step, per_block)
             due, done = (math.ceil(block_length * end / per_block) for end in (inner + 1, inner))
             with torch.no_grad():  # not around the yield: the caller has its own grad mode
                 logits = logits_fn(canvas)
                 logits[..., self.config.mask_token_id] = -torch.inf
-                confidence, tokens = logits.softmax(-1).max(-1)
+                tokens = draw_with_noise(logits, temperature, generator)
+                confidence = logits.softmax(-1).gather(-1, tokens[..., None])[..., 0]
                 confidence = confidence.masked_fill(canvas != self.config.mask_token_id, -1.0)
                 confidence[:, : block * block_length] = -1.0
                 confidence[:, (block + 1) * block_length :] = -1.0

@@ -153,7 +153,7 @@ class Live {
   async contrast(pane, target, instead) {
     const { answer, ...request } = pane.run.request, { tokens } = pane.run.record, steps = tokens.map(token => token.step);
     const given = { tokens: tokens.map(token => token.id), ...(steps.includes(null) ? {} : { steps }) };
-    await this.explain(this.app.beside(pane), pane.run.image, { ...request, ...given, targets: [{ word: target.name, instead }] }, false);
+    await this.explain(this.app.beside(pane), pane.run.image, { ...request, ...given, targets: [{ word: pane.run.wordOf(target), instead }] }, false);
   }
 
   /** Sends a request and shows what comes back. @param {Pane} pane @param {boolean} streams  whether step by step */

@@ -200,7 +200,7 @@ class Pane {
     this.facts.hidden = !now;
     if (!now || this.shownFacts === now.name + frame + this.run.targets.length) return;
     this.shownFacts = now.name + frame + this.run.targets.length;
-    const title = make("h2", { dir: "auto" }, now.name);
+    const title = make("h2", { dir: "auto" }, target ? this.run.wordOf(target) : now.name);
     if (!target) {
       const written = selection ? run.writtenAt(selection.position, frame) : frame;
       this.facts.replaceChildren(title, make("p", { className: "note" }, run.explained(frame) ? "Maps of several words: the strongest at each place." : `Written at step ${written}. The map is of that moment.`));

@@ -120,6 +120,9 @@ class Run {
     return this.targets.map((_, index) => this.targetSelection(index)).filter(({ target }) => this.stepsOf(target).includes(frame));
   }
 
+  /** The word of a target, of a contrast without what it is compared with: "ring#2" of "ring#2 > star". */
+  wordOf({ name, instead }) { return instead ? name.slice(0, name.lastIndexOf(` > ${instead}`)) : name; }
+
   /** The text of a selection, at a frame. */
   nameOf({ target, position }, frame) {
     if (this.explained(frame)) return target === null ? "" : this.targets[target].name;

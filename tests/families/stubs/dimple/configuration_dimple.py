@@ -29,8 +29,17 @@ class DimpleVisionConfig(PretrainedConfig):
 
 class DimpleConfig(PretrainedConfig):
     model_type = "dimple"
+    top_k: int = 50  # these two a configuration had by itself in the releases that the authors' code runs with
+    top_p: float = 1.0
 
-    def __init__(self, vision_config: Any = None, full_attn_mask: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        vision_config: Any = None,
+        full_attn_mask: bool = True,
+        top_k: int = 50,
+        top_p: float = 1.0,
+        **options: Any,
+    ) -> None:
         super().__init__(**{"rms_norm_eps": 1e-6, "tie_word_embeddings": False, **options})
-        self.full_attn_mask = full_attn_mask
+        self.full_attn_mask, self.top_k, self.top_p = full_attn_mask, top_k, top_p
         filled(self, DimpleVisionConfig, vision_config)

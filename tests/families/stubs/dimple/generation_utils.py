@@ -9,6 +9,9 @@ class DimpleGenerationMixin:
 
     stops_early = True
 
+    def confidences(self, logits: Tensor, weights: Tensor) -> Tensor:
+        return logits.softmax(-1)
+
     def chosen(
         self, confidence: Tensor, num_masked: int, step: int, times: Tensor, length: int, threshold: float | None
     ) -> Tensor:

@@ -7,19 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 from torch.nn import functional as F
 from transformers import DynamicCache
 
 
 class Denoising:
-    def weighed(self, logits: Tensor) -> Tensor:
-        """Probabilities `[n, V]` of all guesses."""
-        return logits.softmax(-1)
+    def confidences(self, logits: Tensor, weights: Tensor) -> Tensor:
+        """How sure `[n, V]` the model is of all guesses, which are made by `weights`."""
+        raise NotImplementedError
 
     def chosen(
         self, confidence: Tensor, num_masked: int, step: int, times: Tensor, length: int, threshold: float | None
     ) -> Tensor:
-        """Which of the `num_masked` masked positions are written, given the probability of the best guess for each."""
+        """Which of the `num_masked` masked positions are written, given how sure the model is of the guess for each."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -32,6 +33,7 @@ class Denoising:
         image_grid_thw: Tensor,
         max_new_tokens: int,
         steps: int,
+        temperature: float,
         use_cache: bool,
         generation_logits_hook_func: Any,
         alg_p_threshold: float | None = None,
@@ -64,7 +66,14 @@ class Denoising:
                 cache.crop(-len(answer) - 1)
             logits = self.lm_head(hidden)[:, -max_new_tokens - 1 : -1]  # shifted by one row
             logits = generation_logits_hook_func(step, tokens, logits)
-            confidence, guess = self.weighed(logits[0, masked]).max(-1)
+            logits = logits[0, masked]
+            ordered, order = (logits / temperature if temperature else logits).softmax(-1).sort(descending=True)
+            ordered[:, self.config.top_k :] = 0
+            kept = ordered.cumsum(-1) - ordered <= self.config.top_p
+            weights = torch.zeros_like(logits).scatter(-1, order, ordered * kept)
+            weights = weights / weights.sum(-1, keepdim=True)
+            guess = Categorical(probs=weights).sample() if temperature and len(masked) else weights.argmax(-1)
+            confidence = self.confidences(logits, weights).gather(1, guess[:, None])[:, 0]
             chosen = self.chosen(confidence, len(masked), step, times, max_new_tokens, alg_p_threshold)
             answer[masked[chosen]] = guess[chosen]
             history.append(tokens.clone())

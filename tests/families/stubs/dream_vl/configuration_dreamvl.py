@@ -29,9 +29,16 @@ class DreamVLVisionConfig(PretrainedConfig):
 
 class DreamVLConfig(PretrainedConfig):
     model_type = "dream-vl"
-    top_k: int = 50  # which a configuration had by itself in the releases that the authors' code runs with
+    top_k: int = 50  # these two a configuration had by itself in the releases that the authors' code runs with
+    top_p: float = 1.0
 
-    def __init__(self, vision_config: Any = None, top_k: int = 50, **options: Any) -> None:
+    def __init__(
+        self,
+        vision_config: Any = None,
+        top_k: int = 50,
+        top_p: float = 1.0,
+        **options: Any,
+    ) -> None:
         super().__init__(**{"rms_norm_eps": 1e-6, "tie_word_embeddings": False, **options})
-        self.top_k = top_k
+        self.top_k, self.top_p = top_k, top_p
         filled(self, DreamVLVisionConfig, vision_config)

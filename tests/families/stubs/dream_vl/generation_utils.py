@@ -9,9 +9,8 @@ class DreamVLGenerationMixin:
 
     stops_early = False
 
-    def weighed(self, logits: Tensor) -> Tensor:
-        best = logits.topk(self.config.top_k)
-        return torch.zeros_like(logits).scatter(-1, best.indices, best.values.softmax(-1))
+    def confidences(self, logits: Tensor, weights: Tensor) -> Tensor:
+        return weights
 
     def chosen(
         self, confidence: Tensor, num_masked: int, step: int, times: Tensor, length: int, threshold: float | None

@@ -146,11 +146,15 @@ def rotate(x: Tensor, first: int = 0) -> Tensor:
     return torch.cat((a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()), -1)
 
 
-def likeliest(logits: Tensor, masked: Tensor, end: int, count: int, before: int) -> tuple[Tensor, Tensor]:
+def likeliest(
+    logits: Tensor, masked: Tensor, end: int, count: int, before: int, temperature: float
+) -> tuple[Tensor, Tensor]:
     """Guesses, and the `count` positions to write of those masked before `end`, in an answer `[L]` after
-    `before` positions that are ranked with it."""
-    guess = logits.argmax(-1)
-    confidence = logits.double().softmax(-1).amax(-1)
+    `before` positions that are ranked with it and have noise as well."""
+    logits = logits.double()
+    noise = torch.rand(before + len(logits), logits.shape[1], dtype=torch.float64)[before:] if temperature else None
+    guess = (logits if noise is None else logits - temperature * torch.log(-noise.log())).argmax(-1)
+    confidence = logits.softmax(-1)[torch.arange(len(guess)), guess]
     rank = torch.where(masked & (torch.arange(len(confidence)) < end), confidence, -torch.inf)
     chosen = torch.cat((torch.full((before,), -torch.inf, dtype=rank.dtype), rank)).topk(count).indices - before
     chosen = chosen[chosen >= 0]

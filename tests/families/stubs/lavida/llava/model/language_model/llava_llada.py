@@ -90,7 +90,18 @@ class LlavaLladaForMaskedDiffusion(PreTrainedModel, Multimodal):
 
     @torch.no_grad()
     def generate(
-        self, ids, images, image_sizes, max_new_tokens, block_length, step_ratio, prefix_lm, schedule, mask_id, verbose
+        self,
+        ids,
+        images,
+        image_sizes,
+        max_new_tokens,
+        block_length,
+        step_ratio,
+        temperature,
+        prefix_lm,
+        schedule,
+        mask_id,
+        verbose,
     ):
         prompt = self.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, images, image_sizes=image_sizes)
         prompt = prompt[4]
@@ -107,7 +118,7 @@ class LlavaLladaForMaskedDiffusion(PreTrainedModel, Multimodal):
                 if not prefix_lm:
                     embedded = torch.cat((prompt, embedded), 1)
                 logits = self.model(None, input_embeddings=embedded, past_key_values=past).logits[0, before:]
-                guess, chosen = likeliest(logits, masked, end, count, before)
+                guess, chosen = likeliest(logits, masked, end, count, before, temperature)
                 canvas = canvas.clone()
                 canvas[chosen] = guess[chosen]
                 history.append(canvas[None])

@@ -96,7 +96,9 @@ class LlavaLLaDAModelLM(PreTrainedModel, Multimodal):
         return self.model.embed_tokens
 
     @torch.no_grad()
-    def generate(self, ids, images, image_sizes, gen_length, block_length, steps, tokenizer, stopping_criteria):
+    def generate(
+        self, ids, images, image_sizes, gen_length, block_length, steps, temperature, tokenizer, stopping_criteria
+    ):
         prompt = self.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, images, image_sizes=image_sizes)
         prompt, ends = prompt[4][0], tokenizer.convert_tokens_to_ids(stopping_criteria)
         mask, before, stop = self.words().weight[MASK], len(prompt), gen_length
@@ -114,7 +116,7 @@ class LlavaLLaDAModelLM(PreTrainedModel, Multimodal):
                 logits[:, NEVER] = -torch.inf
                 count = block_length // rounds + (i < block_length % rounds)
                 end = min(stop, start + block_length)
-                guess, chosen = likeliest(logits, masked, end, count, before)
+                guess, chosen = likeliest(logits, masked, end, count, before, temperature)
                 tokens[chosen], answer[chosen] = guess[chosen], self.words()(guess[chosen])
                 found = [i for i, token in enumerate(tokens.tolist()) if token in ends]
                 stop = found[0] if found else gen_length

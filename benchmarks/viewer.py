@@ -1,18 +1,19 @@
 """Frame times of the page in a browser without a window: a 1920x1080 image, 64 words, maps of 27x27 cells.
 
-Run: `./run python -m dcam_fast.benchmarks.viewer --out benchmarks/results/DATE-viewer.json` (a minute, two cores). Needs
-playwright and an installed Chromium. The exported picture is checked against `dcam_fast.ops.overlay` first. Each action
-then changes the page once a frame. Frames are timed twice: at the browser's rate, and without a limit, which shows what a
-frame costs.
+Run: `./run python -m dcam_fast.benchmarks.viewer --out benchmarks/results/DATE-viewer.json` (a minute, two cores).
+Needs playwright and an installed Chromium. The exported picture is checked against `dcam_fast.ops.overlay` first. Each
+action then changes the page once a frame. Frames are timed twice: at the browser's rate, and without a limit.
 
-JSON: the header of `results.header`, `browser`, and `rows`, one per action and limit: `action`, `limit` (frames a second,
-null without one), `median`, `p95` and `p99` of the seconds from frame to frame, `frames`, and `per_second`.
+JSON: the header of `results.header`, `browser`, and `rows`, one per action and limit: `action`, `limit` (frames a
+second, null without one), `median`, `p95` and `p99` of the seconds from frame to frame, `cpu` (seconds of processor time
+that a frame takes on the page's main thread), `frames`, and `per_second`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import os
 import shutil
 import statistics
@@ -73,16 +74,17 @@ class Row:
     median: float
     p95: float
     p99: float
+    cpu: float
     frames: int
     per_second: float
 
     @classmethod
-    def from_times(cls, action: str, limit: int | None, milliseconds: Sequence[float]) -> Row:
+    def from_times(cls, action: str, limit: int | None, milliseconds: Sequence[float], cpu: float) -> Row:
         """From the times of at least three frames."""
-        seconds = [(after - before) / 1e3 for before, after in zip(milliseconds, milliseconds[1:], strict=False)]
+        seconds = [(after - before) / 1e3 for before, after in itertools.pairwise(milliseconds)]
         parts = statistics.quantiles(seconds, n=100, method="inclusive")
         rate = len(seconds) / sum(seconds)
-        return cls(action, limit, statistics.median(seconds), parts[94], parts[98], len(seconds), rate)
+        return cls(action, limit, statistics.median(seconds), parts[94], parts[98], cpu, len(seconds), rate)
 
 
 def explanation() -> Explanation:
@@ -130,13 +132,22 @@ def timed(browser: Any, address: str, limit: int | None, frames: int) -> list[Ro
     page = browser.new_page(viewport={"width": 1920, "height": 1080})
     page.goto(address)
     check_drawing(page, explanation())
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def cpu_seconds() -> float:
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+
     rows = []
     for action, code in (ACTIONS | TWO_PANES).items():
         if action in TWO_PANES:
             page.get_by_role("button", name="Compare").click()
         script = TIMED.replace("ACTION", code)
         page.evaluate(script, 10)
-        rows.append(Row.from_times(action, limit, page.evaluate(script, frames)))
+        before = cpu_seconds()
+        times = page.evaluate(script, frames)
+        rows.append(Row.from_times(action, limit, times, (cpu_seconds() - before) / frames))
     page.close()
     return rows
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +16,16 @@ from dcam_fast.attribution.answer_states import check_state
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.attribution.methods.presets import METHODS, method_named
 from dcam_fast.attribution.resources import computing
-from dcam_fast.checks import check_text
+from dcam_fast.budget import Budget, CostModel, levels
+from dcam_fast.checks import check_switch, check_text
 from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
+from dcam_fast.encodings import EncodingCache
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource, load_image
 from dcam_fast.interruption import Cancellation, interruptible
-from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter
+from dcam_fast.many import ExplainRequest, RequestError, explained_in_order
+from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerLike, given_trajectory
 from dcam_fast.ops.cuda_graphs import GraphCache
@@ -49,6 +53,7 @@ class Explainer:
         max_memory: int | None = None,
         compile: bool = False,
         deterministic: bool = False,
+        encodings: int = 0,
     ) -> None:
         """An explainer of a loaded model.
 
@@ -57,6 +62,7 @@ class Explainer:
             max_memory: bytes of hidden states that a pass may keep. None: half of the free memory.
             compile: whether passes run through `torch.compile`.
             deterministic: whether passes use deterministic algorithms only.
+            encodings: how many encoded images, each with its prompt, are kept for later calls about the same.
 
         Raises:
             TypeError, ValueError: for a resource of the wrong type or value; see `dcam_fast.attribution.Resources`.
@@ -64,6 +70,8 @@ class Explainer:
         self.adapter = adapter
         self.resources = Resources(max_memory, compile, deterministic)
         self._graphs = GraphCache()
+        self._costs = CostModel()
+        self._encodings = EncodingCache(adapter, encodings)
 
     @classmethod
     def from_pretrained(
@@ -170,6 +178,8 @@ class Explainer:
         method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
         generation: Generation = DEFAULT_GENERATION,
+        scores: bool = True,
+        budget_ms: float | None = None,
         timeout: float | None = None,
         cancel: Cancellation | None = None,
     ) -> Explanation:
@@ -192,6 +202,10 @@ class Explainer:
                 the method's profile).
             generation: how the answer is generated. Of a given answer only the seed matters, and only for a family
                 without a mask token: it draws the noise that masks a token.
+            scores: whether targets get the scores that take passes of the model: groundedness, the shares and the
+                alternatives of `Target`.
+            budget_ms: milliseconds that the whole call may take. The most exact way that fits is taken; see
+                docs/production.md. None: no limit, and nothing is left out.
             timeout: seconds from the call after which it is interrupted (None: never).
             cancel: a `threading.Event`, or anything with `is_set()`, that interrupts the call once it is set.
 
@@ -203,28 +217,77 @@ class Explainer:
                 before the model runs is checked before.
             TypeError: for an argument of the wrong type, before the model runs.
             FileNotFoundError: if `image` is a path that does not exist.
+            BudgetError: if `budget_ms` is too small for every way to explain; a ValueError, before the model runs.
             DeadlineExceeded: after `timeout`.
             Cancelled: after `cancel` was set.
         """
-        limits = interruptible(timeout, cancel)
-        requested = checked_targets(targets, "explain")
-        settings = method_named(method)
-        _check_options("explain", prompt, profile, generation)
+        began, limits = time.perf_counter(), interruptible(timeout, cancel)
         with limits, computing(self.adapter, self.resources):
-            check_contrasts(requested, self.adapter, settings, "explain")
-            given = None
-            if answer is not None:
-                given = given_trajectory(answer, self.adapter, generation)
-                check_state(given, getattr(settings, "state", "final"))
-                choose(requested, self.adapter, given)  # checks the targets before any work
-            session = self._session(image, prompt, _name_of(method), settings, profile)
-            session = replace(session, is_given=given is not None)
+            requested = checked_targets(targets, "explain")
+            request = ExplainRequest(image, prompt, answer, requested, generation)
+            if budget_ms is not None:
+                budget = Budget(budget_ms, levels(method_named(method), scores, self.adapter), self._costs, began)
+                budget.check(requested, generation if answer is None else None)
+                return budget.explain(self._checked(request, method, profile, scores))
+            session = self._checked(request, method, profile, scores)
             started = time.perf_counter()
-            trajectory = self.adapter.generate(session.inputs, generation) if given is None else given
-            generated = started if given is not None else time.perf_counter()
-            chosen = choose(requested, self.adapter, trajectory)
-            raw = session.raw_maps(trajectory, chosen)
-            return session.explanation(trajectory, chosen, raw, {"generate": generated - started}, generated)
+            trajectory = session.answer()
+            return session.explained(trajectory, {"generate": time.perf_counter() - started})
+
+    def explain_many(
+        self,
+        requests: Iterable[ExplainRequest],
+        *,
+        method: str | AttributionMethod = "default",
+        profile: str | RefineConfig | None = None,
+        generation: Generation = DEFAULT_GENERATION,
+        scores: bool = True,
+    ) -> Generator[Explanation | RequestError]:
+        """Explains many requests, in their order.
+
+        What is wrong with a request is its result, a `RequestError`, and the next ones go on. A small model on a CPU
+        works at several requests at once, one on each of torch's threads, and answers `TOGETHER` of them in one pass.
+        It reads at most `TOGETHER * (threads + 1)` requests ahead of the caller, and memory does not grow with their
+        number. Objectives and methods of the caller's are then called by several threads. Other models explain one
+        request after another.
+
+        Maps and scores are bitwise those of `explain` for the same answer. Answers that are generated together are
+        the same, unless two tokens are nearly equally likely; see `Adapter.generate_many`.
+
+        Closing the iterator, or leaving it, stops the work.
+
+        Args:
+            requests: read as they are needed. What their iterator raises is raised after the results before it.
+            method: as in `explain`.
+            profile: as in `explain`.
+            generation: of the requests that do not have another.
+            scores: as in `explain`.
+
+        Raises:
+            TypeError, ValueError: for an option that no request can be explained with, before any work.
+
+        Example:
+            >>> from dcam_fast import Explainer, ExplainRequest, sample_image
+            >>> explainer = Explainer.from_pretrained("tiny")
+            >>> requests = [ExplainRequest(sample_image(), targets=[target]) for target in (0, "zebra")]
+            >>> for result in explainer.explain_many(requests):
+            ...     print(type(result).__name__)
+            Explanation
+            RequestError
+        """
+        method_named(method)
+        _check_options("explain_many", None, profile, generation)
+        check_switch("explain_many", "scores", scores)
+        if not isinstance(requests, Iterable):
+            raise TypeError(f"explain_many: requests must be an iterable of ExplainRequest, got {requests!r}")
+
+        def prepare(request: ExplainRequest) -> Session:
+            if not isinstance(request, ExplainRequest):
+                raise TypeError(f"explain_many: request must be an ExplainRequest, got {request!r}")
+            own = request if request.generation is not None else replace(request, generation=generation)
+            return self._checked(own, method, profile, scores)
+
+        return explained_in_order(requests, prepare, self.adapter, self.resources)
 
     def stream(
         self,
@@ -267,6 +330,35 @@ class Explainer:
             session = self._session(image, prompt, f"{_name_of(method)}, streamed", committed, profile)
             return Stream(session, self.adapter.denoise(session.inputs, generation), limits)
 
+    def encode(self, image: ImageSource, prompt: str | None = None) -> Inputs:
+        """An image and a prompt as the model reads them; `explain` and `stream` begin with it.
+
+        Args:
+            image: as in `explain`.
+            prompt: as in `explain`.
+
+        Raises:
+            ValueError: for an image or a prompt that the model cannot process.
+        """
+        return self._encodings.encode(load_image(image), self.adapter.default_prompt if prompt is None else prompt)
+
+    def _checked(
+        self, request: ExplainRequest, method: str | AttributionMethod, profile: str | RefineConfig | None, scores: bool
+    ) -> Session:
+        """The session of a request of `explain`, checked, with image and prompt encoded."""
+        requested, settings = checked_targets(request.targets, "explain"), method_named(method)
+        generation = DEFAULT_GENERATION if request.generation is None else request.generation
+        _check_options("explain", request.prompt, profile, generation)
+        check_switch("explain", "scores", scores)
+        check_contrasts(requested, self.adapter, settings, "explain")
+        given = None
+        if request.answer is not None:
+            given = given_trajectory(request.answer, self.adapter, generation)
+            check_state(given, getattr(settings, "state", "final"))
+            choose(requested, self.adapter, given)  # checks the targets before any work
+        session = self._session(request.image, request.prompt, _name_of(method), settings, profile)
+        return replace(session, targets=requested, generation=generation, given=given, scores=scores)
+
     def _session(
         self,
         image: ImageSource,
@@ -277,7 +369,7 @@ class Explainer:
     ) -> Session:
         named = profile_named(profile) if isinstance(profile, str) else profile
         config = settings.profile if named is None else named
-        inputs = self.adapter.encode(load_image(image), self.adapter.default_prompt if prompt is None else prompt)
+        inputs = self.encode(image, prompt)
         return Session(
             adapter=self.adapter,
             inputs=inputs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from dcam_fast.interruption import checked
 from dcam_fast.models.adapter import (
     DEFAULT_GENERATION,
     Adapter,
@@ -30,7 +32,7 @@ from dcam_fast.models.given import AnswerFormat
 from dcam_fast.models.text import check_prompt
 from dcam_fast.models.tiny import WEIGHTS
 from dcam_fast.models.tiny.layers import CELL, attend
-from dcam_fast.models.tiny.modeling import Attention, TinyForMaskedDiffusion
+from dcam_fast.models.tiny.modeling import Attention, Denoised, TinyForMaskedDiffusion
 from dcam_fast.models.tiny.processing import EOS, MASK, PAD, SPECIAL, TOKENIZER, UNKNOWN, VOCABULARY, TinyImageProcessor
 from dcam_fast.scenes import CAPTION_PROMPT
 
@@ -85,6 +87,12 @@ def _read_tokenizer(file: Path) -> Tokenizer:
     except Exception as error:  # the library raises nothing narrower
         raise AdapterError(f"load: {file} must be a tokenizer that can be read, got {error}") from error
     return tokenizer
+
+
+def _trajectory(state: Denoised, row: int) -> Trajectory:
+    tokens = state.tokens[row]
+    ends = (tokens == EOS).nonzero()
+    return Trajectory(tokens, state.steps[row], int(ends[0]) if len(ends) else len(tokens))
 
 
 class TinyAdapter(Adapter[TinyInputs]):
@@ -172,9 +180,24 @@ class TinyAdapter(Adapter[TinyInputs]):
 
     def denoise(self, inputs: TinyInputs, generation: Generation = DEFAULT_GENERATION) -> Iterator[Trajectory]:
         for state in self.model.denoise(inputs.embedded, inputs.prompt_tokens, generation, self.attention):
-            tokens = state.tokens[0]
-            ends = (tokens == EOS).nonzero()
-            yield Trajectory(tokens, state.steps[0], int(ends[0]) if len(ends) else len(tokens))
+            yield _trajectory(state, 0)
+
+    def generate_many(
+        self, inputs: Sequence[TinyInputs], generation: Generation = DEFAULT_GENERATION
+    ) -> list[Trajectory]:
+        if generation.temperature:  # each answer draws from the seed
+            return super().generate_many(inputs, generation)
+        together: dict[torch.Size, list[int]] = {}  # images of one size
+        for index, item in enumerate(inputs):
+            together.setdefault(item.embedded.shape, []).append(index)
+        found: dict[int, Trajectory] = {}
+        for indices in together.values():
+            embedded = torch.cat([inputs[index].embedded for index in indices])
+            prompts = torch.cat([inputs[index].prompt_tokens for index in indices])
+            steps = self.model.denoise(embedded, prompts, generation, self.attention)
+            (finished,) = deque(checked(steps), maxlen=1)
+            found |= {index: _trajectory(finished, row) for row, index in enumerate(indices)}
+        return [found[index] for index in range(len(inputs))]
 
     @property
     def answer_format(self) -> AnswerFormat:

@@ -169,26 +169,7 @@ def test_changed_pixels_change_their_cell(family: str, model: Any) -> None:
 @every_topology
 def test_check_adapter(subject: Any) -> None:
     check_adapter(subject.adapter, checks.picture(100, 150), checks.PROMPT)
-
-
-@every_topology
-def test_given_answers(subject: Any) -> None:
     checks.check_given(subject.adapter, IMAGE, Generation(), "remask", "committed", "first", "final")
-
-
-@every_topology
-def test_a_given_text_is_completed(subject: Any) -> None:
-    """LaViDa pads with the end of a text, and LLaDA-V stops at the end of the turn."""
-    adapter = subject.adapter
-    end, padding = adapter._end_ids[-1], adapter._end_ids[0] if adapter.family == "lavida" else adapter.mask_token
-    ids = adapter.tokenizer.convert_tokens_to_ids(["what", "is"])
-    for answer in ("what is", ids, [*ids, end]):
-        explanation = Explainer(adapter).explain(IMAGE, checks.PROMPT, answer=answer, targets="all")
-        assert explanation.answer == "what is"
-        assert [token.id for token in explanation.tokens] == ids
-        assert [target.text for target in explanation.targets] == ["what", "is"]
-    canvas = adapter.given(ids).tokens.tolist()
-    assert canvas == [*ids, end, *[padding] * (LENGTH - 3)]
 
 
 @every_topology

@@ -149,6 +149,11 @@ def test_generation(subject: Any, steps: int, block_length: int) -> None:
 
 
 @every_topology
+def test_rows(subject: Any) -> None:
+    checks.check_rows(subject, IMAGE)
+
+
+@every_topology
 def test_sampling(subject: Any) -> None:
     """The draws are those of torch's own generator, by the official code."""
     schedules = [(3, 8), (4, 4)] if len(VOCABULARY) == subject.adapter.model.config.vocab_size else [(2, 8)]  # slow

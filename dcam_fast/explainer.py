@@ -20,11 +20,12 @@ from dcam_fast.budget import Budget, CostModel, levels
 from dcam_fast.checks import check_switch, check_text
 from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
+from dcam_fast.encodings import EncodingCache
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource, load_image
 from dcam_fast.interruption import Cancellation, interruptible
 from dcam_fast.many import ExplainRequest, RequestError, explained_in_order
-from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter
+from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerLike, given_trajectory
 from dcam_fast.ops.cuda_graphs import GraphCache
@@ -52,6 +53,7 @@ class Explainer:
         max_memory: int | None = None,
         compile: bool = False,
         deterministic: bool = False,
+        encodings: int = 0,
     ) -> None:
         """An explainer of a loaded model.
 
@@ -60,6 +62,7 @@ class Explainer:
             max_memory: bytes of hidden states that a pass may keep. None: half of the free memory.
             compile: whether passes run through `torch.compile`.
             deterministic: whether passes use deterministic algorithms only.
+            encodings: how many encoded images, each with its prompt, are kept for later calls about the same.
 
         Raises:
             TypeError, ValueError: for a resource of the wrong type or value; see `dcam_fast.attribution.Resources`.
@@ -68,6 +71,7 @@ class Explainer:
         self.resources = Resources(max_memory, compile, deterministic)
         self._graphs = GraphCache()
         self._costs = CostModel()
+        self._encodings = EncodingCache(adapter, encodings)
 
     @classmethod
     def from_pretrained(
@@ -198,7 +202,8 @@ class Explainer:
                 the method's profile).
             generation: how the answer is generated. Of a given answer only the seed matters, and only for a family
                 without a mask token: it draws the noise that masks a token.
-            scores: whether targets get the scores that need passes of the model. False: they are None.
+            scores: whether targets get the scores that take passes of the model: groundedness, the shares and the
+                alternatives of `Target`.
             budget_ms: milliseconds that the whole call may take. The most exact way that fits is taken; see
                 docs/production.md. None: no limit, and nothing is left out.
             timeout: seconds from the call after which it is interrupted (None: never).
@@ -325,6 +330,18 @@ class Explainer:
             session = self._session(image, prompt, f"{_name_of(method)}, streamed", committed, profile)
             return Stream(session, self.adapter.denoise(session.inputs, generation), limits)
 
+    def encode(self, image: ImageSource, prompt: str | None = None) -> Inputs:
+        """An image and a prompt as the model reads them; `explain` and `stream` begin with it.
+
+        Args:
+            image: as in `explain`.
+            prompt: as in `explain`.
+
+        Raises:
+            ValueError: for an image or a prompt that the model cannot process.
+        """
+        return self._encodings.encode(load_image(image), self.adapter.default_prompt if prompt is None else prompt)
+
     def _checked(
         self, request: ExplainRequest, method: str | AttributionMethod, profile: str | RefineConfig | None, scores: bool
     ) -> Session:
@@ -352,7 +369,7 @@ class Explainer:
     ) -> Session:
         named = profile_named(profile) if isinstance(profile, str) else profile
         config = settings.profile if named is None else named
-        inputs = self.adapter.encode(load_image(image), self.adapter.default_prompt if prompt is None else prompt)
+        inputs = self.encode(image, prompt)
         return Session(
             adapter=self.adapter,
             inputs=inputs,

@@ -18,6 +18,7 @@ from dcam_fast.cli.commands.evaluate import evaluate
 from dcam_fast.cli.commands.explain import explain
 from dcam_fast.cli.commands.reproduce import reproduce
 from dcam_fast.cli.commands.scenes import scenes
+from dcam_fast.cli.commands.serve import serve
 from dcam_fast.cli.commands.train import train_tiny
 from dcam_fast.cli.console import error_console, error_options, one_line, out_console
 
@@ -31,7 +32,7 @@ def env() -> None:
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for command in (demo, explain, evaluate, reproduce, bench, env, scenes, train_tiny):
+for command in (demo, explain, serve, evaluate, reproduce, bench, env, scenes, train_tiny):
     app.command()(command)
 
 

@@ -78,6 +78,13 @@ class Inputs(TensorFields):
         boxes = self.views[0].boxes
         return cell_colors(self.image, boxes).to(boxes.device)
 
+    @cached_property
+    def image_rows(self) -> Tensor:
+        """The rows of `Hidden.image` that hold the image, int64 `[n]`: the cells of each view and what lies between
+        them, such as newline tokens."""
+        spans = [torch.arange(int(cells.min()), int(cells.max()) + 1) for cells in (view.cells for view in self.views)]
+        return torch.cat(spans).unique().to(self.views[0].cells.device)
+
 
 @dataclass(frozen=True)
 class Hidden(TensorFields):
@@ -159,6 +166,7 @@ class Adapter(ABC, Generic[InputsT]):
         has_two_streams: whether `prefix_layer` and `canvas_layer` are implemented. The prefix then runs only once.
         small: whether a layer takes microseconds on a CPU. torch then runs it on one thread.
         causal: whether answer tokens attend to earlier ones only.
+        logit_shift: how many rows before an answer position its logits are read.
 
     Example:
         >>> from dcam_fast import Generation
@@ -185,6 +193,7 @@ class Adapter(ABC, Generic[InputsT]):
     has_two_streams = False
     small: bool = False
     causal: bool = False
+    logit_shift: int = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Runs what users call directly in torch's default modes and on a frozen model, whatever the caller has set."""
@@ -350,6 +359,19 @@ class Adapter(ABC, Generic[InputsT]):
             AdapterError: for a family whose image stream has no logits.
         """
         raise AdapterError(f"image_logits: model must read logits at the image's positions, got {self.name}")
+
+    def prompt_rows(self, inputs: InputsT, count: int) -> Tensor:
+        """The rows of the image stream that hold the prompt, int64 `[n]`: those that hold no image.
+
+        Args:
+            inputs: from `encode`.
+            count: rows of the stream before the answer. The last `logit_shift` of them are read for the answer and
+                belong to it.
+        """
+        is_prompt = torch.ones(count, dtype=torch.bool, device=self.device)
+        is_prompt[inputs.image_rows] = False
+        is_prompt[count - self.logit_shift :] = False
+        return is_prompt.nonzero()[:, 0]
 
     def batched(self, inputs: Sequence[InputsT]) -> Iterator[tuple[InputsT, slice]]:
         """Joins inputs of one image size and one prompt, as far as the family runs several images at once.

@@ -85,6 +85,7 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
         projector: name of the module between vision tower and language model.
     """
 
+    logit_shift = 1
     transformers: Releases
     projector: str
 
@@ -233,6 +234,10 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
             last = prompt[:, -1:].expand(len(answers), -1, -1)
             return Hidden(torch.cat((prompt, tokens(self.masked_answer())[None]), 1), torch.cat((last, answers), 1))
         return Hidden(torch.cat((prompt.expand(len(answers), -1, -1), answers), 1))
+
+    def prompt_rows(self, inputs: DreamInputs, count: int) -> Tensor:
+        # the prefix ends in masked positions, which nothing reads
+        return super().prompt_rows(inputs, inputs.embedded.shape[1])
 
     def layer(self, index: int, hidden: Hidden, inputs: DreamInputs) -> Hidden:
         if hidden.canvas is None:

@@ -1,0 +1,71 @@
+"""Images in requests: `data:` URLs, base64 and uploads, checked before they are decoded."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+import warnings
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dcam_fast.images import ImageError, load_image
+from dcam_fast.service.errors import ServiceError
+
+FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+DATA_URL: Final = re.compile(r"data:image/[\w.+-]{1,32};base64,", re.ASCII | re.IGNORECASE)
+NEED: Final = f"a picture ({', '.join(FORMATS)}) as a data: URL or base64"
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is a URL of any scheme but `data:`."""
+    return re.match(r"\s*[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
+
+
+def from_text(text: str) -> bytes:
+    """The bytes of a `data:` URL or base64.
+
+    Raises:
+        ServiceError: if it is neither.
+    """
+    head = DATA_URL.match(text)
+    try:
+        return base64.b64decode(text[head.end() if head else 0 :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _error(f"{len(text)} characters of something else") from error
+
+
+def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    """A file's bytes as uint8 `[H, W, 3]`. The size is checked before pixels are decoded.
+
+    Raises:
+        ServiceError: 413 for more than `max_pixels`, 422 for anything that is no picture.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise _too_large(max_pixels, "many more") from error
+    except Exception as error:  # Pillow raises almost any exception for damaged headers
+        raise _error(f"{len(data)} bytes of something else") from error
+    with image:
+        if image.width * image.height > max_pixels:
+            raise _too_large(max_pixels, f"{image.height} x {image.width}")
+        try:
+            return load_image(image)
+        except ImageError as error:
+            raise ServiceError(422, "invalid_image", str(error), "image") from error
+
+
+def _error(got: str) -> ServiceError:
+    return ServiceError(422, "invalid_image", f"service: image must be {NEED}, got {got}", "image")
+
+
+def _too_large(max_pixels: int, got: str) -> ServiceError:
+    message = f"service: image must be of at most {max_pixels:,} pixels, got {got}"
+    return ServiceError(413, "image_too_large", message, "image")

@@ -1,0 +1,209 @@
+"""`Worker`: the thread that owns the model, and the queue before it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import queue
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from dcam_fast.interruption import interruptible
+from dcam_fast.service.errors import ServiceError, again, as_service_error, busy, stopping, too_late
+from dcam_fast.service.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+RECENT: Final = 0.2  # weight of the last job in the mean duration
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last event of a job that succeeded."""
+
+    result: object
+
+
+class Job:
+    """Work for the worker's thread, and its events on their way to the event loop.
+
+    The work is interrupted at its next step once the deadline has passed or the job is cancelled.
+
+    Attributes:
+        work: does it, in the worker's thread, and may call `emit` of this job.
+        deadline: by the worker's clock; None: there is none.
+        cancel: set when nobody waits for the job any more.
+    """
+
+    def __init__(self, work: Callable[[Job], object], deadline: float | None, clock: Callable[[], float]) -> None:
+        self.work = work
+        self.deadline = deadline
+        self.cancel = threading.Event()
+        self.submitted = clock()
+        self._clock = clock
+        self._stopping = False
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[object] = asyncio.Queue()
+        self._context = contextvars.copy_context()
+
+    def emit(self, event: object) -> None:
+        """Sends an event to whoever waits for the job."""
+        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    def seconds_left(self) -> float | None:
+        """Until the deadline; None without one."""
+        return None if self.deadline is None else self.deadline - self._clock()
+
+    def run(self) -> bool:
+        """Does the work in the context of the request and emits how it ended; returns whether it succeeded."""
+        return self._context.run(self._run)
+
+    def _run(self) -> bool:
+        try:
+            left = self.seconds_left()
+            if left is not None and left <= 0:
+                raise too_late()
+            with interruptible(left, self.cancel, "service"):
+                last: object = Finished(self.work(self))
+        except Exception as error:
+            last = as_service_error(error)
+            if last.status == 500:
+                log.error("worker: a job failed", exc_info=error)
+        self.emit(last)
+        return isinstance(last, Finished)
+
+    async def result(self) -> Any:
+        """What the work returned. Raises as `events`."""
+        async for event in self.events():
+            if isinstance(event, Finished):
+                return event.result
+        raise AssertionError("a job ends with Finished or an error")
+
+    async def events(self) -> AsyncGenerator[object, None]:
+        """The events, with `Finished` last. Whoever stops listening cancels the job.
+
+        Raises:
+            ServiceError: if the job failed, or its deadline passed.
+        """
+        try:
+            while True:
+                try:
+                    event = await asyncio.wait_for(self._events.get(), self.seconds_left())
+                except TimeoutError:
+                    raise too_late() from None
+                if isinstance(event, ServiceError):
+                    raise event
+                yield event
+                if isinstance(event, Finished):
+                    return
+        finally:
+            self.cancel.set()
+
+
+@dataclass
+class Worker:
+    """One thread that runs jobs one after the other, and the places in the queue before it.
+
+    A request takes a place before its body is read, so that a full queue costs nothing.
+
+    Attributes:
+        places: requests that may have a place at once.
+        metrics: where it counts.
+        clock: seconds, monotonic.
+    """
+
+    places: int
+    metrics: Metrics
+    clock: Callable[[], float] = time.monotonic
+    _waiting: queue.SimpleQueue[Job | None] = field(default_factory=queue.SimpleQueue)
+    _jobs: set[Job] = field(default_factory=set)
+    _taken: int = 0
+    _mean: float = 0.0
+    _draining: bool = False
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread = threading.Thread(target=self._work, name="dcam-worker", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new jobs are taken."""
+        return self._thread is not None and self._thread.is_alive() and not self._draining
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the service is about to end."""
+        return self._draining
+
+    def drain(self) -> None:
+        """Takes no new requests from now on."""
+        self._draining = True
+
+    def cancel_all(self) -> None:
+        """Stops every job at its next step."""
+        for job in tuple(self._jobs):
+            job.cancel.set()
+
+    def close(self) -> None:
+        """Stops every job, and the thread after the current one has ended."""
+        self.drain()
+        self.cancel_all()
+        self._waiting.put(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    @contextlib.contextmanager
+    def place(self, deadline: float | None = None) -> Iterator[None]:
+        """A place in the queue while the context is open.
+
+        Args:
+            deadline: of the request, by `clock`.
+
+        Raises:
+            ServiceError: if there is none (429), if the deadline cannot be met (503), or if the worker ends (503).
+        """
+        if not self.is_ready:
+            raise stopping()
+        if self._taken >= self.places:
+            raise busy(self._mean)
+        self.check_deadline(deadline, self._taken + 1)
+        self._taken += 1
+        self.metrics.queue_length.set(self._taken)
+        try:
+            yield
+        finally:
+            self._taken -= 1
+            self.metrics.queue_length.set(self._taken)
+
+    def check_deadline(self, deadline: float | None, jobs: int) -> None:
+        """Raises ServiceError (503) if `jobs` jobs of the mean duration end after the deadline."""
+        if deadline is None:
+            return
+        expected, left = jobs * self._mean, deadline - self.clock()
+        if left <= expected:
+            message = f"service: deadline must be more than {expected:.3g} s with this queue, got {left:.3g} s"
+            raise ServiceError(503, "deadline_too_short", message, None, again(expected))
+
+    def submit(self, work: Callable[[Job], object], deadline: float | None = None) -> Job:
+        """A job that waits for the thread; `deadline` is by `clock`."""
+        job = Job(work, deadline, self.clock)
+        self._jobs.add(job)
+        self._waiting.put(job)
+        return job
+
+    def _work(self) -> None:
+        while (job := self._waiting.get()) is not None:
+            started = self.clock()
+            self.metrics.queue_seconds.observe(started - job.submitted)
+            succeeded = job.run()
+            self._jobs.discard(job)
+            took = self.clock() - started
+            if succeeded:
+                self._mean = took if not self._mean else (1 - RECENT) * self._mean + RECENT * took

@@ -19,7 +19,7 @@ import transformers
 from llava_subjects import LENGTH, MASK, VOCABULARY, LavidaSubject, LladavSubject, make_tokenizer, shake
 from safetensors.torch import load_file, save_file
 
-from dcam_fast import Explainer, models
+from dcam_fast import models
 from dcam_fast.models import checkpoint as checkpoint_module
 from dcam_fast.models.adapter import AdapterError
 from dcam_fast.models.checkpoint import Releases

@@ -46,7 +46,7 @@ def test_weights_are_those_of_the_call(case: str) -> None:
         k = k[:, :2]
     # the identity as values shows the weights
     v = torch.eye(6).expand(*k.shape[:2], -1, -1)
-    expected = F.scaled_dot_product_attention(q, k, v, **options).mean((0, 1))  # type: ignore[arg-type]
+    expected = F.scaled_dot_product_attention(q, k, v, **options).mean(1)  # type: ignore[arg-type]
     torch.testing.assert_close(weights(q, k, v, **options), expected)  # type: ignore[arg-type]
 
 

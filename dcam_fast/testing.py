@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,7 @@ class _Case:
     image: NDArray[np.uint8]
     inputs: Inputs
     trajectory: Trajectory
-    before: dict[str, object]
-    after: dict[str, object]
+    model_states: tuple[dict[str, object], dict[str, object]]  # before and after
 
 
 @own_modes()
@@ -71,7 +70,7 @@ def check_adapter(adapter: Adapter[Any], image: NDArray[np.uint8] | None = None,
         trajectory = adapter.generate(inputs)
     except Exception as error:  # any error of the author's code is a finding
         raise ConformanceError(adapter.name, [f"encode and generate must work, got {error!r}"]) from error
-    case = _Case(adapter, image, inputs, trajectory, before, _state_of(adapter))
+    case = _Case(adapter, image, inputs, trajectory, (before, _state_of(adapter)))
     findings: list[str] = []
     with adapter.frozen():
         for check in CHECKS:
@@ -226,12 +225,8 @@ def _given(case: _Case) -> Iterator[str]:
     if not given.tokens.equal(finished.tokens) or given.length != finished.length or given.steps is not None:
         yield "given: the tokens of a whole canvas must be kept, with the length of the text and no steps, got others"
         return
-    positions = torch.arange(count, device=finished.tokens.device)
     for state in ("remask", "first", "final"):
-        replays = [
-            build_targets(answer, positions, state, case.adapter.mask_token).canvases for answer in (given, finished)
-        ]
-        if not replays[0].equal(replays[1]):
+        if not _canvases(replace(case, trajectory=given), state, count).equal(_canvases(case, state, count)):
             yield f"given: the state {state!r} of the generated tokens must be that of the generation, got another"
 
 
@@ -255,25 +250,22 @@ def _words(case: _Case) -> Iterator[str]:
 
 
 def _unchanged_model(case: _Case) -> Iterator[str]:
-    before, after = case.before, case.after
-    changed = [name for name in sorted(before.keys() | after.keys()) if not _same(before.get(name), after.get(name))]
+    before, after = case.model_states
+    changed = [name for name in sorted(before | after) if not _same(before.get(name), after.get(name))]
     if changed:
         yield f"encode and generate must leave the model as it was, got changes: {', '.join(changed[:3])}"
 
 
 def _state_of(adapter: Adapter[Any]) -> dict[str, object]:
     """Modes, flags and values of the model, by name."""
-    if adapter.model is None:
-        return {}
-    state: dict[str, object] = {f"{name}.training": part.training for name, part in adapter.model.named_modules()}
-    state |= {f"{name}.requires_grad": value.requires_grad for name, value in adapter.model.named_parameters()}
-    return state | {name: value.detach().clone() for name, value in adapter.model.state_dict().items()}
+    model = torch.nn.Module() if adapter.model is None else adapter.model
+    state: dict[str, object] = {f"{name}.training": part.training for name, part in model.named_modules()}
+    state |= {f"{name}.requires_grad": value.requires_grad for name, value in model.named_parameters()}
+    return state | {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def _same(before: object, after: object) -> bool:
-    if isinstance(before, Tensor) and isinstance(after, Tensor):
-        return torch.equal(before, after)
-    return before == after
+    return before.equal(after) if isinstance(before, Tensor) and isinstance(after, Tensor) else before == after
 
 
 def _target_layers(case: _Case) -> Iterator[str]:

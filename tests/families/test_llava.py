@@ -19,7 +19,7 @@ import transformers
 from llava_subjects import LENGTH, MASK, VOCABULARY, LavidaSubject, LladavSubject, make_tokenizer, shake
 from safetensors.torch import load_file, save_file
 
-from dcam_fast import Contrast, Explainer, models
+from dcam_fast import models
 from dcam_fast.models import checkpoint as checkpoint_module
 from dcam_fast.models.adapter import AdapterError
 from dcam_fast.models.checkpoint import Releases
@@ -149,6 +149,11 @@ def test_generation(subject: Any, steps: int, block_length: int) -> None:
 
 
 @every_topology
+def test_rows(subject: Any) -> None:
+    checks.check_rows(subject, IMAGE)
+
+
+@every_topology
 def test_sampling(subject: Any) -> None:
     """The draws are those of torch's own generator, by the official code."""
     schedules = [(3, 8), (4, 4)] if len(VOCABULARY) == subject.adapter.model.config.vocab_size else [(2, 8)]  # slow
@@ -169,46 +174,15 @@ def test_changed_pixels_change_their_cell(family: str, model: Any) -> None:
 @every_topology
 def test_check_adapter(subject: Any) -> None:
     check_adapter(subject.adapter, checks.picture(100, 150), checks.PROMPT)
-
-
-@every_topology
-def test_given_answers(subject: Any) -> None:
     checks.check_given(subject.adapter, IMAGE, Generation(), "remask", "committed", "first", "final")
 
 
 @every_topology
-def test_a_given_text_is_completed(subject: Any) -> None:
-    """LaViDa pads with the end of a text, and LLaDA-V stops at the end of the turn."""
-    adapter = subject.adapter
-    end, padding = adapter._end_ids[-1], adapter._end_ids[0] if adapter.family == "lavida" else adapter.mask_token
-    ids = adapter.tokenizer.convert_tokens_to_ids(["what", "is"])
-    for answer in ("what is", ids, [*ids, end]):
-        explanation = Explainer(adapter).explain(IMAGE, checks.PROMPT, answer=answer, targets="all")
-        assert explanation.answer == "what is"
-        assert [token.id for token in explanation.tokens] == ids
-        assert [target.text for target in explanation.targets] == ["what", "is"]
-    canvas = adapter.given(ids).tokens.tolist()
-    assert canvas == [*ids, end, *[padding] * (LENGTH - 3)]
-
-
-@every_topology
 def test_maps(subject: Any) -> None:
-    explanation = Explainer(subject.adapter).explain(IMAGE, checks.PROMPT, "all")
+    explanation = checks.check_contrasts(subject, IMAGE)
     assert explanation.raw_maps.shape[1:] == subject.adapter.encode(IMAGE, checks.PROMPT).views[0].cells.shape
     assert bool(explanation.maps.isfinite().all())
     assert bool((explanation.raw_maps.amax((1, 2)) > explanation.raw_maps.amin((1, 2))).all())
-
-
-@every_topology
-def test_contrasts(subject: Any) -> None:
-    words = Explainer(subject.adapter).explain(IMAGE, checks.PROMPT, "all").targets
-    other = next(word for word in ("x3", "x6") if word != words[0].text)
-    contrast = Contrast(words[0].text, other)
-    explanation = Explainer(subject.adapter).explain(IMAGE, checks.PROMPT, [contrast])
-    assert explanation.names == (f"{words[0].text} > {other}",)
-    assert float(explanation.raw_maps.amax()) > float(explanation.raw_maps.amin())
-    with pytest.raises(ValueError, match=r"Contrast: instead must be words that .* can write, got 'zebra'"):
-        Explainer(subject.adapter).explain(IMAGE, checks.PROMPT, [Contrast(words[0].text, "zebra")])
 
 
 @every_topology

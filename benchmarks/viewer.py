@@ -185,9 +185,8 @@ def main(
     version, rows = measure(frames)
     for row in rows:
         limit = f"at most {row.limit} a second" if row.limit else "no limit"
-        typer.echo(
-            f"{row.action}, {limit}: {row.median * 1e3:.1f} ms, p95 {row.p95 * 1e3:.1f} ms, {row.per_second:.0f}/s"
-        )
+        figures = f"{row.median * 1e3:.1f} ms, p95 {row.p95 * 1e3:.1f} ms, {row.per_second:.0f} a second"
+        typer.echo(f"{row.action}, {limit}: {figures}; {row.cpu * 1e3:.1f} ms of processor time")
     if out:
         write_result(out, head, browser=f"Chromium {version}", rows=[dataclasses.asdict(row) for row in rows])
 

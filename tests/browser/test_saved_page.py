@@ -349,6 +349,13 @@ def test_the_record_can_be_taken_along(opened: Open) -> None:
     assert '"schema": 1' in Path(download.value.path()).read_text("utf-8")
 
 
+def test_a_notebook_shows_the_page_in_a_frame(open_page: Open, tmp_path: Path) -> None:
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(f"<!DOCTYPE html><p id=viewer>notebook</p>{make()._repr_html_()}", "utf-8")
+    frame = open_page(notebook.as_uri()).frame_locator("iframe")
+    frame.locator('.caption:text-is("ring#2")').wait_for()
+
+
 def test_an_answer_of_unknown_steps_has_no_timeline(opened: Open) -> None:
     explanation = make()
     tokens = tuple(replace(token, step=None) for token in explanation.tokens)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dcam_fast.benchmarks import report_attribution, report_evaluation, report_latency
+from dcam_fast.benchmarks import report_attribution, report_evaluation, report_latency, report_service
 from dcam_fast.benchmarks.results import Results
 from dcam_fast.benchmarks.suite import EXPLANATION
 from dcam_fast.benchmarks.tables import markdown, readable
@@ -29,6 +29,7 @@ DOCUMENTS = (
     "docs/reproduction.md",
     "docs/attribution.md",
     "docs/threads.md",
+    "docs/service.md",
 )
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -128,6 +129,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "summary": summary,
     "performance": performance,
     "latency": latency,
+    "service": lambda: report_service.service(*newest("*-service.json")),
     "accuracy": accuracy,
     "evaluation": lambda: report_evaluation.whole(*newest("*-evaluation.json")),
     "evaluation-hard": lambda: report_evaluation.whole(*newest("*-evaluation-hard.json")),

@@ -36,7 +36,7 @@ class Job:
 
     Attributes:
         work: does it, in the worker's thread, and may call `emit` of this job.
-        deadline: by the worker's clock; None: there is none.
+        deadline: by the worker's clock, or None.
         cancel: set when nobody waits for the job any more.
     """
 
@@ -167,7 +167,7 @@ class Worker:
             deadline: of the request, by `clock`.
 
         Raises:
-            ServiceError: if there is none (429), if the deadline cannot be met (503), or if the worker ends (503).
+            ServiceError: 429 if there is no free place, 503 if the deadline cannot be met or the worker ends.
         """
         if not self.is_ready:
             raise stopping()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dcam_fast.benchmarks import report_attribution, report_evaluation, report_latency, report_service
+from dcam_fast.benchmarks import report_attribution, report_evaluation, report_latency, report_many, report_service
 from dcam_fast.benchmarks.results import Results
 from dcam_fast.benchmarks.suite import EXPLANATION
 from dcam_fast.benchmarks.tables import markdown, readable
@@ -130,6 +130,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "performance": performance,
     "latency": latency,
     "service": lambda: report_service.service(*newest("*-service.json")),
+    "many": lambda: report_many.many(*newest("*-many.json")),
+    "budgets": lambda: report_many.budgets(*newest("*-budgets.json")),
     "accuracy": accuracy,
     "evaluation": lambda: report_evaluation.whole(*newest("*-evaluation.json")),
     "evaluation-hard": lambda: report_evaluation.whole(*newest("*-evaluation-hard.json")),

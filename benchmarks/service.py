@@ -137,12 +137,13 @@ async def run_clients(url: str, images: list[bytes], clients: int, seconds: floa
     """What `clients` clients see in `seconds`, and how long it took until the last answer."""
     import httpx
 
-    load, started = Load(), time.perf_counter()
+    load = Load()
     limits = httpx.Limits(max_connections=clients)
     async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as client:
+        started = time.perf_counter()
         tasks = (run_client(client, images, first, started + seconds, load) for first in range(clients))
         await asyncio.gather(*tasks)
-    return load, time.perf_counter() - started
+        return load, time.perf_counter() - started
 
 
 @contextlib.contextmanager
@@ -153,7 +154,7 @@ def probing(url: str) -> Iterator[list[float]]:
 
     def probe() -> None:
         connection = http.client.HTTPConnection(urlsplit(url).netloc)
-        while not ended.wait(PROBE_S):
+        while not (seconds and ended.wait(PROBE_S)):
             started = time.perf_counter()
             connection.request("GET", "/health")
             connection.getresponse().read()

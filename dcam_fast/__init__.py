@@ -10,6 +10,7 @@ from dcam_fast._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from dcam_fast.attribution.methods import METHODS, GradientCAM
+    from dcam_fast.budget import BudgetError
     from dcam_fast.config import DEFAULT, PAPER, RELEASED, UNGUIDED, RefineConfig, profile
     from dcam_fast.contrast import Contrast
     from dcam_fast.environment import Environment, env
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from dcam_fast.explanation import Explanation
     from dcam_fast.images import load_image
     from dcam_fast.interruption import Cancelled, DeadlineExceeded, Interrupted
+    from dcam_fast.many import ExplainRequest, RequestError
     from dcam_fast.models import AdapterError
     from dcam_fast.models.generation import Generation
     from dcam_fast.models.given import GivenAnswer
@@ -32,10 +34,12 @@ _MODULE_OF = {
     "RELEASED": "config",
     "UNGUIDED": "config",
     "AdapterError": "models",
+    "BudgetError": "budget",
     "Cancelled": "interruption",
     "Contrast": "contrast",
     "DeadlineExceeded": "interruption",
     "Environment": "environment",
+    "ExplainRequest": "many",
     "Explainer": "explainer",
     "Explanation": "explanation",
     "Generation": "models.generation",
@@ -43,6 +47,7 @@ _MODULE_OF = {
     "GradientCAM": "attribution.methods",
     "Interrupted": "interruption",
     "RefineConfig": "config",
+    "RequestError": "many",
     "Step": "streaming",
     "Stream": "streaming",
     "env": "environment",
@@ -60,10 +65,12 @@ __all__ = [
     "RELEASED",
     "UNGUIDED",
     "AdapterError",
+    "BudgetError",
     "Cancelled",
     "Contrast",
     "DeadlineExceeded",
     "Environment",
+    "ExplainRequest",
     "Explainer",
     "Explanation",
     "Generation",
@@ -71,6 +78,7 @@ __all__ = [
     "GradientCAM",
     "Interrupted",
     "RefineConfig",
+    "RequestError",
     "Step",
     "Stream",
     "env",

@@ -8,7 +8,7 @@ import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import SupportsIndex
+from typing import Final, SupportsIndex
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast.words import align, fold, is_sign, occurrences, positions_in, split_ordinal, split_parts, words_in
+
+SCORES: Final = ("peak", "spread", "groundedness", "image_share", "prompt_share", "answer_share")
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,20 @@ class Token:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """A token that the model could have written at a position, and its probability there."""
+
+    text: str
+    id: int
+    probability: float
+
+
+@dataclass(frozen=True)
 class Target:
     """What one map explains: a word or phrase of the answer.
+
+    The scores from `groundedness` on, and the alternatives, are of the finished answer with the token masked again.
+    They are None, and there are no alternatives, where the scores were not requested.
 
     Attributes:
         text: as it reads in the answer.
@@ -39,6 +53,11 @@ class Target:
         spread: share of the cells that the map is spread over, 0 to 1 (even).
         groundedness: 0 to 1, low where the word points nowhere in particular. That of a contrast takes
             `p(word) / (p(word) + p(instead))` as the word's probability.
+        image_share: the part of the word's probability that is lost without the image, 0 to 1. Low for words that the
+            image does not support.
+        prompt_share: the same without the prompt.
+        answer_share: the same without the other words of the answer.
+        alternatives: for each of `positions`, the 5 most confident tokens, the most confident first.
         instead: of a `dcam_fast.Contrast`, what the word is compared with. None: nothing.
     """
 
@@ -46,8 +65,17 @@ class Target:
     positions: tuple[int, ...]
     peak: float
     spread: float
-    groundedness: float
+    groundedness: float | None = None
+    image_share: float | None = None
+    prompt_share: float | None = None
+    answer_share: float | None = None
+    alternatives: tuple[tuple[Alternative, ...], ...] = ()
     instead: str | None = None
+
+    @property
+    def scores(self) -> dict[str, float | None]:
+        """Its scores by name: peak, spread, groundedness and the three shares."""
+        return {name: getattr(self, name) for name in SCORES}
 
 
 @dataclass(frozen=True)
@@ -102,7 +130,7 @@ class ExplainedAnswer:
                 got = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}"
                 raise _error(name, f"float32 {list(shape)} on {maps.device}", got)
         for target in self.targets:
-            if not all(map(math.isfinite, (target.peak, target.spread, target.groundedness))):
+            if not all(value is None or math.isfinite(value) for value in target.scores.values()):
                 raise _error("targets", "of finite scores", target)
 
     def __repr__(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +16,15 @@ from dcam_fast.attribution.answer_states import check_state
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.attribution.methods.presets import METHODS, method_named
 from dcam_fast.attribution.resources import computing
-from dcam_fast.checks import check_text
+from dcam_fast.budget import Budget, CostModel, levels
+from dcam_fast.checks import check_switch, check_text
 from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
 from dcam_fast.encodings import EncodingCache
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource, load_image
 from dcam_fast.interruption import Cancellation, interruptible
+from dcam_fast.many import ExplainRequest, RequestError, explained_in_order
 from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerLike, given_trajectory
@@ -67,6 +70,7 @@ class Explainer:
         self.adapter = adapter
         self.resources = Resources(max_memory, compile, deterministic)
         self._graphs = GraphCache()
+        self._costs = CostModel()
         self._encodings = EncodingCache(adapter, encodings)
 
     @classmethod
@@ -75,33 +79,93 @@ class Explainer:
         model: str | os.PathLike[str] = "tiny",
         *,
         device: str | torch.device = "cpu",
-        attention: str | None = None,
+        device_map: object = None,
         trust_remote_code: bool = False,
         dtype: torch.dtype | str | None = None,
+        attention: str | None = None,
+        answer_length: int | None = None,
+        view: str | None = None,
+        vision_tower: str | os.PathLike[str] | None = None,
         max_memory: int | None = None,
         compile: bool = False,
         deterministic: bool = False,
     ) -> Explainer:
-        """An explainer of a model by name or folder.
+        """An explainer of a model by name, folder or Hub id.
 
         Args:
-            model: `"tiny"`, the embedded model, or a folder with a checkpoint.
+            model: `"tiny"`, the embedded model, a folder with a checkpoint, or a Hub id such as `"owner/model"`, which
+                is downloaded unless it is in the local cache.
             device: where the model and its passes run.
-            attention: the topology, where a family offers several (None: the model's own).
+            device_map: as in transformers, instead of `device`; it must name one device.
             trust_remote_code: whether code that a checkpoint brings along may run.
             dtype: of the weights, a torch dtype or its name (None: the checkpoint's).
+            attention: the topology, where a family offers several (None: the model's own).
+            answer_length: tokens in an answer, where a family lets the caller choose (None: the family's default).
+            view: the default view of the image, where a family has several (None: the family's default).
+            vision_tower: folder or Hub id of the vision tower, for a family that loads one from elsewhere.
             max_memory: as in `Explainer`.
             compile: as in `Explainer`.
             deterministic: as in `Explainer`.
 
         Raises:
-            AdapterError: for an unknown model, or one that cannot be loaded; see `dcam_fast.models.load`.
+            AdapterError: for an unknown model, one that cannot be loaded, or an option that its family does not have;
+                see `dcam_fast.models.load`.
             TypeError, ValueError: for an argument of the wrong type or value.
         """
         Resources(max_memory, compile, deterministic)  # checked before a model is loaded
         adapter = models.load(
-            model, device=device, attention=attention, trust_remote_code=trust_remote_code, dtype=dtype
+            model,
+            device=device,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            attention=attention,
+            answer_length=answer_length,
+            view=view,
+            vision_tower=vision_tower,
         )
+        return cls(adapter, max_memory=max_memory, compile=compile, deterministic=deterministic)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: torch.nn.Module,
+        processor: Any = None,
+        *,
+        attention: str | None = None,
+        name: str | None = None,
+        max_memory: int | None = None,
+        compile: bool = False,
+        deterministic: bool = False,
+        **options: Any,
+    ) -> Explainer:
+        """An explainer of a model that is in memory. The model is not copied, and every call leaves it as it was.
+
+        Args:
+            model: of a known family, on one device, in float32 or bfloat16. It may be quantized, have LoRA adapters,
+                and be wrapped by peft or `torch.compile`.
+            processor: what the family encodes with: a tokenizer (LaViDa, LLaDA-V), the checkpoint's processor (Dimple,
+                Dream-VL), a tokenizer and an image processor (DiffusionGemma), or None (the embedded model's own).
+            attention: as in `from_pretrained`.
+            name: shown in results (None: that of its checkpoint).
+            max_memory: as in `Explainer`.
+            compile: as in `Explainer`.
+            deterministic: as in `Explainer`.
+            options: others of the family: `answer_length`, `view`, `mask_token`, `threshold`.
+
+        Raises:
+            AdapterError: for a model, processor or option that cannot be used, with what to do.
+            TypeError, ValueError: for an argument of the wrong type or value.
+
+        Example:
+            >>> from dcam_fast import Explainer, sample_image
+            >>> model = Explainer.from_pretrained().adapter.model.train()  # or yours
+            >>> explanation = Explainer.from_model(model).explain(sample_image(), targets=[0])
+            >>> model.training
+            True
+        """
+        Resources(max_memory, compile, deterministic)
+        adapter = models.adapter_of(model, processor, name=name, attention=attention, **options)
         return cls(adapter, max_memory=max_memory, compile=compile, deterministic=deterministic)
 
     def explain(
@@ -114,6 +178,8 @@ class Explainer:
         method: str | AttributionMethod = "default",
         profile: str | RefineConfig | None = None,
         generation: Generation = DEFAULT_GENERATION,
+        scores: bool = True,
+        budget_ms: float | None = None,
         timeout: float | None = None,
         cancel: Cancellation | None = None,
     ) -> Explanation:
@@ -136,6 +202,10 @@ class Explainer:
                 the method's profile).
             generation: how the answer is generated. Of a given answer only the seed matters, and only for a family
                 without a mask token: it draws the noise that masks a token.
+            scores: whether targets get the scores that take passes of the model: groundedness, the shares and the
+                alternatives of `Target`.
+            budget_ms: milliseconds that the whole call may take. The most exact way that fits is taken; see
+                docs/production.md. None: no limit, and nothing is left out.
             timeout: seconds from the call after which it is interrupted (None: never).
             cancel: a `threading.Event`, or anything with `is_set()`, that interrupts the call once it is set.
 
@@ -147,28 +217,77 @@ class Explainer:
                 before the model runs is checked before.
             TypeError: for an argument of the wrong type, before the model runs.
             FileNotFoundError: if `image` is a path that does not exist.
+            BudgetError: if `budget_ms` is too small for every way to explain; a ValueError, before the model runs.
             DeadlineExceeded: after `timeout`.
             Cancelled: after `cancel` was set.
         """
-        limits = interruptible(timeout, cancel)
-        requested = checked_targets(targets, "explain")
-        settings = method_named(method)
-        _check_options("explain", prompt, profile, generation)
+        began, limits = time.perf_counter(), interruptible(timeout, cancel)
         with limits, computing(self.adapter, self.resources):
-            check_contrasts(requested, self.adapter, settings, "explain")
-            given = None
-            if answer is not None:
-                given = given_trajectory(answer, self.adapter, generation)
-                check_state(given, getattr(settings, "state", "final"))
-                choose(requested, self.adapter, given)  # checks the targets before any work
-            session = self._session(image, prompt, _name_of(method), settings, profile)
-            session = replace(session, is_given=given is not None)
+            requested = checked_targets(targets, "explain")
+            request = ExplainRequest(image, prompt, answer, requested, generation)
+            if budget_ms is not None:
+                budget = Budget(budget_ms, levels(method_named(method), scores, self.adapter), self._costs, began)
+                budget.check(requested, generation if answer is None else None)
+                return budget.explain(self._checked(request, method, profile, scores))
+            session = self._checked(request, method, profile, scores)
             started = time.perf_counter()
-            trajectory = self.adapter.generate(session.inputs, generation) if given is None else given
-            generated = started if given is not None else time.perf_counter()
-            chosen = choose(requested, self.adapter, trajectory)
-            raw = session.raw_maps(trajectory, chosen)
-            return session.explanation(trajectory, chosen, raw, {"generate": generated - started}, generated)
+            trajectory = session.answer()
+            return session.explained(trajectory, {"generate": time.perf_counter() - started})
+
+    def explain_many(
+        self,
+        requests: Iterable[ExplainRequest],
+        *,
+        method: str | AttributionMethod = "default",
+        profile: str | RefineConfig | None = None,
+        generation: Generation = DEFAULT_GENERATION,
+        scores: bool = True,
+    ) -> Generator[Explanation | RequestError]:
+        """Explains many requests, in their order.
+
+        What is wrong with a request is its result, a `RequestError`, and the next ones go on. A small model on a CPU
+        works at several requests at once, one on each of torch's threads, and answers `TOGETHER` of them in one pass.
+        It reads at most `TOGETHER * (threads + 1)` requests ahead of the caller, and memory does not grow with their
+        number. Objectives and methods of the caller's are then called by several threads. Other models explain one
+        request after another.
+
+        Maps and scores are bitwise those of `explain` for the same answer. Answers that are generated together are
+        the same, unless two tokens are nearly equally likely; see `Adapter.generate_many`.
+
+        Closing the iterator, or leaving it, stops the work.
+
+        Args:
+            requests: read as they are needed. What their iterator raises is raised after the results before it.
+            method: as in `explain`.
+            profile: as in `explain`.
+            generation: of the requests that do not have another.
+            scores: as in `explain`.
+
+        Raises:
+            TypeError, ValueError: for an option that no request can be explained with, before any work.
+
+        Example:
+            >>> from dcam_fast import Explainer, ExplainRequest, sample_image
+            >>> explainer = Explainer.from_pretrained("tiny")
+            >>> requests = [ExplainRequest(sample_image(), targets=[target]) for target in (0, "zebra")]
+            >>> for result in explainer.explain_many(requests):
+            ...     print(type(result).__name__)
+            Explanation
+            RequestError
+        """
+        method_named(method)
+        _check_options("explain_many", None, profile, generation)
+        check_switch("explain_many", "scores", scores)
+        if not isinstance(requests, Iterable):
+            raise TypeError(f"explain_many: requests must be an iterable of ExplainRequest, got {requests!r}")
+
+        def prepare(request: ExplainRequest) -> Session:
+            if not isinstance(request, ExplainRequest):
+                raise TypeError(f"explain_many: request must be an ExplainRequest, got {request!r}")
+            own = request if request.generation is not None else replace(request, generation=generation)
+            return self._checked(own, method, profile, scores)
+
+        return explained_in_order(requests, prepare, self.adapter, self.resources)
 
     def stream(
         self,
@@ -222,6 +341,23 @@ class Explainer:
             ValueError: for an image or a prompt that the model cannot process.
         """
         return self._encodings.encode(load_image(image), self.adapter.default_prompt if prompt is None else prompt)
+
+    def _checked(
+        self, request: ExplainRequest, method: str | AttributionMethod, profile: str | RefineConfig | None, scores: bool
+    ) -> Session:
+        """The session of a request of `explain`, checked, with image and prompt encoded."""
+        requested, settings = checked_targets(request.targets, "explain"), method_named(method)
+        generation = DEFAULT_GENERATION if request.generation is None else request.generation
+        _check_options("explain", request.prompt, profile, generation)
+        check_switch("explain", "scores", scores)
+        check_contrasts(requested, self.adapter, settings, "explain")
+        given = None
+        if request.answer is not None:
+            given = given_trajectory(request.answer, self.adapter, generation)
+            check_state(given, getattr(settings, "state", "final"))
+            choose(requested, self.adapter, given)  # checks the targets before any work
+        session = self._session(request.image, request.prompt, _name_of(method), settings, profile)
+        return replace(session, targets=requested, generation=generation, given=given, scores=scores)
 
     def _session(
         self,

@@ -16,19 +16,17 @@ from torch import Tensor
 from dcam_fast._version import __version__
 from dcam_fast.attribution import AttributionMethod, Resources, scores
 from dcam_fast.attribution.answer import Answer
-from dcam_fast.attribution.by_word import mean_by_word, positions_of, word_index
-from dcam_fast.attribution.contrasts import ContrastedWord, encode_instead, encode_other, log_preference
-from dcam_fast.attribution.engine import CHUNK
-from dcam_fast.attribution.methods.gradient_cam import GradientCAM, build_targets, check_contrastable
+from dcam_fast.attribution.claims import claims
+from dcam_fast.attribution.contrasts import ContrastedWord, encode_instead, encode_other
+from dcam_fast.attribution.methods.gradient_cam import GradientCAM, check_contrastable
 from dcam_fast.attribution.methods.shared import describe
-from dcam_fast.attribution.probabilities import log_probabilities_with_and_without
 from dcam_fast.attribution.refinement import refined
-from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.config import RefineConfig
 from dcam_fast.contrast import Contrast
-from dcam_fast.explained_answer import Target, Token
+from dcam_fast.explained_answer import Alternative, Target, Token
 from dcam_fast.explanation import Explanation
-from dcam_fast.models.adapter import Adapter, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs, Trajectory, Word
+from dcam_fast.models.generation import Generation
 from dcam_fast.models.text import pieces_of, spell
 from dcam_fast.ops.cuda_graphs import GraphCache
 from dcam_fast.words import BROKEN, find_run, is_content, is_sign, positions_in, split_parts
@@ -52,7 +50,10 @@ class Session:
         profile_name: its name in the provenance.
         resources: what passes may use of the machine.
         graphs: CUDA graphs of the explainer's refinements.
-        is_given: whether another engine wrote the answer.
+        targets: the words that get maps.
+        generation: how the answer is generated.
+        given: the answer, where another engine wrote it. None: the model answers.
+        scores: whether targets get the scores that need passes of the model.
     """
 
     adapter: Adapter[Any]
@@ -63,7 +64,25 @@ class Session:
     profile_name: str
     resources: Resources
     graphs: GraphCache
-    is_given: bool = False
+    targets: CheckedTargets = "content"
+    generation: Generation = DEFAULT_GENERATION
+    given: Trajectory | None = None
+    scores: bool = True
+
+    def answer(self) -> Trajectory:
+        """The given answer, or a new one."""
+        return self.adapter.generate(self.inputs, self.generation) if self.given is None else self.given
+
+    def explained(self, trajectory: Trajectory, seconds: dict[str, float]) -> Explanation:
+        """The explanation of a finished answer.
+
+        Args:
+            trajectory: of the answer.
+            seconds: what the stages before took.
+        """
+        started = time.perf_counter()
+        chosen = choose(self.targets, self.adapter, trajectory)
+        return self.explanation(trajectory, chosen, self.raw_maps(trajectory, chosen), seconds, started)
 
     def raw_maps(self, trajectory: Trajectory, words: list[Word]) -> Tensor:
         """Raw maps float32 `[len(words), h, w]` over the first view of the image."""
@@ -98,7 +117,12 @@ class Session:
         return self.adapter.decode(torch.tensor(tokens, dtype=torch.int64))
 
     def explanation(
-        self, trajectory: Trajectory, chosen: list[Word], raw: Tensor, seconds: dict[str, float], started: float
+        self,
+        trajectory: Trajectory,
+        chosen: list[Word],
+        raw: Tensor,
+        seconds: dict[str, float],
+        started: float,
     ) -> Explanation:
         """The explanation of a finished answer.
 
@@ -111,7 +135,7 @@ class Session:
         """
         adapter, answer = self.adapter, trajectory.tokens[: trajectory.length]
         maps = self.refined(raw, answer)
-        word_scores = self._scores(trajectory, chosen, maps)
+        targets = self._targets(Answer(adapter, self.inputs, trajectory), chosen, maps)
         explaining = seconds.get("explain", 0.0) + time.perf_counter() - started
         log.info(
             "%s: method %s, %d tokens, %d maps of %s; generation %.3f s, explanation %.3f s",
@@ -123,12 +147,7 @@ class Session:
             prompt=self.inputs.prompt,
             answer=adapter.decode(answer),
             tokens=self._tokens(trajectory),
-            targets=tuple(
-                Target(
-                    word.text, word.positions, *s, instead=word.instead if isinstance(word, ContrastedWord) else None
-                )
-                for word, s in zip(chosen, word_scores, strict=True)
-            ),
+            targets=targets,
             maps=maps,
             raw_maps=raw,
             boxes=self.inputs.views[0].boxes,
@@ -136,44 +155,40 @@ class Session:
                 "dcam_fast": __version__,
                 "torch": torch.__version__,
                 "model": adapter.name,
-                "answer": "given" if self.is_given else "generated",
+                "answer": "generated" if self.given is None else "given",
                 "method": self.method_name,
                 **describe(self.method),
                 "layers": list(self._layers),
                 "profile": self.profile_name,
+                "claims": claims(Answer(adapter, self.inputs, trajectory), self.method, self.scores),
                 "seconds": {**seconds, "explain": explaining},
             },
         )
 
-    def _scores(self, trajectory: Trajectory, chosen: list[Word], maps: Tensor) -> list[tuple[float, float, float]]:
-        """(peak, spread, groundedness) of each chosen word."""
-        if not chosen:
-            return []
-        adapter, index = self.adapter, word_index(chosen).to(self.adapter.device)
-        masked = build_targets(trajectory, positions_of(chosen).to(adapter.device), "remask", adapter.mask_token)
-        hot = scores.hot_cells(maps).flatten(1)[index]
-        visible, ablated = (mean_by_word(values, chosen) for values in self._with_and_without(masked, hot))
-        for number, word in enumerate(chosen):
-            if isinstance(word, ContrastedWord):
-                place = scores.hot_cells(maps[number : number + 1]).flatten()
-                visible[number], ablated[number] = log_preference(
-                    adapter, self.inputs, trajectory, word, self._layers[0], place
-                )
-        columns = (scores.peak(maps), scores.spread(maps), scores.groundedness(maps, visible, ablated))
-        return [(float(p), float(s), float(g)) for p, s, g in torch.stack(columns, 1).tolist()]
-
-    def _with_and_without(self, targets: TargetBatch, hot: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability `[T]` of each token, and with its hot cells, bool `[T, N]`, ablated at the first target
-        layer."""
-        layer = self._layers[0]
-        cells = self.inputs.views[0].cells.flatten()
-        chunks = zip(targets.chunks(CHUNK), hot.split(CHUNK), strict=True)
-        pairs = [
-            log_probabilities_with_and_without(self.adapter, self.inputs, chunk, layer, cells, mask)
-            for chunk, mask in chunks
+    def _targets(self, answer: Answer, chosen: list[Word], maps: Tensor) -> tuple[Target, ...]:
+        """The chosen words with their scores, or without `scores`, with those of their maps alone."""
+        shapes = torch.stack((scores.peak(maps), scores.spread(maps)), 1).tolist()
+        targets = [
+            Target(word.text, word.positions, peak, spread, instead=getattr(word, "instead", None))
+            for word, (peak, spread) in zip(chosen, shapes, strict=True)
         ]
-        visible, ablated = zip(*pairs, strict=True)
-        return torch.cat(visible), torch.cat(ablated)
+        if not self.scores:
+            return tuple(targets)
+        found = scores.dependence(answer, chosen, maps, self._layers[0])
+        return tuple(
+            replace(
+                target,
+                groundedness=depends.groundedness,
+                image_share=depends.image_share,
+                prompt_share=depends.prompt_share,
+                answer_share=depends.answer_share,
+                alternatives=tuple(
+                    tuple(Alternative(self._decode([token]), token, probability) for token, probability in position)
+                    for position in depends.alternatives
+                ),
+            )
+            for target, depends in zip(targets, found, strict=True)
+        )
 
 
 def checked_targets(targets: TargetsLike, caller: str) -> CheckedTargets:

@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from dcam_fast.attribution.by_word import mean_by_word, positions_of
 from dcam_fast.attribution.contrasts import ContrastedWord
 from dcam_fast.attribution.resources import computing
+from dcam_fast.checks import check_switch
 from dcam_fast.explained_answer import Token
 from dcam_fast.explanation import Explanation
 from dcam_fast.interruption import interruptible
@@ -81,20 +82,23 @@ class Stream(Iterator[Step]):
         """Stops the generation. There are no further steps and no explanation."""
         self._steps.close()
 
-    def explanation(self, targets: TargetsLike = "content") -> Explanation:
+    def explanation(self, targets: TargetsLike = "content", *, scores: bool = True) -> Explanation:
         """The explanation that `Explainer.explain` gives with the state `"committed"`, from the maps of the steps.
 
         Args:
             targets: as in `Explainer.explain`.
+            scores: as in `Explainer.explain`.
 
         Raises:
             RuntimeError: before the last step, and after `close`.
             ValueError: for a target that the answer does not contain.
+            TypeError: for an argument of the wrong type.
             DeadlineExceeded, Cancelled: as in `Explainer.stream`.
         """
         if self._finished is None:
             raise RuntimeError("Stream.explanation: stream must be at its end, got a stream with steps left or closed")
         requested = checked_targets(targets, "Stream.explanation")
+        check_switch("Stream.explanation", "scores", scores)
         started = time.perf_counter()
         with self._limits, computing(self._session.adapter, self._session.resources):
             check_contrasts(requested, self._session.adapter, self._session.method, "Stream.explanation")
@@ -107,7 +111,8 @@ class Stream(Iterator[Step]):
             contrasts = {index: word for index, word in enumerate(chosen) if isinstance(word, ContrastedWord)}
             if contrasts:  # whose maps no step has made
                 raw[list(contrasts)] = self._session.raw_maps(self._finished, list(contrasts.values()))
-            return self._session.explanation(self._finished, chosen, raw, self._seconds, started)
+            session = replace(self._session, scores=scores)
+            return session.explanation(self._finished, chosen, raw, self._seconds, started)
 
     def _run(self, denoised: Iterator[Trajectory]) -> Generator[Step, None, None]:
         trajectory = None

@@ -40,6 +40,8 @@ class _Case:
     image: NDArray[np.uint8]
     inputs: Inputs
     trajectory: Trajectory
+    before: dict[str, object]
+    after: dict[str, object]
 
 
 @own_modes()
@@ -63,18 +65,20 @@ def check_adapter(adapter: Adapter[Any], image: NDArray[np.uint8] | None = None,
     if image is None:
         image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     question = adapter.default_prompt if prompt is None else prompt
+    before = _state_of(adapter)
     try:
         inputs = adapter.encode(image, question)
         trajectory = adapter.generate(inputs)
     except Exception as error:  # any error of the author's code is a finding
         raise ConformanceError(adapter.name, [f"encode and generate must work, got {error!r}"]) from error
-    case = _Case(adapter, image, inputs, trajectory)
+    case = _Case(adapter, image, inputs, trajectory, before, _state_of(adapter))
     findings: list[str] = []
-    for check in CHECKS:
-        try:
-            findings += check(case)
-        except Exception as error:  # the other checks still run
-            findings.append(f"{check.__name__.strip('_').replace('_', ' ')}: must not fail, got {error!r}")
+    with adapter.frozen():
+        for check in CHECKS:
+            try:
+                findings += check(case)
+            except Exception as error:  # the other checks still run
+                findings.append(f"{check.__name__.strip('_').replace('_', ' ')}: must not fail, got {error!r}")
     if findings:
         raise ConformanceError(adapter.name, findings)
 
@@ -250,14 +254,26 @@ def _words(case: _Case) -> Iterator[str]:
 # ---------------------------------------------------------------------------------------------------------- gradients
 
 
-def _frozen_parameters(case: _Case) -> Iterator[str]:
-    modules = {id(v): v for v in vars(case.adapter).values() if isinstance(v, torch.nn.Module)}
-    for module in modules.values():
-        count = sum(parameter.requires_grad for parameter in module.parameters())
-        if count:
-            yield f"parameters must be frozen (requires_grad_(False)), got {count} that are not"
-        if module.training:
-            yield "the model must be in evaluation mode (eval()), got training mode"
+def _unchanged_model(case: _Case) -> Iterator[str]:
+    before, after = case.before, case.after
+    changed = [name for name in sorted(before.keys() | after.keys()) if not _same(before.get(name), after.get(name))]
+    if changed:
+        yield f"encode and generate must leave the model as it was, got changes: {', '.join(changed[:3])}"
+
+
+def _state_of(adapter: Adapter[Any]) -> dict[str, object]:
+    """Modes, flags and values of the model, by name."""
+    if adapter.model is None:
+        return {}
+    state: dict[str, object] = {f"{name}.training": part.training for name, part in adapter.model.named_modules()}
+    state |= {f"{name}.requires_grad": value.requires_grad for name, value in adapter.model.named_parameters()}
+    return state | {name: value.detach().clone() for name, value in adapter.model.state_dict().items()}
+
+
+def _same(before: object, after: object) -> bool:
+    if isinstance(before, Tensor) and isinstance(after, Tensor):
+        return torch.equal(before, after)
+    return before == after
 
 
 def _target_layers(case: _Case) -> Iterator[str]:
@@ -380,7 +396,7 @@ CHECKS: tuple[Callable[[_Case], Iterator[str]], ...] = (
     _stepping,
     _given,
     _words,
-    _frozen_parameters,
+    _unchanged_model,
     _target_layers,
     _gradients,
     _two_streams,

@@ -20,7 +20,7 @@ ORDER = (
     ("output",),
     ("explanation",),
     ("encodings", "session", "testing"),
-    ("streaming",),
+    ("budget", "many", "streaming"),
     ("explainer",),
     ("evaluation", "service"),
     ("benchmarks",),

@@ -146,11 +146,17 @@ class LosesWords(TinyAdapter):
         return super().words(trajectory)[1:]
 
 
-class Thawed(TinyAdapter):
+class Trains(TinyAdapter):
     def __init__(self) -> None:
         super().__init__()
-        self.model.requires_grad_()
-        self.model.train()
+        self.model.train().requires_grad_()
+
+
+class Meddles(TinyAdapter):
+    def encode(self, image: NDArray[np.uint8], prompt: str) -> TinyInputs:
+        with torch.no_grad():
+            self.model.norm.weight.mul_(1.001)
+        return super().encode(image, prompt)
 
 
 class AllowsTheLast(TinyAdapter):
@@ -217,8 +223,7 @@ BROKEN: list[tuple[type[TinyAdapter], str]] = [
     (Restless, "the same question must have the same answer"),
     (TakesBack, "a committed token must stay committed"),
     (LosesWords, "words: positions must be"),
-    (Thawed, "parameters must be frozen"),
-    (Thawed, "the model must be in evaluation mode"),
+    (Meddles, "encode and generate must leave the model as it was, got changes: norm.weight"),
     (AllowsTheLast, "must be rejected, got no error"),
     (NoGradient, "gradients must reach the image cells, got zeros"),
     (NotANumber, "gradients at the image cells must be finite"),
@@ -238,7 +243,7 @@ def test_faults_are_found_and_named(broken: type[TinyAdapter], message: str) -> 
 
 
 def test_all_findings_are_listed() -> None:
-    class Both(LosesWords, Thawed):
+    class Both(LosesWords, AllowsTheLast):
         pass
 
     with pytest.raises(ConformanceError) as caught:
@@ -246,6 +251,13 @@ def test_all_findings_are_listed() -> None:
     assert len(caught.value.findings) == 3
     assert isinstance(caught.value.findings[0], str)
     assert "tiny: 3 promises" in str(caught.value)
+
+
+def test_a_model_in_training_is_sound_and_stays_in_training() -> None:
+    adapter = Trains()
+    check_adapter(adapter, IMAGE)
+    assert all(module.training for module in adapter.model.modules())
+    assert all(parameter.requires_grad for parameter in adapter.model.parameters())
 
 
 def test_inputs_are_not_modified() -> None:

@@ -108,6 +108,7 @@ class ShapedInputs(Inputs):
 class ShapedAdapter(Adapter[ShapedInputs]):
     """Prefix attention, as in LaViDa's generation, or joint. Half of the layers are above the target layer."""
 
+    model: Model
     name = "lavida shapes"
     mask_token = 0
     default_prompt = "describe the image"

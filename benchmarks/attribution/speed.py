@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import typer
 
-from dcam_fast import scenes
+from dcam_fast import models, scenes
 from dcam_fast.attribution import GradientCAM
 from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.answer_states import State
@@ -30,7 +30,6 @@ from dcam_fast.benchmarks.attribution.memory import PeakMemory
 from dcam_fast.benchmarks.attribution.shaped import Shape, ShapedAdapter
 from dcam_fast.benchmarks.results import header, write_result
 from dcam_fast.models.adapter import Adapter, Inputs, Trajectory
-from dcam_fast.models.tiny.adapter import TinyAdapter
 
 WORDS = 8
 AGREE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}  # of the largest gradient; kernels round differently
@@ -143,7 +142,7 @@ def compare(
 
 def tiny(device: str, repeats: int) -> dict[str, Any]:
     """The embedded model."""
-    adapter, joint = (TinyAdapter(device=device, attention=attention) for attention in ("prefix", "joint"))
+    adapter, joint = (models.load("tiny", device=device, attention=attention) for attention in ("prefix", "joint"))
     inputs = adapter.encode(scenes.sample_scene(np.random.default_rng(12), objects=3).image, scenes.CAPTION_PROMPT)
     about = {"num_layers": adapter.num_layers, "target_layer": adapter.default_layers[0], "tokens": 256 + 8 + 24}
     return compare("embedded model", adapter, joint, inputs, torch.float32, repeats) | about

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dcam_fast.attribution.answer_states import State, canvases
-from dcam_fast.attribution.probabilities import log_probabilities_with_and_without
+from dcam_fast.attribution.probabilities import Interventions, of_tokens, read
 from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.models.adapter import Adapter, AdapterError, Inputs, Trajectory, Word
 from dcam_fast.words import fold
@@ -128,7 +128,7 @@ def log_preference(
     trajectory: Trajectory,
     word: ContrastedWord,
     layer: int,
-    ablated: Tensor,
+    place: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Logarithm of `p(word) / (p(word) + p(instead))`, and the same without some cells, at the state `"remask"`.
 
@@ -137,12 +137,20 @@ def log_preference(
         inputs: image and prompt, encoded.
         trajectory: the answer.
         word: a word of it.
-        layer: the layer at whose output the cells are replaced; see `log_probabilities_with_and_without`.
-        ablated: bool `[N]`, the cells to replace.
+        layer: the layer at whose output the cells are replaced.
+        place: bool `[N]`, the cells to replace; see `Interventions`.
     """
     targets = contrast_targets(trajectory, word, "remask", adapter.mask_token)
     assert targets.weights is not None
-    visible, without = log_probabilities_with_and_without(
-        adapter, inputs, targets, layer, inputs.views[0].cells.flatten(), ablated.expand(len(targets), -1)
+    interventions = Interventions(
+        layer=layer,
+        cells=inputs.views[0].cells.flatten(),
+        place=place.expand(len(targets), -1),
+        others=place.new_zeros(len(targets), len(trajectory.tokens)),
     )
-    return F.logsigmoid((targets.weights * visible).sum()), F.logsigmoid((targets.weights * without).sum())
+    readings = read(adapter, inputs, targets, interventions)
+    visible = of_tokens(readings.visible, targets.tokens)
+    return (
+        F.logsigmoid((targets.weights * visible).sum()),
+        F.logsigmoid((targets.weights * readings.without_place).sum()),
+    )

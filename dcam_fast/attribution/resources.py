@@ -61,12 +61,13 @@ _current: ContextVar[Resources] = ContextVar("resources", default=DEFAULTS)
 
 @contextlib.contextmanager
 def computing(adapter: Adapter[Any], resources: Resources = DEFAULTS) -> Iterator[None]:
-    """Passes of `adapter` inside run with `resources`, in the package's own torch modes (`own_modes`) and on the number
-    of torch's threads that suits the model (`threads_of`). Other Python threads are not affected."""
+    """Passes of `adapter` inside run with `resources`, in the package's own torch modes (`own_modes`), on the number of
+    torch's threads that suits the model (`threads_of`) and on a frozen model (`Adapter.frozen`). Other Python threads
+    are not affected, except that they see the model frozen."""
     token = _current.set(resources)
     deterministic = _deterministic((True, False)) if resources.deterministic else contextlib.nullcontext()
     try:
-        with own_modes(), threads_of(adapter), deterministic:
+        with own_modes(), threads_of(adapter), deterministic, adapter.frozen():
             yield
     finally:
         _current.reset(token)

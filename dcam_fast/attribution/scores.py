@@ -1,10 +1,83 @@
-"""Scores of a map: how focused it is, and whether the word depends on the place that it points at."""
+"""Scores of words and their maps: how focused a map is, and how much of a word's probability depends on the place that
+it points at, on the image, on the prompt and on the other words."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dcam_fast.attribution.answer import Answer
+from dcam_fast.attribution.by_word import mean_by_word, word_index
+from dcam_fast.attribution.contrasts import ContrastedWord, log_preference
+from dcam_fast.attribution.engine import CHUNK
+from dcam_fast.attribution.methods.gradient_cam import build_targets
+from dcam_fast.attribution.probabilities import Interventions, Readings, of_tokens, read
+from dcam_fast.attribution.target_batch import TargetBatch
+from dcam_fast.models.adapter import Word
+
+TOP: Final = 5  # alternatives of a token
+STATE: Final = "remask"  # the answer state that probabilities are read at
+# Of scores, as an explanation states them. The replaced hidden states are those at the output of a layer.
+DEFINITIONS: Final = {
+    "groundedness": "(1 - p_without / p) * (1 - spread), the cells that the map points at replaced by the mean of the "
+    "other cells",
+    "image_share": "1 - p_without / p, at least 0, all rows of the image replaced by their mean",
+    "prompt_share": "1 - p_without / p, at least 0, all rows of the prompt replaced by their mean",
+    "answer_share": "1 - p_without / p, at least 0, all rows of the other words replaced by their mean",
+}
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """How much of a word's probability depends on what, 0 to 1, and what else the model would have written.
+
+    Attributes:
+        groundedness: on the place that its map points at, times the focus of the map; see `groundedness`.
+        image_share: on the image; see `share`.
+        prompt_share: on the prompt.
+        answer_share: on the other words of the answer.
+        alternatives: for each token of the word, the ids and probabilities of the most confident tokens there.
+    """
+
+    groundedness: float
+    image_share: float
+    prompt_share: float
+    answer_share: float
+    alternatives: tuple[tuple[tuple[int, float], ...], ...]
+
+
+def dependence(answer: Answer, words: Sequence[Word], maps: Tensor, layer: int) -> list[Dependence]:
+    """How much words depend on the places, the image, the prompt and the other words.
+
+    Args:
+        answer: that the words belong to.
+        words: `T` of them.
+        maps: `[T, h, w]`, their refined maps.
+        layer: the layer at whose output hidden states are replaced.
+    """
+    if not words:
+        return []
+    targets = build_targets(answer.trajectory, answer.positions(words), STATE, answer.adapter.mask_token)
+    place, others = hot_cells(maps).flatten(1)[word_index(words).to(maps.device)], other_positions(answer, words)
+    cells = answer.view.cells.flatten()
+    chunks = [
+        (part, read(answer.adapter, answer.inputs, part, Interventions(layer, cells, *masks)))
+        for part, *masks in zip(targets.chunks(CHUNK), place.split(CHUNK), others.split(CHUNK), strict=True)
+    ]
+    found = _by_word(chunks, words, maps)
+    for number, word in enumerate(words):
+        if isinstance(word, ContrastedWord):
+            map = maps[number : number + 1]
+            place = hot_cells(map).flatten()
+            odds = log_preference(answer.adapter, answer.inputs, answer.trajectory, word, layer, place)
+            grounded = groundedness(map, *(value[None] for value in odds))
+            found[number] = replace(found[number], groundedness=float(grounded))
+    return found
 
 
 def peak(maps: Tensor) -> Tensor:
@@ -35,17 +108,64 @@ def hot_cells(maps: Tensor) -> Tensor:
     return F.max_pool2d(hot[:, None].float(), 3, 1, 1)[:, 0] > 0
 
 
-def groundedness(maps: Tensor, visible: Tensor, ablated: Tensor) -> Tensor:
+def share(visible: Tensor, without: Tensor) -> Tensor:
+    """The part of each word's probability that an intervention takes away, `[T]`: `1 - p_without / p`.
+
+    It is 0, and not below, where the word becomes more likely.
+
+    >>> share(torch.tensor([0.8, 0.4]).log(), torch.tensor([0.2, 0.5]).log()).tolist()
+    [0.75, 0.0]
+
+    Args:
+        visible: log-probability `[T]` of each word given the image, the prompt and all other words.
+        without: the same after the intervention.
+    """
+    return 1 - (without - visible).exp().clamp(max=1)
+
+
+def groundedness(maps: Tensor, visible: Tensor, without_place: Tensor) -> Tensor:
     """Whether each word depends on the place that its map points at, `[T]` in 0..1: dependence times focus.
 
-    Dependence is the share of the word's probability that is lost when that place is removed and everything else
-    stays: `1 - p_ablated / p_visible`. It is low for function words, and for words whose map is wrong. Focus is
-    `1 - spread`: an abstract word may depend on the image but on no place in it.
+    Dependence is the `share` of the word's probability that is lost when that place is removed and everything else
+    stays. It is low for function words, and for words whose map is wrong. Focus is `1 - spread`: an abstract word may
+    depend on the image but on no place in it.
 
     Args:
         maps: `[T, h, w]`, refined.
         visible: log-probability `[T]` of each word given the whole image and all other words.
-        ablated: the same without the word's `hot_cells`.
+        without_place: the same without the word's `hot_cells`.
     """
-    dependence = 1 - (ablated - visible).exp().clamp(max=1)
-    return dependence * (1 - spread(maps))
+    return share(visible, without_place) * (1 - spread(maps))
+
+
+def other_positions(answer: Answer, words: Sequence[Word]) -> Tensor:
+    """For each token of `words`, the answer positions of the other words, bool `[tokens, L]`.
+
+    The row that a token's logits are read from is never one of them.
+    """
+    positions, index = answer.positions(words), word_index(words)
+    others = torch.zeros(len(positions), len(answer.trajectory.tokens), dtype=torch.bool, device=positions.device)
+    others[:, : answer.trajectory.length] = True
+    for row, word in enumerate(index.tolist()):
+        others[row, list(words[word].positions)] = False
+    read_at = (positions - answer.adapter.logit_shift).clamp(min=0)
+    return others.scatter_(1, read_at[:, None], False)
+
+
+def _by_word(chunks: Sequence[tuple[TargetBatch, Readings]], words: Sequence[Word], maps: Tensor) -> list[Dependence]:
+    def log_probability(name: str) -> Tensor:
+        return mean_by_word(torch.cat([getattr(reading, name) for _, reading in chunks]), words)
+
+    visible = mean_by_word(torch.cat([of_tokens(reading.visible, part.tokens) for part, reading in chunks]), words)
+    scores = [groundedness(maps, visible, log_probability("without_place"))]
+    scores += [share(visible, log_probability(f"without_{name}")) for name in ("image", "prompt", "others")]
+    top = iter([tokens for _, reading in chunks for tokens in _most_confident(reading.visible)])
+    return [
+        Dependence(grounded, image, prompt, answer, tuple(next(top) for _ in word.positions))
+        for (grounded, image, prompt, answer), word in zip(torch.stack(scores, 1).tolist(), words, strict=True)
+    ]
+
+
+def _most_confident(log_probabilities: Tensor) -> list[tuple[tuple[int, float], ...]]:
+    top = log_probabilities.topk(min(TOP, log_probabilities.shape[1]))
+    return [tuple(zip(*row, strict=True)) for row in zip(top.indices.tolist(), top.values.exp().tolist(), strict=True)]

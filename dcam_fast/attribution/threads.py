@@ -15,6 +15,7 @@ import contextlib
 import contextvars
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -87,6 +88,11 @@ def run_all(tasks: Iterable[Callable[[], R]]) -> list[R]:
     if errors:
         raise errors[0]
     return [results[index] for index in range(len(tasks))]
+
+
+def new_pool(count: int) -> ThreadPoolExecutor:
+    """A pool of `count` threads that each run torch's operations on one thread, like those of `run_all`."""
+    return ThreadPoolExecutor(count, "dcam_fast", initializer=_set_own, initargs=(1,))
 
 
 def _set_own(count: int) -> None:

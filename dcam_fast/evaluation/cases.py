@@ -105,7 +105,8 @@ def case_maps(
         words: the words to explain instead of those of the case.
     """
     target_words = case.words if words is None else words
-    raw = all_raw_maps(methods, Answer(adapter, case.inputs, case.trajectory), target_words)
+    with adapter.frozen():
+        raw = all_raw_maps(methods, Answer(adapter, case.inputs, case.trajectory), target_words)
     return {name: refined(maps, methods[name].profile, case.inputs, case.answer) for name, maps in raw.items()}
 
 

@@ -109,9 +109,10 @@ class Perturbation:
         self.view: ImageView = inputs.views[0]
         self.boxes = self.view.boxes.view(-1, 4).round().long().tolist()
         self.fill_color = np.median(inputs.image.reshape(-1, 3), axis=0).astype(np.uint8)
-        self.baseline = self._probability(log_probabilities(adapter, inputs, self.targets))
         blank = adapter.encode(np.broadcast_to(self.fill_color, inputs.image.shape).copy(), inputs.prompt)
-        self.blank = self._probability(log_probabilities(adapter, blank, self.targets))
+        with adapter.frozen():
+            self.baseline = self._probability(log_probabilities(adapter, inputs, self.targets))
+            self.blank = self._probability(log_probabilities(adapter, blank, self.targets))
 
     @own_modes()
     def curves(self, maps: Tensor) -> Curves:
@@ -131,7 +132,9 @@ class Perturbation:
             for token, word in enumerate(word_of_token)
             for version in range(versions)
         ]
-        perturbed = self._probability(self._run(images, queries).view(len(word_of_token), len(counts), 2))
+        with self.adapter.frozen():
+            scores = self._run(images, queries)
+        perturbed = self._probability(scores.view(len(word_of_token), len(counts), 2))
         ends = self.baseline[:, None], self.blank[:, None]
         return Curves(
             shares=torch.tensor([0.0, *self.shares, 1.0], device=perturbed.device),

@@ -72,7 +72,8 @@ def randomization_test(
     answer = trajectory.tokens[: trajectory.length]
 
     def maps_of(model: Adapter[Any]) -> dict[str, torch.Tensor]:
-        raw = all_raw_maps(methods, Answer(model, inputs, trajectory), words)
+        with model.frozen():
+            raw = all_raw_maps(methods, Answer(model, inputs, trajectory), words)
         return {name: refined(maps, methods[name].profile, inputs, answer) for name, maps in raw.items()}
 
     before = maps_of(adapter)

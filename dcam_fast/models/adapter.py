@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Generic, TypeVar
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from dcam_fast.images import cell_colors
 from dcam_fast.interruption import checked
+from dcam_fast.models.freezing import frozen, on_frozen_model
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerFormat, GivenAnswer
 from dcam_fast.models.trajectory import NO_MASK as NO_MASK  # these three are part of the interface
@@ -75,6 +77,13 @@ class Inputs(TensorFields):
         """Mean color of each cell of the default view, float32 `[3, h, w]` in 0..1, on the view's device."""
         boxes = self.views[0].boxes
         return cell_colors(self.image, boxes).to(boxes.device)
+
+    @cached_property
+    def image_rows(self) -> Tensor:
+        """The rows of `Hidden.image` that hold the image, int64 `[n]`: the cells of each view and what lies between
+        them, such as newline tokens."""
+        spans = [torch.arange(int(cells.min()), int(cells.max()) + 1) for cells in (view.cells for view in self.views)]
+        return torch.cat(spans).unique().to(self.views[0].cells.device)
 
 
 @dataclass(frozen=True)
@@ -142,11 +151,12 @@ InputsT = TypeVar("InputsT", bound=Inputs)
 
 
 class Adapter(ABC, Generic[InputsT]):
-    """One model family. Parameters are frozen; every tensor stays on `device`.
+    """One model family. Every tensor stays on `device`.
 
     A family implements `encode`, `denoise` (or `generate`), `embed`, `layer`, `logits`, `words` and `decode`.
 
     Attributes:
+        model: the whole model; None for a family that computes without modules.
         name: shown in results.
         device: of the model and of every tensor.
         num_layers: transformer layers.
@@ -156,6 +166,7 @@ class Adapter(ABC, Generic[InputsT]):
         has_two_streams: whether `prefix_layer` and `canvas_layer` are implemented. The prefix then runs only once.
         small: whether a layer takes microseconds on a CPU. torch then runs it on one thread.
         causal: whether answer tokens attend to earlier ones only.
+        logit_shift: how many rows before an answer position its logits are read.
 
     Example:
         >>> from dcam_fast import Generation
@@ -172,6 +183,7 @@ class Adapter(ABC, Generic[InputsT]):
         torch.Size([1, 2, 58])
     """
 
+    model: nn.Module | None = None
     name: str
     device: torch.device
     num_layers: int
@@ -181,13 +193,22 @@ class Adapter(ABC, Generic[InputsT]):
     has_two_streams = False
     small: bool = False
     causal: bool = False
+    logit_shift: int = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Runs what users call directly in torch's default modes, whatever modes the caller has set."""
+        """Runs what users call directly in torch's default modes and on a frozen model, whatever the caller has set."""
         super().__init_subclass__(**kwargs)
-        for name in ("__init__", "encode", "generate", "given"):
+        for name in ("__init__", "given"):
             if name in vars(cls):
                 setattr(cls, name, own_modes()(vars(cls)[name]))
+        for name in ("encode", "generate"):
+            if name in vars(cls):
+                setattr(cls, name, on_frozen_model(vars(cls)[name]))
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """A context in which the model is in evaluation mode and no parameter requires gradients. Whatever runs the
+        model's layers opens it. The model is as it was afterwards; see `dcam_fast.models.freezing.frozen`."""
+        return nullcontext() if self.model is None else frozen(self.model)
 
     @abstractmethod
     def encode(self, image: NDArray[np.uint8], prompt: str) -> InputsT:
@@ -197,7 +218,7 @@ class Adapter(ABC, Generic[InputsT]):
             AdapterError: for an image or a prompt that the model cannot process.
         """
 
-    @own_modes()
+    @on_frozen_model
     def generate(self, inputs: InputsT, generation: Generation = DEFAULT_GENERATION) -> Trajectory:
         """Generates an answer: the last trajectory of `denoise`, unless a family overrides it.
 
@@ -210,6 +231,21 @@ class Adapter(ABC, Generic[InputsT]):
         """
         (finished,) = deque(checked(self.denoise(inputs, generation)), maxlen=1)
         return finished
+
+    def generate_many(self, inputs: Sequence[InputsT], generation: Generation = DEFAULT_GENERATION) -> list[Trajectory]:
+        """The answers of `generate` to several inputs. The default generates one after another.
+
+        A family may generate them together. Then matrix products may round differently, and where two tokens are
+        nearly equally likely, an answer may differ.
+
+        Args:
+            inputs: from `encode`.
+            generation: how.
+
+        Raises:
+            AdapterError: for options that the family does not support.
+        """
+        return [self.generate(item, generation) for item in inputs]
 
     def denoise(self, inputs: InputsT, generation: Generation = DEFAULT_GENERATION) -> Iterator[Trajectory]:
         """Yields the trajectory so far after every denoising step; the last one is the finished answer.
@@ -323,6 +359,19 @@ class Adapter(ABC, Generic[InputsT]):
             AdapterError: for a family whose image stream has no logits.
         """
         raise AdapterError(f"image_logits: model must read logits at the image's positions, got {self.name}")
+
+    def prompt_rows(self, inputs: InputsT, count: int) -> Tensor:
+        """The rows of the image stream that hold the prompt, int64 `[n]`: those that hold no image.
+
+        Args:
+            inputs: from `encode`.
+            count: rows of the stream before the answer. The last `logit_shift` of them are read for the answer and
+                belong to it.
+        """
+        is_prompt = torch.ones(count, dtype=torch.bool, device=self.device)
+        is_prompt[inputs.image_rows] = False
+        is_prompt[count - self.logit_shift :] = False
+        return is_prompt.nonzero()[:, 0]
 
     def batched(self, inputs: Sequence[InputsT]) -> Iterator[tuple[InputsT, slice]]:
         """Joins inputs of one image size and one prompt, as far as the family runs several images at once.

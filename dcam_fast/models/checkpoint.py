@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 
 import torch
 import transformers
-from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 
 from dcam_fast.models.adapter import AdapterError
+from dcam_fast.models.hub import cached
 from dcam_fast.models.weights import check_files
 
 # The errors that a model's code raises on a configuration it cannot read.
@@ -175,7 +175,7 @@ def build_model(build: Callable[[Any], Any], config_class: Any, path: Path, devi
             raise AdapterError(
                 f"load: {part.name!r}, named in {path / 'config.json'}, must be a folder or in the local Hub cache "
                 f"(nothing is downloaded), as {path} lacks weights of it ({min(wrong)}), got neither; "
-                f"hf download {part.name}, or name its folder in config.json"
+                f"hf download {part.name}, or name its folder as vision_tower or in config.json"
             )
         if wrong and part.folder is not None:
             _read(model, check_files(part.folder), prefix, loading, device, dtype)
@@ -247,12 +247,9 @@ def _in_this_thread(replacement: Callable[..., Any], original: Callable[..., Any
 def _folder_of(name: str) -> Path | None:
     """The folder on this machine of a pretrained model, given as a folder or as a Hub id."""
     folder = Path(name)
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(name, local_files_only=True))
-        except (OSError, ValueError):  # not in the cache, or not a Hub id
-            return None
-    return folder if (folder / "config.json").is_file() else None
+    if folder.is_dir():
+        return folder if (folder / "config.json").is_file() else None
+    return cached(name)
 
 
 def _read(model: Any, files: list[Path], prefix: str, loading: _Loading, device: str, dtype: torch.dtype) -> None:

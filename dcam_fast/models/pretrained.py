@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, InputsT, Trajectory, Word, default_layer
 from dcam_fast.models.text import decode, words_of
+
+ROWS: Final = 64  # of states whose logits of the whole vocabulary are in memory at once
+
+
+def without_none(**options: Any) -> dict[str, Any]:
+    """The options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def head_logits(head: nn.Module, states: Tensor, tokens: Tensor) -> Tensor:
+    """Float32 logits `[..., N, K]` of the token ids `tokens`, int64 `[K]`, at states `[..., N, D]`.
+
+    A plain head computes these columns only. Any other, such as a quantized one or LoRA's, computes all of them, for a
+    few rows at a time.
+    """
+    if type(head) is nn.Linear:
+        return nn.functional.linear(
+            states, head.weight[tokens], None if head.bias is None else head.bias[tokens]
+        ).float()
+    return torch.cat([head(part)[..., tokens] for part in states.split(ROWS, -2)], -2).float()
 
 
 class PretrainedAdapter(Adapter[InputsT]):
@@ -21,11 +41,12 @@ class PretrainedAdapter(Adapter[InputsT]):
     """
 
     family: str
+    model: Any
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, layers: Any) -> None:
         """
         Args:
-            model: is frozen and set to evaluation mode.
+            model: in any mode; it is frozen only while it runs.
             tokenizer: the checkpoint's.
             name: shown in results.
             layers: the model's transformer layers, at least two.
@@ -35,7 +56,7 @@ class PretrainedAdapter(Adapter[InputsT]):
         """
         if len(layers) < 2:
             raise AdapterError(f"{self.family}: model must have at least two layers, got {len(layers)}")
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.layers = layers
@@ -60,10 +81,24 @@ class MaskedAdapter(PretrainedAdapter[InputsT]):
     """An adapter of a model that unmasks an answer of fixed length.
 
     Attributes:
+        topologies: supported attention topologies, the default first.
         answer_length: tokens in an answer.
     """
 
+    topologies: tuple[str, ...]
     answer_length: int
+
+    @classmethod
+    def check_options(cls, attention: str | None = None, answer_length: int | None = None) -> None:
+        """Checks options before a model is loaded. None stands for the default.
+
+        Raises:
+            AdapterError: for an attention that the family does not support, or an answer without tokens.
+        """
+        if attention is not None and attention not in cls.topologies:
+            raise AdapterError(f"{cls.family}: attention must be {' or '.join(cls.topologies)}, got {attention!r}")
+        if answer_length is not None and answer_length < 1:
+            raise AdapterError(f"{cls.family}: answer_length must be at least 1, got {answer_length}")
 
     def masked_answer(self) -> Tensor:
         """A canvas with a mask at every position, int64 `[L]`."""

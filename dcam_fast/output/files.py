@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dcam_fast.explained_answer import ExplainedAnswer, Target, Token
+from dcam_fast.explained_answer import Alternative, ExplainedAnswer, Target, Token
 from dcam_fast.folders import locked, replacing, write_json, write_text
 from dcam_fast.images import load_image
 from dcam_fast.json_entries import Entry, read_json
@@ -108,10 +108,31 @@ def _target(entry: Entry, positions: set[int]) -> Target:
     own = tuple(place.integer(0) for place in places.list())
     if not own or not positions.issuperset(own):
         raise places.error("positions of tokens")
-    peak, spread, groundedness = (entry.field(name).number() for name in ("peak", "spread", "groundedness"))
+    positioned = entry.field("alternatives").list()
+    if len(positioned) not in (0, len(own)):
+        raise entry.field("alternatives").error(f"empty or of {len(own)} positions", len(positioned))
     instead = entry.field("instead")
-    other = None if instead.value is None else instead.text()
-    return Target(entry.field("text").text(), own, peak, spread, groundedness, instead=other)
+    return Target(
+        text=entry.field("text").text(),
+        positions=own,
+        peak=entry.field("peak").number(),
+        spread=entry.field("spread").number(),
+        groundedness=_score(entry.field("groundedness")),
+        image_share=_score(entry.field("image_share")),
+        prompt_share=_score(entry.field("prompt_share")),
+        answer_share=_score(entry.field("answer_share")),
+        alternatives=tuple(tuple(map(_alternative, alternatives.list())) for alternatives in positioned),
+        instead=None if instead.value is None else instead.text(),
+    )
+
+
+def _score(entry: Entry) -> float | None:
+    return None if entry.value is None else entry.number()
+
+
+def _alternative(entry: Entry) -> Alternative:
+    probability = entry.field("probability").number()
+    return Alternative(entry.field("text").text(), entry.field("id").integer(), probability)
 
 
 def _read_arrays(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:

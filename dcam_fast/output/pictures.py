@@ -36,11 +36,16 @@ PANEL_SIDES: Final = (128, 272)
 MOST_COLUMNS: Final = 12
 
 
-def groundedness_color(groundedness: float) -> Color:
-    """The color of a groundedness in 0..1, readable on light and dark backgrounds."""
-    share = min(max(groundedness, 0.0), 1.0)
+def groundedness_color(groundedness: float | None) -> Color:
+    """The color of a groundedness in 0..1, readable on light and dark backgrounds. None has that of 0."""
+    share = min(max(groundedness or 0.0, 0.0), 1.0)
     red, green, blue = (round(a + share * (b - a)) for a, b in zip(LOOSE, GROUNDED, strict=True))
     return red, green, blue
+
+
+def readable(score: float | None) -> str:
+    """A score in 0..1 with two digits, `"-"` where it was not requested."""
+    return "-" if score is None else f"{score:.2f}"
 
 
 def resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
@@ -141,10 +146,10 @@ def _write_caption(
     """Writes a target's name, steps and groundedness under its panel, into (left, top, width)."""
     left, top, width = box
     target, name, steps = explanation.targets[index], explanation.names[index], explanation.steps(index)
-    value, bold, small = f"{target.groundedness:.2f}", Font(15 if width >= 160 else 13, bold=True), Font(12)
+    value, bold, small = readable(target.groundedness), Font(15 if width >= 160 else 13, bold=True), Font(12)
     color = groundedness_color(target.groundedness)
     draw.rounded_rectangle((left, top, left + width - 1, top + 4), 2, TRACK)
-    filled = round((width - 1) * min(max(target.groundedness, 0), 1))
+    filled = round((width - 1) * min(max(target.groundedness or 0, 0), 1))
     if filled >= 4:
         draw.rounded_rectangle((left, top, left + filled, top + 4), 2, color)
     bold.draw(draw, (left + width - bold.getlength(value), top + 10), value, color)

@@ -33,7 +33,7 @@ class ExplanationRequest:
         profile: the name of a profile, None for the method's.
         generation: how the model answers.
         scores: whether targets have scores.
-        budget_ms: for generation and explanation.
+        budget_ms: from submitting the job to its result.
     """
 
     image: NDArray[np.uint8]
@@ -76,6 +76,8 @@ def explain(explainer: Explainer, request: ExplanationRequest, job: Job) -> Expl
         method=request.method,
         profile=request.profile,
         generation=request.generation,
+        scores=request.scores,
+        budget_ms=None if request.budget_ms is None else request.budget_ms - 1000 * job.seconds_so_far(),
     )
     return on_cpu(explanation)
 
@@ -88,7 +90,7 @@ def stream(explainer: Explainer, request: ExplanationRequest, job: Job) -> Expla
     try:
         for step in checked(steps):
             job.emit(step)
-        return on_cpu(steps.explanation(request.targets))
+        return on_cpu(steps.explanation(request.targets, scores=request.scores))
     finally:
         steps.close()
 

@@ -191,6 +191,7 @@ async def _arguments(service: Service, body: ChatBody) -> ExplanationRequest:
     arguments: dict[str, Any] = {}
     if body.explain is not None:
         check_names(body.explain)
+        service.worker.check_budget(body.explain.budget_ms)
         arguments = body.explain.model_dump(include={"method", "profile", "scores", "budget_ms"})
         arguments["targets"] = targets_of(body.explain)
     image = await service.aside(service.decode, pictures[0])

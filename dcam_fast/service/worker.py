@@ -55,6 +55,10 @@ class Job:
         """Sends an event to whoever waits for the job."""
         self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
+    def seconds_so_far(self) -> float:
+        """Since the job was submitted."""
+        return self._clock() - self.submitted
+
     def seconds_left(self) -> float | None:
         """Until the deadline; None without one."""
         return None if self.deadline is None else self.deadline - self._clock()
@@ -173,7 +177,7 @@ class Worker:
             raise stopping()
         if self._taken >= self.places:
             raise busy(self._mean)
-        self.check_deadline(deadline, self._taken + 1)
+        self.check_deadline(deadline, self._taken, 1)
         self._taken += 1
         self.metrics.queue_length.set(self._taken)
         try:
@@ -182,14 +186,25 @@ class Worker:
             self._taken -= 1
             self.metrics.queue_length.set(self._taken)
 
-    def check_deadline(self, deadline: float | None, jobs: int) -> None:
-        """Raises ServiceError (503) if `jobs` jobs of the mean duration end after the deadline."""
+    def check_deadline(self, deadline: float | None, before: int, own: int) -> None:
+        """Raises ServiceError (503) if a deadline passes before a request could be answered.
+
+        Args:
+            deadline: by `clock`.
+            before: jobs before the request's own, each of the mean duration.
+            own: jobs of that duration that it takes itself; 0 if it takes what time is left.
+        """
         if deadline is None:
             return
-        expected, left = jobs * self._mean, deadline - self.clock()
+        expected, left = (before + own) * self._mean, deadline - self.clock()
         if left <= expected:
             message = f"service: deadline must be more than {expected:.3g} s with this queue, got {left:.3g} s"
             raise ServiceError(503, "deadline_too_short", message, None, again(expected))
+
+    def check_budget(self, budget_ms: float | None) -> None:
+        """Raises ServiceError (503) if a budget is spent before the request of the last place comes to its turn."""
+        if budget_ms is not None:
+            self.check_deadline(self.clock() + budget_ms / 1000, self._taken - 1, 0)
 
     def submit(self, work: Callable[[Job], object], deadline: float | None = None) -> Job:
         """A job that waits for the thread; `deadline` is by `clock`."""

@@ -108,7 +108,7 @@ class FakeStream:
     def close(self) -> None:
         self.closed.set()
 
-    def explanation(self, targets: Any) -> Explanation:
+    def explanation(self, targets: Any, *, scores: bool) -> Explanation:
         return explanation_of()
 
 

@@ -255,9 +255,47 @@ async def test_mean_duration_is_of_jobs_that_succeed() -> None:
         with pytest.raises(ServiceError):
             await worker.submit(take(40.0, MemoryError())).result()
         with pytest.raises(ServiceError, match="must be more than 4 s with this queue, got 4 s"):
-            worker.check_deadline(now[0] + 4.0, 1)
-        worker.check_deadline(now[0] + 5.0, 1)
+            worker.check_deadline(now[0] + 4.0, 0, 1)
+        worker.check_deadline(now[0] + 5.0, 0, 1)
         with pytest.raises(ServiceError, match="must be more than 8 s with this queue, got 5 s"):
-            worker.check_deadline(now[0] + 5.0, 2)
+            worker.check_deadline(now[0] + 5.0, 1, 1)
     finally:
         await asyncio.to_thread(worker.close)
+
+
+@asynchronous
+async def test_a_budget_counts_from_the_request() -> None:
+    reached, goes_on = threading.Event(), threading.Event()
+    now = [0.0]
+
+    def wait() -> None:
+        reached.set()
+        goes_on.wait()
+        now[0] += 1.5
+
+    explainer = FakeExplainer(wait)
+    async with running(explainer) as at:
+        at.service.worker.clock = lambda: now[0]
+        at.service.worker._mean = 3.0
+        first = asyncio.ensure_future(at.explain(budget_ms=1000))
+        await asyncio.to_thread(reached.wait)
+        refused = await at.explain(budget_ms=3000)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "deadline_too_short")
+        second = asyncio.ensure_future(at.explain(budget_ms=4000))
+        while len(at.service.worker._jobs) < 2:
+            await asyncio.sleep(0)
+        goes_on.set()
+        assert [(await first).status_code, (await second).status_code] == [200, 200]
+        assert [call["budget_ms"] for call in explainer.calls[1:]] == [1000, 2500]
+
+
+@asynchronous
+async def test_a_stream_has_no_budget_and_no_given_answer() -> None:
+    async with running() as at:
+        for fields, param in (
+            ({"budget_ms": 5000}, "budget_ms"),
+            ({"answer": "a"}, "answer"),
+            ({"tokens": [1]}, "answer"),
+        ):
+            answer = await at.client.post("/v1/explanations/stream", json={"image": IMAGE, **fields})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)

@@ -12,6 +12,7 @@ from dcam_fast import ops
 from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.answer_states import State, canvases
 from dcam_fast.attribution.by_word import mean_by_word
+from dcam_fast.attribution.methods.protocol import Claim
 from dcam_fast.config import RAW, RefineConfig
 from dcam_fast.models.adapter import Word
 
@@ -30,6 +31,12 @@ class Activation:
     state: State = "remask"
     target_layers: tuple[int, ...] | None = None
     profile: RefineConfig = RAW
+
+    @property
+    def claim(self) -> Claim:
+        """See `AttributionMethod.claim`."""
+        score = "the mean over channels of the positive activations there, whatever the word is"
+        return Claim("the hidden states of the image", score, self.state)
 
     @torch.no_grad()
     def raw_maps(self, answer: Answer, words: Sequence[Word]) -> Tensor:

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.answer_states import State, canvases
 from dcam_fast.attribution.by_word import mean_by_word
+from dcam_fast.attribution.methods.protocol import Claim
 from dcam_fast.config import RAW, RefineConfig
 from dcam_fast.interruption import checked
 from dcam_fast.models.adapter import Adapter, AdapterError, Hidden, Inputs, Word
@@ -38,6 +39,12 @@ class AttentionRollout:
     state: State = "remask"
     target_layers: tuple[int, ...] | None = None
     profile: RefineConfig = RAW
+
+    @property
+    def claim(self) -> Claim:
+        """See `AttributionMethod.claim`."""
+        score = "the share of the attention that comes from there, half of each row staying with the row in each layer"
+        return Claim("the attention of the row that each token is read from", score, self.state)
 
     @torch.no_grad()
     def raw_maps(self, answer: Answer, words: Sequence[Word]) -> Tensor:

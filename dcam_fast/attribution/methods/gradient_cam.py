@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -14,10 +15,18 @@ from dcam_fast.attribution.answer_states import State, canvases
 from dcam_fast.attribution.by_word import mean_by_word, word_index
 from dcam_fast.attribution.contrasts import ContrastedWord, contrast_targets
 from dcam_fast.attribution.engine import capture, differentiate
-from dcam_fast.attribution.objectives import Objective
+from dcam_fast.attribution.methods.protocol import Claim
+from dcam_fast.attribution.objectives import Objective, ObjectiveName
 from dcam_fast.attribution.target_batch import TargetBatch
 from dcam_fast.config import DEFAULT, RefineConfig
 from dcam_fast.models.adapter import NO_MASK, AdapterError, Trajectory, Word
+
+OUTPUTS: Final[dict[ObjectiveName, str]] = {
+    "logprob": "the log-probability",
+    "logit": "the logit",
+    "contrast": "the logit, less the same logit at another position,",
+    "contrast_sum": "the sum of all logits at the position, less their sum at another position,",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,14 @@ class GradientCAM:
     depth: int | None = None
     shared: bool = False
     profile: RefineConfig = DEFAULT
+
+    @property
+    def claim(self) -> Claim:
+        """See `AttributionMethod.claim`."""
+        output = "a function of the logits" if callable(self.objective) else OUTPUTS[self.objective]
+        score = f"the gradient of that output there, with the activation, aggregated by {self.aggregation}"
+        depth = "" if self.depth is None else f", of {self.depth} layers above the target layers only"
+        return Claim(f"{output} of each token", score + depth, self.state)
 
     def raw_maps(self, answer: Answer, words: Sequence[Word]) -> Tensor:
         """See `AttributionMethod.raw_maps`."""

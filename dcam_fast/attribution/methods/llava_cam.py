@@ -17,6 +17,7 @@ from dcam_fast.attribution.answer_states import State
 from dcam_fast.attribution.by_word import mean_by_word, word_index
 from dcam_fast.attribution.engine import CHUNK, capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets
+from dcam_fast.attribution.methods.protocol import Claim
 from dcam_fast.config import RAW, RefineConfig
 from dcam_fast.models.adapter import Word
 
@@ -55,6 +56,14 @@ class LlavaCam:
         for name in ("threshold", "runs", "noise"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"LlavaCam: {name} must be at least 0, got {getattr(self, name)}")
+
+    @property
+    def claim(self) -> Claim:
+        """See `AttributionMethod.claim`."""
+        output = f"the sum of the logits of the tokens of the {self.scope}"
+        noisy = f", averaged over {self.runs} noisy images" if self.runs else ""
+        score = "the activation there, weighted by the mean positive gradient of each channel, 0 below "
+        return Claim(output, f"{score}{self.threshold:g} of the maximum{noisy}", self.state)
 
     def raw_maps(self, answer: Answer, words: Sequence[Word]) -> Tensor:
         """See `AttributionMethod.raw_maps`."""

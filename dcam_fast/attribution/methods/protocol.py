@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from dcam_fast.attribution.answer import Answer
+from dcam_fast.attribution.answer_states import State
 from dcam_fast.config import RefineConfig
 from dcam_fast.models.adapter import Word
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the maps of a method say, for the provenance of an explanation.
+
+    Attributes:
+        output: what is explained, as a noun phrase.
+        score: what the value of a cell is, as a noun phrase.
+        state: the answer state of the passes. None: there are no passes.
+    """
+
+    output: str
+    score: str
+    state: State | None
 
 
 class AttributionMethod(Protocol):
@@ -26,6 +43,10 @@ class AttributionMethod(Protocol):
     @property
     def profile(self) -> RefineConfig:
         """How raw maps are refined unless the caller chooses another profile."""
+
+    @property
+    def claim(self) -> Claim:
+        """What the maps say."""
 
     def raw_maps(self, answer: Answer, words: Sequence[Word]) -> Tensor:
         """Raw maps of some words of an answer.

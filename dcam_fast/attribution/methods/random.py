@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast.attribution.answer import Answer
+from dcam_fast.attribution.methods.protocol import Claim
 from dcam_fast.config import RAW, RefineConfig
 from dcam_fast.models.adapter import Word
 
@@ -27,6 +28,11 @@ class Random:
     seed: int = 0
     target_layers: tuple[int, ...] | None = None
     profile: RefineConfig = RAW
+
+    @property
+    def claim(self) -> Claim:
+        """See `AttributionMethod.claim`."""
+        return Claim("nothing", "uniform noise, whatever the model does", None)
 
     def raw_maps(self, answer: Answer, words: Sequence[Word]) -> Tensor:
         """See `AttributionMethod.raw_maps`."""

@@ -13,6 +13,7 @@ from dcam_fast import ops
 from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.by_word import mean_by_word
+from dcam_fast.attribution.methods.protocol import Claim
 from dcam_fast.config import RAW, RefineConfig
 from dcam_fast.interruption import checked
 from dcam_fast.models.adapter import Word
@@ -31,6 +32,12 @@ class Tam:
     target_layers: tuple[int, ...] | None = None
     kernel_size: int = 3
     profile: RefineConfig = RAW
+
+    @property
+    def claim(self) -> Claim:
+        """See `AttributionMethod.claim`."""
+        score = "the token's logit there, less what other tokens of the answer explain, rank-filtered"
+        return Claim("the logit of each token, read at the cells of the image", score, "final")
 
     @torch.no_grad()
     def raw_maps(self, answer: Answer, words: Sequence[Word]) -> Tensor:

@@ -70,6 +70,9 @@ def explain(
             "maps of the steps (state committed). Needs a gradient method.",
         ),
     ] = False,
+    scores: Annotated[
+        bool, typer.Option("--scores/--no-scores", help="Compute the scores that take passes, such as groundedness.")
+    ] = True,
 ) -> None:
     """Explain a model's answers about images."""
     with out_console.status("loading"):
@@ -103,10 +106,10 @@ def explain(
                     answer = explainer.stream(image, prompt, method=method, profile=profile, generation=generation)
                     for step in answer:
                         progress.console.print(_step_line(step))
-                    explanation = answer.explanation(targets)
+                    explanation = answer.explanation(targets, scores=scores)
                 else:
                     explanation = explainer.explain(
-                        image, prompt, targets, method=method, profile=profile, generation=generation
+                        image, prompt, targets, method=method, profile=profile, generation=generation, scores=scores
                     )
                 explanation.save(out / name)
             except Exception as error:  # go on with the other images

@@ -42,6 +42,7 @@ from dcam_fast.models.checkpoint import load_model
 from dcam_fast.models.diffusion_gemma.generation import GenerationRecord, RandomNumbers, recording
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerFormat
+from dcam_fast.models.loaded import tokenizer_and_image_processor
 from dcam_fast.models.pretrained import PretrainedAdapter
 from dcam_fast.models.stepping import stepwise
 
@@ -89,7 +90,7 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
     def __init__(self, model: Any, tokenizer: Any, processor: Any, *, name: str) -> None:
         """
         Args:
-            model: a `DiffusionGemmaForBlockDiffusion`; it is frozen.
+            model: a `DiffusionGemmaForBlockDiffusion`.
             tokenizer: with a chat template that writes the image token for an image.
             processor: the image processor.
             name: shown in results.
@@ -328,11 +329,9 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
 
 
 def load_adapter(
-    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+    path: Path, *, name: str, device: str, trust_remote_code: bool, dtype: torch.dtype | None
 ) -> DiffusionGemmaAdapter:
     """See `dcam_fast.models.load`. The family needs no code from the checkpoint and never runs any."""
-    if attention is not None:
-        raise AdapterError(f"diffusion_gemma: attention must be None, the model's own, got {attention!r}")
     try:
         from transformers import DiffusionGemmaForBlockDiffusion
         from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
@@ -349,4 +348,14 @@ def load_adapter(
         processor = Gemma4ImageProcessorPil.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError) as error:
         raise AdapterError(f"load: {path} must have a tokenizer and an image processor, got {error}") from error
-    return DiffusionGemmaAdapter(model, tokenizer, processor, name=path.resolve().name)
+    return adapter_of(model, (tokenizer, processor), name=name)
+
+
+def adapter_of(model: Any, processor: Any, *, name: str) -> DiffusionGemmaAdapter:
+    """See `dcam_fast.models.adapter_of`. The processor is a pair of tokenizer and image processor, or has both."""
+    if not hasattr(getattr(model, "model", None), "decoder") or not hasattr(model, "lm_head"):
+        raise AdapterError(
+            f"diffusion_gemma: model must be a DiffusionGemmaForBlockDiffusion, got {type(model).__name__}"
+        )
+    tokenizer, image_processor = tokenizer_and_image_processor("diffusion_gemma", processor)
+    return DiffusionGemmaAdapter(model, tokenizer, image_processor, name=name)

@@ -36,7 +36,8 @@ from dcam_fast.models.adapter import (
 from dcam_fast.models.checkpoint import Releases, build_model, check_transformers, default_dtype
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerFormat
-from dcam_fast.models.pretrained import MaskedAdapter
+from dcam_fast.models.loaded import is_tokenizer
+from dcam_fast.models.pretrained import MaskedAdapter, head_logits, without_none
 from dcam_fast.models.sampling import draw, keep_likely, make_generator
 from dcam_fast.models.text import check_prompt, piece_of
 
@@ -81,18 +82,17 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
 
     Attributes:
         transformers: the supported releases.
-        topologies: supported attention topologies, the default first.
         projector: name of the module between vision tower and language model.
     """
 
+    logit_shift = 1
     transformers: Releases
-    topologies: tuple[str, ...]
     projector: str
 
     def __init__(self, model: Any, processor: Any, *, name: str, attention: str | None, answer_length: int) -> None:
         """
         Args:
-            model: of the official code; it is frozen.
+            model: of the official code.
             processor: the checkpoint's, with its chat template.
             name: shown in results.
             attention: topology of the generation and of its replay (None: the first of `topologies`).
@@ -101,10 +101,7 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
         Raises:
             AdapterError: for an attention that the family does not support, or an answer without tokens.
         """
-        if attention is not None and attention not in self.topologies:
-            raise AdapterError(f"{self.family}: attention must be {' or '.join(self.topologies)}, got {attention!r}")
-        if answer_length < 1:
-            raise AdapterError(f"{self.family}: answer_length must be at least 1, got {answer_length}")
+        self.check_options(attention, answer_length)
         super().__init__(model, processor.tokenizer, name=name, layers=model.model.layers)
         self.config = model.config
         self.processor = processor
@@ -183,7 +180,7 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
                 break
             count = self.num_to_unmask(len(masked), step, times)
             if count or temperature:  # some steps of the official schedule unmask nothing, but draw
-                logits = logits_of(canvas)[masked].to(self.model.lm_head.weight.dtype)
+                logits = logits_of(canvas)[masked].to(inputs.embedded.dtype)
                 likely = keep_likely(logits / (temperature or 1.0), self.config.top_k, self.config.top_p)
                 probabilities = likely.softmax(-1)
                 is_last = step == steps - 1
@@ -238,6 +235,10 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
             return Hidden(torch.cat((prompt, tokens(self.masked_answer())[None]), 1), torch.cat((last, answers), 1))
         return Hidden(torch.cat((prompt.expand(len(answers), -1, -1), answers), 1))
 
+    def prompt_rows(self, inputs: DreamInputs, count: int) -> Tensor:
+        # the prefix ends in masked positions, which nothing reads
+        return super().prompt_rows(inputs, inputs.embedded.shape[1])
+
     def layer(self, index: int, hidden: Hidden, inputs: DreamInputs) -> Hidden:
         if hidden.canvas is None:
             return Hidden(self._run(index, hidden.image, inputs, None))
@@ -274,8 +275,7 @@ class DreamAdapter(MaskedAdapter[DreamInputs]):
 
     def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: DreamInputs) -> Tensor:
         image = self.model.model.norm(self._run(self.num_layers - 1, hidden.image, inputs, None)[:, cells])
-        logits: Tensor = image @ self.model.lm_head.weight[tokens].T
-        return logits.float()
+        return head_logits(self.model.lm_head, image, tokens)
 
 
 def _boxes(size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
@@ -291,25 +291,30 @@ def load_checkpoint(
     adapter_class: type[DreamAdapter],
     path: Path,
     *,
+    name: str,
     device: str,
-    attention: str | None,
     trust_remote_code: bool,
     dtype: torch.dtype | None,
+    attention: str | None,
+    answer_length: int | None,
 ) -> DreamAdapter:
     """Loads the checkpoint in a folder; see `dcam_fast.models.load`.
 
     Args:
         adapter_class: of the family.
         path: the folder.
+        name: shown in results.
         device: of the model.
-        attention: topology of the generation (None: the family's default).
         trust_remote_code: must be True, because the model's code is in the checkpoint.
         dtype: of the weights (None: float32 on a CPU, else bfloat16).
+        attention: topology of the generation (None: the family's default).
+        answer_length: tokens in an answer (None: the family's default).
 
     Raises:
         AdapterError: for a checkpoint that cannot be loaded, or an unsupported release of transformers.
     """
     family = adapter_class.family
+    adapter_class.check_options(attention, answer_length)
     if not trust_remote_code:
         raise AdapterError(
             f"{family}: trust_remote_code (--trust-remote-code) must be True, as the model's code comes with "
@@ -327,6 +332,20 @@ def load_checkpoint(
     if not isinstance(processor, ProcessorMixin):  # its files are missing: transformers returned a tokenizer
         raise AdapterError(f"load: {path} must hold the model's processor, got only its {type(processor).__name__}")
     model = build_model(model_class, model_class.config_class, path, device, dtype or default_dtype(device))
+    return adapt(adapter_class, model, processor, name=name, attention=attention, answer_length=answer_length)
+
+
+def adapt(adapter_class: type[DreamAdapter], model: Any, processor: Any, *, name: str, **options: Any) -> DreamAdapter:
+    """The adapter of a loaded model; see `dcam_fast.models.adapter_of`. Options of None are the family's defaults."""
+    family = adapter_class.family
+    check_transformers(family, adapter_class.transformers)
+    parts = ("model", "lm_head", "visual", adapter_class.projector)
+    if missing := [part for part in parts if not hasattr(model, part)]:
+        raise AdapterError(
+            f"{family}: model must have {', '.join(parts)}, got {type(model).__name__} without {missing[0]}"
+        )
+    if not callable(processor) or not is_tokenizer(getattr(processor, "tokenizer", None)):
+        raise AdapterError(f"{family}: processor must be the checkpoint's, got {type(processor).__name__}")
     make: Any = adapter_class
-    adapter: DreamAdapter = make(model, processor, name=path.resolve().name, attention=attention)
+    adapter: DreamAdapter = make(model, processor, name=name, **without_none(**options))
     return adapter

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dcam_fast.models.adapter import AdapterError
 from dcam_fast.models.checkpoint import Releases
-from dcam_fast.models.dream.adapter import DreamAdapter, load_checkpoint
+from dcam_fast.models.dream.adapter import DreamAdapter, adapt, load_checkpoint
 
 Attention = Literal["prefix", "joint"]
 THRESHOLD: Final = 0.95
@@ -42,7 +42,7 @@ class DimpleAdapter(DreamAdapter):
     ) -> None:
         """
         Args:
-            model: a `DimpleModel`; it is frozen.
+            model: a `DimpleModel`.
             processor: the checkpoint's, with its chat template.
             name: shown in results.
             attention: topology of the generation and of its replay (None: prefix, as in the official example).
@@ -75,9 +75,44 @@ class DimpleAdapter(DreamAdapter):
 
 
 def load_adapter(
-    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+    path: Path,
+    *,
+    name: str,
+    device: str,
+    trust_remote_code: bool,
+    dtype: torch.dtype | None,
+    attention: str | None = None,
+    answer_length: int | None = None,
 ) -> DreamAdapter:
     """See `dcam_fast.models.load`."""
     return load_checkpoint(
-        DimpleAdapter, path, device=device, attention=attention, trust_remote_code=trust_remote_code, dtype=dtype
+        DimpleAdapter,
+        path,
+        name=name,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        dtype=dtype,
+        attention=attention,
+        answer_length=answer_length,
+    )
+
+
+def adapter_of(
+    model: Any,
+    processor: Any,
+    *,
+    name: str,
+    attention: str | None = None,
+    answer_length: int | None = None,
+    threshold: float | None = None,
+) -> DreamAdapter:
+    """See `dcam_fast.models.adapter_of`. The processor is the checkpoint's."""
+    return adapt(
+        DimpleAdapter,
+        model,
+        processor,
+        name=name,
+        attention=attention,
+        answer_length=answer_length,
+        threshold=threshold,
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast.models.checkpoint import Releases
-from dcam_fast.models.dream.adapter import DreamAdapter, load_checkpoint
+from dcam_fast.models.dream.adapter import DreamAdapter, adapt, load_checkpoint
 
 Attention = Literal["joint"]
 
@@ -32,7 +32,7 @@ class DreamVLAdapter(DreamAdapter):
     ) -> None:
         """
         Args:
-            model: a `DreamVLModel`; it is frozen.
+            model: a `DreamVLModel`.
             processor: the checkpoint's, with its chat template.
             name: shown in results.
             attention: joint, the only topology.
@@ -53,9 +53,30 @@ class DreamVLAdapter(DreamAdapter):
 
 
 def load_adapter(
-    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+    path: Path,
+    *,
+    name: str,
+    device: str,
+    trust_remote_code: bool,
+    dtype: torch.dtype | None,
+    attention: str | None = None,
+    answer_length: int | None = None,
 ) -> DreamAdapter:
     """See `dcam_fast.models.load`."""
     return load_checkpoint(
-        DreamVLAdapter, path, device=device, attention=attention, trust_remote_code=trust_remote_code, dtype=dtype
+        DreamVLAdapter,
+        path,
+        name=name,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        dtype=dtype,
+        attention=attention,
+        answer_length=answer_length,
     )
+
+
+def adapter_of(
+    model: Any, processor: Any, *, name: str, attention: str | None = None, answer_length: int | None = None
+) -> DreamAdapter:
+    """See `dcam_fast.models.adapter_of`. The processor is the checkpoint's."""
+    return adapt(DreamVLAdapter, model, processor, name=name, attention=attention, answer_length=answer_length)

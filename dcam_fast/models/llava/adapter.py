@@ -77,7 +77,7 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
     ) -> None:
         """
         Args:
-            model: of the official code; it is frozen.
+            model: of the official code.
             tokenizer: the checkpoint's, with its chat template.
             name: shown in results.
             layers: the model's transformer layers.
@@ -88,8 +88,7 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
         Raises:
             AdapterError: for another view, or a model without a vision tower or with another tiling.
         """
-        if view not in get_args(View):
-            raise AdapterError(f"{self.family}: view must be one of {', '.join(get_args(View))}, got {view!r}")
+        self.check_view(view)
         tower = model.get_vision_tower()
         if tower is None:
             raise AdapterError(
@@ -101,6 +100,16 @@ class LlavaAdapter(MaskedAdapter[LlavaInputs]):
         self.answer_length = answer_length
         self.anyres = Anyres.from_config(model.config, tower.image_size, tower.config.patch_size)
         self._end_ids = tuple(tokenizer.convert_tokens_to_ids(end) for end in self.end_tokens)
+
+    @classmethod
+    def check_view(cls, view: str | None) -> None:
+        """Checks the default view before a model is loaded. None stands for the default.
+
+        Raises:
+            AdapterError: for another view.
+        """
+        if view is not None and view not in get_args(View):
+            raise AdapterError(f"{cls.family}: view must be {' or '.join(get_args(View))}, got {view!r}")
 
     # ------------------------------------------------------------------------------------------------------- encoding
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dcam_fast.models.adapter import AdapterError, Hidden, rows_at
+from dcam_fast.models.adapter import Hidden, rows_at
 from dcam_fast.models.llava.adapter import LlavaAdapter, LlavaInputs, View
 from dcam_fast.models.unmasking import shifted_schedule
 
@@ -28,6 +28,7 @@ class LavidaAdapter(LlavaAdapter):
     """
 
     family = "lavida"
+    topologies = get_args(Attention)
     architecture = "LlavaLladaForMaskedDiffusion"
     source = "https://github.com/jacklishufan/LaViDa"
     requirements = ("accelerate", "deepspeed", "einops", "requests")
@@ -46,7 +47,7 @@ class LavidaAdapter(LlavaAdapter):
     ) -> None:
         """
         Args:
-            model: a `LlavaLladaForMaskedDiffusion`; it is frozen.
+            model: a `LlavaLladaForMaskedDiffusion`.
             tokenizer: the checkpoint's, with its chat template.
             name: shown in results.
             attention: topology of the generation and of its replay.
@@ -57,8 +58,7 @@ class LavidaAdapter(LlavaAdapter):
         Raises:
             AdapterError: for another attention or view, or a model without a vision tower.
         """
-        if attention not in get_args(Attention):
-            raise AdapterError(f"lavida: attention must be one of {', '.join(get_args(Attention))}, got {attention!r}")
+        self.check_options(attention, answer_length)
         self.attention = attention
         self.has_two_streams = attention == "prefix"
         self.core = model.get_model()

@@ -12,8 +12,9 @@ from typing import Any, Final, Literal, get_args
 import torch
 from torch import Tensor
 
-from dcam_fast.models.adapter import AdapterError, Hidden, rows_at
+from dcam_fast.models.adapter import Hidden, rows_at
 from dcam_fast.models.llava.adapter import LlavaAdapter, LlavaInputs, View
+from dcam_fast.models.pretrained import head_logits
 
 Attention = Literal["joint"]
 MASK_TOKEN: Final = 126336
@@ -27,6 +28,7 @@ class LladavAdapter(LlavaAdapter):
     """
 
     family = "llada-v"
+    topologies = get_args(Attention)
     architecture = "LlavaLLaDAModelLM"
     source = "https://github.com/ML-GSAI/LLaDA-V"
     requirements = ("einops", "requests")
@@ -47,7 +49,7 @@ class LladavAdapter(LlavaAdapter):
     ) -> None:
         """
         Args:
-            model: a `LlavaLLaDAModelLM`; it is frozen.
+            model: a `LlavaLLaDAModelLM`.
             tokenizer: the checkpoint's, with its chat template.
             name: shown in results.
             attention: joint, the only topology.
@@ -59,8 +61,7 @@ class LladavAdapter(LlavaAdapter):
         Raises:
             AdapterError: for another attention or view, or a model without a vision tower.
         """
-        if attention not in get_args(Attention):
-            raise AdapterError(f"llada-v: attention must be joint, got {attention!r}")
+        self.check_options(attention, answer_length)
         self.attention = attention
         self.core = model.get_model()
         self.embedding = self.core.embed_tokens
@@ -93,5 +94,4 @@ class LladavAdapter(LlavaAdapter):
 
     def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: LlavaInputs) -> Tensor:
         output = self.layer(self.num_layers - 1, hidden, inputs).image[:, cells]
-        logits: Tensor = self.core.norm(output) @ self.model.lm_head.weight[tokens].T
-        return logits.float()
+        return head_logits(self.model.lm_head, self.core.norm(output), tokens)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from dcam_fast.interruption import checked
 from dcam_fast.models.adapter import (
     DEFAULT_GENERATION,
     Adapter,
@@ -29,7 +32,7 @@ from dcam_fast.models.given import AnswerFormat
 from dcam_fast.models.text import check_prompt
 from dcam_fast.models.tiny import WEIGHTS
 from dcam_fast.models.tiny.layers import CELL, attend
-from dcam_fast.models.tiny.modeling import Attention, TinyForMaskedDiffusion
+from dcam_fast.models.tiny.modeling import Attention, Denoised, TinyForMaskedDiffusion
 from dcam_fast.models.tiny.processing import EOS, MASK, PAD, SPECIAL, TOKENIZER, UNKNOWN, VOCABULARY, TinyImageProcessor
 from dcam_fast.scenes import CAPTION_PROMPT
 
@@ -56,11 +59,24 @@ class TinyInputs(Inputs):
 
 
 def load_adapter(
-    path: Path, *, device: str, attention: str | None, trust_remote_code: bool, dtype: torch.dtype | None
+    path: Path,
+    *,
+    name: str,
+    device: str,
+    trust_remote_code: bool,
+    dtype: torch.dtype | None,
+    attention: Attention | None = None,
 ) -> TinyAdapter:
     """See `dcam_fast.models.load`. The folder is the output of `dcam-fast train-tiny`; it holds no code."""
-    topology = "prefix" if attention is None else attention
-    return TinyAdapter(path, device, topology, dtype or torch.float32)  # type: ignore[arg-type]
+    model = TinyForMaskedDiffusion.from_pretrained(path).to(device, dtype or torch.float32)
+    return adapter_of(model, _read_tokenizer(path / TOKENIZER), name=name, attention=attention)
+
+
+def adapter_of(model: Any, processor: Any = None, *, name: str, attention: Attention | None = None) -> TinyAdapter:
+    """See `dcam_fast.models.adapter_of`. The processor is a tokenizer, by default the embedded one."""
+    if not isinstance(model, TinyForMaskedDiffusion):
+        raise AdapterError(f"tiny: model must be a TinyForMaskedDiffusion, got {type(model).__name__}")
+    return TinyAdapter(model, processor, name=name, attention="prefix" if attention is None else attention)
 
 
 def _read_tokenizer(file: Path) -> Tokenizer:
@@ -71,6 +87,12 @@ def _read_tokenizer(file: Path) -> Tokenizer:
     except Exception as error:  # the library raises nothing narrower
         raise AdapterError(f"load: {file} must be a tokenizer that can be read, got {error}") from error
     return tokenizer
+
+
+def _trajectory(state: Denoised, row: int) -> Trajectory:
+    tokens = state.tokens[row]
+    ends = (tokens == EOS).nonzero()
+    return Trajectory(tokens, state.steps[row], int(ends[0]) if len(ends) else len(tokens))
 
 
 class TinyAdapter(Adapter[TinyInputs]):
@@ -87,23 +109,34 @@ class TinyAdapter(Adapter[TinyInputs]):
     mask_token = MASK
     default_prompt = CAPTION_PROMPT
 
+    model: TinyForMaskedDiffusion
+
     def __init__(
         self,
-        path: Path = WEIGHTS,
-        device: str | torch.device = "cpu",
+        model: TinyForMaskedDiffusion | None = None,
+        tokenizer: Tokenizer | None = None,
+        *,
+        name: str = "tiny",
         attention: Attention = "prefix",
-        dtype: torch.dtype = torch.float32,
     ) -> None:
+        """
+        Args:
+            model: the model (None: the embedded weights).
+            tokenizer: the model's (None: the embedded one).
+            name: shown in results.
+            attention: topology of the generation and of its replay.
+
+        Raises:
+            AdapterError: for another attention.
+        """
         if attention not in ("prefix", "joint"):
             raise AdapterError(f"tiny: attention must be 'prefix' or 'joint', got {attention!r}")
-        self.name = "tiny" if path == WEIGHTS else path.resolve().name
-        self.device = torch.device(device)
+        self.name = name
         self.attention = attention
         self.has_two_streams = attention == "prefix"
-        self.dtype = dtype
-        self.model = TinyForMaskedDiffusion.from_pretrained(path).to(self.device, dtype)
-        self.model.eval().requires_grad_(False)
-        self.tokenizer = _read_tokenizer(path / TOKENIZER)
+        self.model = TinyForMaskedDiffusion.from_pretrained(WEIGHTS) if model is None else model
+        self.tokenizer = _read_tokenizer(WEIGHTS / TOKENIZER) if tokenizer is None else tokenizer
+        self.device, self.dtype = self.model.embed.weight.device, self.model.embed.weight.dtype
         self.processor = TinyImageProcessor()
         self.num_layers = self.model.config.num_hidden_layers
         self.small = self.model.config.hidden_size <= SMALL
@@ -147,9 +180,24 @@ class TinyAdapter(Adapter[TinyInputs]):
 
     def denoise(self, inputs: TinyInputs, generation: Generation = DEFAULT_GENERATION) -> Iterator[Trajectory]:
         for state in self.model.denoise(inputs.embedded, inputs.prompt_tokens, generation, self.attention):
-            tokens = state.tokens[0]
-            ends = (tokens == EOS).nonzero()
-            yield Trajectory(tokens, state.steps[0], int(ends[0]) if len(ends) else len(tokens))
+            yield _trajectory(state, 0)
+
+    def generate_many(
+        self, inputs: Sequence[TinyInputs], generation: Generation = DEFAULT_GENERATION
+    ) -> list[Trajectory]:
+        if generation.temperature:  # each answer draws from the seed
+            return super().generate_many(inputs, generation)
+        together: dict[torch.Size, list[int]] = {}  # images of one size
+        for index, item in enumerate(inputs):
+            together.setdefault(item.embedded.shape, []).append(index)
+        found: dict[int, Trajectory] = {}
+        for indices in together.values():
+            embedded = torch.cat([inputs[index].embedded for index in indices])
+            prompts = torch.cat([inputs[index].prompt_tokens for index in indices])
+            steps = self.model.denoise(embedded, prompts, generation, self.attention)
+            (finished,) = deque(checked(steps), maxlen=1)
+            found |= {index: _trajectory(finished, row) for row, index in enumerate(indices)}
+        return [found[index] for index in range(len(inputs))]
 
     @property
     def answer_format(self) -> AnswerFormat:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ CELL: Final = 8  # pixels, the side of one grid cell
 class TinyConfig:
     """Sizes of the model; `grid` is the maximum number of cells along a side of the image."""
 
+    model_type: ClassVar[str] = "dcam_tiny"
     vocab_size: int = 58
     hidden_size: int = 128
     num_hidden_layers: int = 6

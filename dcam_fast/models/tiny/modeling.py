@@ -29,7 +29,6 @@ from dcam_fast.models.tiny.layers import RMSNorm, TinyConfig, TransformerLayer, 
 from dcam_fast.models.weights import SINGLE, check_files
 
 Attention = Literal["prefix", "joint"]
-MODEL_TYPE: Final = "dcam_tiny"
 CONFIG: Final = "config.json"
 
 
@@ -71,7 +70,8 @@ class TinyForMaskedDiffusion(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: Path) -> TinyForMaskedDiffusion:
-        """Loads the model from a folder that `save_pretrained` wrote, with weights of the dtype in the file.
+        """Loads the model from a folder that `save_pretrained` wrote, with weights of the dtype in the file, frozen and
+        in evaluation mode.
 
         Raises:
             AdapterError: for a file that is missing or damaged, or weights that do not match the configuration.
@@ -90,12 +90,12 @@ class TinyForMaskedDiffusion(nn.Module):
                 f"load: {path / SINGLE} must hold the weights that {CONFIG} describes, got other or no {wrong[0]}"
             )
         model.load_state_dict(weights, assign=True)
-        return model
+        return model.eval().requires_grad_(False)
 
     def save_pretrained(self, path: Path) -> None:
         """Writes config.json and model.safetensors into a folder, which is created."""
         path.mkdir(parents=True, exist_ok=True)
-        config = {"model_type": MODEL_TYPE, **asdict(self.config)}
+        config = {"model_type": self.config.model_type, **asdict(self.config)}
         (path / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
         save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path / SINGLE)
 

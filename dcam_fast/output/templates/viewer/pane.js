@@ -65,7 +65,6 @@ class Pane {
   }
 
   buildAnswer() {
-    this.answer.classList.toggle("canvas", !this.run.record);
     if (this.parts?.length === this.run.pieces.length && !this.run.record) return;
     this.parts = this.run.pieces.map(piece => {
       if (piece.position === null) return document.createTextNode(piece.text);
@@ -74,7 +73,8 @@ class Pane {
       part.selection = this.run.selectionOf(piece);
       return part;
     });
-    this.answer.replaceChildren(...this.parts);
+    // while it is being written, spaces between tokens are not known yet
+    this.answer.replaceChildren(...this.parts.flatMap(part => this.run.record ? [part] : [part, " "]));
     if (!this.parts.length) this.answer.textContent = "no answer";
     this.partStates = [];
   }
@@ -249,17 +249,19 @@ class Pane {
     for (const tile of this.tiles.children) this.paintTile(tile);
   }
 
-  /** The image with the map over it, at the image's size. @returns {HTMLCanvasElement} */
+  /** The image with the map over it, at the image's size, blended as `dcam_fast.ops.overlay` does. @returns {HTMLCanvasElement} */
   compose() {
     const { naturalWidth: width, naturalHeight: height } = this.picture, canvas = make("canvas", { width, height }), now = this.current();
-    const context = canvas.getContext("2d");
+    const context = canvas.getContext("2d"), alpha = this.app.opacity;
     context.drawImage(this.picture, 0, 0);
-    if (now) {
-      const map = make("canvas");
-      paint(map, now.map, this.app.table, width, height);
-      context.globalAlpha = this.app.opacity;
-      context.drawImage(map, 0, 0);
+    if (!now) return canvas;
+    const map = make("canvas"), picture = context.getImageData(0, 0, width, height), { data } = picture;
+    paint(map, now.map, this.app.table, width, height);
+    const colors = map.getContext("2d").getImageData(0, 0, width, height).data;
+    for (let i = 0; i < data.length; i++) {
+      if (i % 4 !== 3 && colors[i | 3]) data[i] = Math.floor((1 - alpha) * data[i] + alpha * colors[i] + 0.5);
     }
+    context.putImageData(picture, 0, 0);
     return canvas;
   }
 

@@ -1,0 +1,60 @@
+"""What an explanation claims: the five points that an attribution should state (arXiv 2605.23080)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dcam_fast.attribution.answer import Answer
+from dcam_fast.attribution.answer_states import State
+from dcam_fast.attribution.methods.protocol import AttributionMethod
+from dcam_fast.attribution.scores import DEFINITIONS
+from dcam_fast.attribution.scores import STATE as SCORED_STATE
+
+Point = dict[str, object]
+
+STATES: Final[dict[State | None, str]] = {
+    "remask": "The canvas is the finished answer with the token masked again.",
+    "committed": "The canvas is the answer as it was just before the token was written.",
+    "first": "The canvas is the answer with every position masked.",
+    "final": "The canvas is the finished answer.",
+    None: "The model does not run.",
+}
+TOPOLOGIES: Final = {
+    "prefix": "Image and prompt do not attend to the answer.",
+    "joint": "Image, prompt and answer attend to each other.",
+}
+
+
+def claims(answer: Answer, method: AttributionMethod, scored: bool) -> dict[str, Point]:
+    """The output explained, the eligible features, the process assumed, what is held fixed, and the score.
+
+    Args:
+        answer: that is explained.
+        method: that made the raw maps.
+        scored: whether targets have the scores that take passes.
+
+    Returns:
+        For each of the five a sentence or two, `"text"`, and the facts in it as JSON values.
+    """
+    claim, view = method.claim, answer.view
+    h, w = view.cells.shape
+    attention = "prefix" if answer.adapter.has_two_streams else "joint"
+    state = STATES.get(claim.state, f"The canvas is the answer as it was at step {claim.state}.")
+    layer = answer.layers(method.target_layers)[0]
+    text = f"The value of a cell is {claim.score}. A word has the mean map of its tokens, refined by the profile."
+    scores = {"layer": layer, "state": SCORED_STATE, **DEFINITIONS} if scored else {}
+    return {
+        "output": {"text": f"What is explained is {claim.output}.", "answer": answer.adapter.decode(answer.tokens)},
+        "features": {
+            "text": f"A map can point at the {h} x {w} cells of the view {view.name!r} and at nothing else.",
+            "view": view.name,
+            "rows": h,
+            "columns": w,
+        },
+        "process": {"text": f"{TOPOLOGIES[attention]} {state}", "attention": attention, "state": claim.state},
+        "held_fixed": {
+            "text": "The weights, the prompt and the tokens of the canvas stay as they are.",
+            "prompt": answer.inputs.prompt,
+        },
+        "score": {"text": text, **scores},
+    }

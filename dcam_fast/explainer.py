@@ -354,7 +354,7 @@ class Explainer:
         given = None
         if request.answer is not None:
             given = given_trajectory(request.answer, self.adapter, generation)
-            check_state(given, getattr(settings, "state", "final"))
+            check_state(given, getattr(settings, "state", "final"), self.adapter.mask_token)
             choose(requested, self.adapter, given)  # checks the targets before any work
         session = self._session(request.image, request.prompt, _name_of(method), settings, profile)
         return replace(session, targets=requested, generation=generation, given=given, scores=scores)

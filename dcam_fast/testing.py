@@ -40,8 +40,7 @@ class _Case:
     image: NDArray[np.uint8]
     inputs: Inputs
     trajectory: Trajectory
-    before: dict[str, object]
-    after: dict[str, object]
+    model_states: tuple[dict[str, object], dict[str, object]]  # before and after
 
 
 @own_modes()
@@ -71,7 +70,7 @@ def check_adapter(adapter: Adapter[Any], image: NDArray[np.uint8] | None = None,
         trajectory = adapter.generate(inputs)
     except Exception as error:  # any error of the author's code is a finding
         raise ConformanceError(adapter.name, [f"encode and generate must work, got {error!r}"]) from error
-    case = _Case(adapter, image, inputs, trajectory, before, _state_of(adapter))
+    case = _Case(adapter, image, inputs, trajectory, (before, _state_of(adapter)))
     findings: list[str] = []
     with adapter.frozen():
         for check in CHECKS:
@@ -255,25 +254,22 @@ def _words(case: _Case) -> Iterator[str]:
 
 
 def _unchanged_model(case: _Case) -> Iterator[str]:
-    before, after = case.before, case.after
-    changed = [name for name in sorted(before.keys() | after.keys()) if not _same(before.get(name), after.get(name))]
+    before, after = case.model_states
+    changed = [name for name in sorted(before | after) if not _same(before.get(name), after.get(name))]
     if changed:
         yield f"encode and generate must leave the model as it was, got changes: {', '.join(changed[:3])}"
 
 
 def _state_of(adapter: Adapter[Any]) -> dict[str, object]:
     """Modes, flags and values of the model, by name."""
-    if adapter.model is None:
-        return {}
-    state: dict[str, object] = {f"{name}.training": part.training for name, part in adapter.model.named_modules()}
-    state |= {f"{name}.requires_grad": value.requires_grad for name, value in adapter.model.named_parameters()}
-    return state | {name: value.detach().clone() for name, value in adapter.model.state_dict().items()}
+    model = torch.nn.Module() if adapter.model is None else adapter.model
+    state: dict[str, object] = {f"{name}.training": part.training for name, part in model.named_modules()}
+    state |= {f"{name}.requires_grad": value.requires_grad for name, value in model.named_parameters()}
+    return state | {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def _same(before: object, after: object) -> bool:
-    if isinstance(before, Tensor) and isinstance(after, Tensor):
-        return torch.equal(before, after)
-    return before == after
+    return before.equal(after) if isinstance(before, Tensor) and isinstance(after, Tensor) else before == after
 
 
 def _target_layers(case: _Case) -> Iterator[str]:

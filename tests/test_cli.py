@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import dcam_fast
-from dcam_fast import Contrast, scenes
+from dcam_fast import Contrast, GivenAnswer, scenes
 from dcam_fast.cli import app as cli
 from dcam_fast.cli import console, demonstration
 from dcam_fast.cli.commands.explain import STREAM_LEGEND
@@ -118,7 +118,7 @@ def test_explain(run: Callable[..., Any], fake: type[FakeExplainer], tmp_path: P
     assert "dcam-out/photo/explanation.html" in result.stdout
     assert Explanation.load(tmp_path / "dcam-out" / "photo").answer == "a red ring"
     expected = {"prompt": None, "targets": "content", "method": "default", "profile": None, "generation": Generation()}
-    assert fake.calls == [expected]
+    assert fake.calls == [expected | {"answer": None}]
 
 
 def test_explain_options(run: Callable[..., Any], fake: type[FakeExplainer], tmp_path: Path) -> None:
@@ -129,11 +129,58 @@ def test_explain_options(run: Callable[..., Any], fake: type[FakeExplainer], tmp
     assert result.exit_code == 0, result.output
     assert (tmp_path / "x" / "[a] photo" / "explanation.html").exists()
     named = {"prompt": "what is it ?", "targets": ["it", "what is"], "method": "published", "profile": "paper"}
-    assert fake.calls == [named | {"generation": Generation(8, 4, 0.5, 7)}]
+    assert fake.calls == [named | {"answer": None, "generation": Generation(8, 4, 0.5, 7)}]
     run("explain", path, "--target", "all")
     assert fake.calls[0]["targets"] == "all"
     run("explain", path, "--target", "red>blue", "--target", ">")
     assert fake.calls[0]["targets"] == [Contrast("red", "blue"), ">"]
+
+
+@pytest.mark.parametrize(
+    ("options", "content", "expected"),
+    [
+        (("--answer", "a red ring"), "", "a red ring"),
+        (("--answer", ""), "", ""),
+        (("--answer-file", "answer.txt"), "a red ring\n", "a red ring"),
+        (("--answer-file", "answer.json"), '{"text": "a red ring"}', "a red ring"),
+        (("--answer-file", "answer.json"), '{"tokens": [1, 2]}', GivenAnswer((1, 2))),
+        (("--answer-file", "answer.json"), '{"tokens": [1, 2], "steps": [1, 0]}', GivenAnswer((1, 2), (1, 0))),
+    ],
+)
+def test_explain_a_given_answer(
+    run: Callable[..., Any], fake: type[FakeExplainer], tmp_path: Path, options: Any, content: str, expected: Any
+) -> None:
+    for name in ("answer.txt", "answer.json"):
+        (tmp_path / name).write_text(content)
+    result = run("explain", picture(tmp_path / "photo.png"), *options)
+    assert result.exit_code == 0, result.output
+    assert fake.calls[0]["answer"] == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"steps": [1]}', "explain: content must be an object with 'text' or 'tokens'"),
+        ('{"tokens": [1, "a"]}', "explain: tokens[1] must be an integer"),
+        ('{"tokens": [1], "steps": []}', "GivenAnswer: steps must be as many as the tokens, 1, or None, got 0"),
+        ("a red ring", "explain: --answer-file must be JSON"),
+    ],
+)
+def test_answer_files_that_hold_no_answer(run: Callable[..., Any], tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "answer.json").write_text(content)
+    result = run("explain", picture(tmp_path / "photo.png"), "--answer-file", "answer.json")
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--answer", "a", "--stream"), ("b.png", "--answer", "a"), ("--answer", "a", "--answer-file", "a.txt")],
+)
+def test_a_given_answer_is_one_of_one_image(run: Callable[..., Any], arguments: tuple[str, ...]) -> None:
+    result = run("explain", "photo.png", *arguments)
+    assert result.exit_code == 2
+    assert "Usage:" in result.stderr
 
 
 def test_explain_with_stream(run: Callable[..., Any], tmp_path: Path) -> None:

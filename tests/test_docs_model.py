@@ -40,9 +40,12 @@ def test_the_page_makes_a_sound_adapter(tmp_path: Path, monkeypatch: pytest.Monk
 
     adapter = models.load(str(tmp_path))
     check_adapter(adapter)
+    check_adapter(models.adapter_of(model, CONFIG["words"]))
     image = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
     explainer = Explainer(adapter)
     assert explainer.explain(image, targets="all").raw_maps.shape == (5, 3, 4)
+    given = explainer.explain(image, targets="all", answer="there is a red ring")
+    assert [token.text for token in given.tokens] == ["there", "is", "a", "red", "ring"]
     assert [len(step.tokens) for step in explainer.stream(image)] == [1] * 5
     with pytest.raises(models.AdapterError, match="known words, got 'cat'"):
         explainer.explain(image, "what is cat")

@@ -94,7 +94,7 @@ def test_generation_stops_after_the_step_that_is_being_computed() -> None:
 @pytest.mark.parametrize("attention", ["prefix", "joint"])
 @pytest.mark.parametrize("method", ["default", "llava_cam"])
 def test_passes_stop(attention: str, method: str) -> None:
-    """The backward pass that was begun ends; of all others there is none."""
+    """The backward pass that was begun ends, and no other begins."""
     adapter, before = CancelsInHead(attention=attention), state()
     whole = CancelsInHead(attention=attention)
     Explainer(whole).explain(PICTURE, targets="all", method=method, generation=Generation(4))

@@ -51,29 +51,42 @@ def test_unreadable_config(tmp_path: Path) -> None:
 
 def test_one_line_registers_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Path, dict[str, Any]]] = []
-    family = SimpleNamespace(load_adapter=lambda path, **options: calls.append((path, options)))
+
+    def load_adapter(path: Path, *, attention: str | None = None, **options: Any) -> None:
+        calls.append((path, {"attention": attention, **options}))
+
+    family = SimpleNamespace(load_adapter=load_adapter)
     monkeypatch.setitem(models.FAMILIES, "mine", "my_family")
     monkeypatch.setitem(__import__("sys").modules, "my_family", family)
     path = folder(tmp_path, {"model_type": "mine"})
     models.load(path)
     Explainer.from_pretrained(path, attention="joint", trust_remote_code=True)
+    shared = {"name": tmp_path.name, "device": "cpu", "dtype": None}
     assert calls == [
-        (tmp_path, {"device": "cpu", "attention": None, "trust_remote_code": False, "dtype": None}),
-        (tmp_path, {"device": "cpu", "attention": "joint", "trust_remote_code": True, "dtype": None}),
+        (tmp_path, {**shared, "attention": None, "trust_remote_code": False}),
+        (tmp_path, {**shared, "attention": "joint", "trust_remote_code": True}),
     ]
+    with pytest.raises(AdapterError, match=r"view must be left out for mine, whose options are attention, got 'base'"):
+        models.load(path, view="base")
 
 
-def test_command_line_hands_on_model_and_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[str, bool, str | None]] = []
+def test_command_line_hands_on_the_models_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
 
-    def from_pretrained(model: str, *, device: str, trust_remote_code: bool, dtype: str | None) -> None:
-        calls.append((model, trust_remote_code, dtype))
+    def from_pretrained(model: str, **options: Any) -> None:
+        calls.append({"model": model, **{name: value for name, value in options.items() if value is not None}})
         raise AdapterError("load: nothing there")
 
     monkeypatch.setattr(Explainer, "from_pretrained", from_pretrained)
-    for more in ([], ["--trust-remote-code", "--dtype", "bfloat16"]):
+    chosen = {"attention": "joint", "answer_length": 8, "view": "base", "vision_tower": "owner/tower"}
+    arguments = [text for name, value in chosen.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    for more in ([], ["--trust-remote-code", "--dtype", "bfloat16", *arguments]):
         assert CliRunner().invoke(app, ["explain", "a.png", "--model", str(tmp_path), *more]).exit_code == 1
-    assert calls == [(str(tmp_path), False, None), (str(tmp_path), True, "bfloat16")]
+    shared = {"model": str(tmp_path), "device": "cpu"}
+    assert calls == [
+        {**shared, "trust_remote_code": False},
+        {**shared, "trust_remote_code": True, "dtype": "bfloat16", **chosen},
+    ]
 
 
 # ------------------------------------------------------------------------------------------ the embedded model's family
@@ -148,7 +161,7 @@ def test_a_file_of_other_weights_is_named(trained: Path, tmp_path: Path) -> None
 def test_the_embedded_model_starts_without_heavy_imports() -> None:
     """From a fresh process to an explanation: neither transformers, nor torch's compiler, nor what only draws."""
     code = (
-        "import sys, numpy; from dcam_fast import Explainer;"
+        "import sys, numpy; from dcam_fast import Explainer, Generation;"
         "Explainer.from_pretrained().explain(numpy.zeros((64, 64, 3), numpy.uint8), generation=Generation(steps=2));"
         "print(*sys.modules)"
     )
@@ -167,8 +180,8 @@ def test_the_embedded_model_starts_without_heavy_imports() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"model": 3}, TypeError, "load: model must be 'tiny' or a folder, got 3"),
-        ({"model": None}, TypeError, "load: model must be 'tiny' or a folder, got None"),
+        ({"model": 3}, TypeError, "load: model must be 'tiny', a folder or a Hub id, got 3"),
+        ({"model": None}, TypeError, "load: model must be 'tiny', a folder or a Hub id, got None"),
         ({"device": "cudaa"}, AdapterError, r"load: device must be one that is available \(cpu.*\), got 'cudaa'"),
         ({"device": "cuda:99"}, AdapterError, r"load: device must be one that is available \(cpu.*\), got 'cuda:99'"),
         ({"device": "meta"}, AdapterError, r"load: device must be one that is available \(cpu.*\), got 'meta'"),
@@ -179,6 +192,16 @@ def test_the_embedded_model_starts_without_heavy_imports() -> None:
         ({"attention": 3}, TypeError, "load: attention must be a str or None, got 3"),
         ({"attention": "causal"}, AdapterError, "tiny: attention must be 'prefix' or 'joint', got 'causal'"),
         ({"attention": ""}, AdapterError, "tiny: attention must be 'prefix' or 'joint', got ''"),
+        ({"view": 3}, TypeError, "load: view must be a str or None, got 3"),
+        ({"view": "base"}, AdapterError, "load: view must be left out for dcam_tiny, whose options are attention, got"),
+        ({"answer_length": 8}, AdapterError, "load: answer_length must be left out for dcam_tiny, whose .*, got 8"),
+        ({"answer_length": 0}, ValueError, "load: answer_length must be a positive whole number or None, got 0"),
+        ({"answer_length": "8"}, TypeError, "load: answer_length must be a positive whole number or None, got '8'"),
+        ({"vision_tower": "a/b"}, AdapterError, "load: vision_tower must be left out for dcam_tiny, .*, got 'a/b'"),
+        ({"vision_tower": 3}, TypeError, "load: vision_tower must be a folder, a Hub id or None, got 3"),
+        ({"device_map": {"a": 0, "b": "cpu"}}, AdapterError, r"load: device_map must .* one device, got cpu, cuda:0; "),
+        ({"device_map": {}}, AdapterError, "load: device_map must place the whole model on one device, got none; "),
+        ({"device_map": "nowhere"}, AdapterError, r"load: device must be one that is available .*, got 'nowhere'"),
         ({"trust_remote_code": "yes"}, TypeError, "load: trust_remote_code must be True or False, got 'yes'"),
         ({"max_memory": "1GB"}, TypeError, "Resources: max_memory must be a positive whole number or None, got '1GB'"),
         ({"max_memory": 0.5}, TypeError, "Resources: max_memory must be a positive whole number or None, got 0.5"),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dcam_fast.models.adapter import OPEN, AdapterError, Trajectory
+from dcam_fast.models.trajectory import unknown_steps
 
 StateName = Literal["committed", "remask", "first", "final"]
 State = StateName | int
@@ -39,7 +40,7 @@ def canvases(trajectory: Trajectory, positions: Tensor, state: State, mask_token
     answer = trajectory.tokens.expand(len(positions), -1)
     match state:
         case "committed":
-            steps = trajectory.known_steps(state)
+            steps = _steps(trajectory, state, mask_token)
             masked = steps[None] >= steps[positions][:, None]
         case "remask":
             masked = torch.arange(answer.shape[1], device=answer.device)[None] == positions[:, None]
@@ -48,7 +49,7 @@ def canvases(trajectory: Trajectory, positions: Tensor, state: State, mask_token
         case "final":
             masked = torch.zeros_like(answer, dtype=torch.bool)
         case int():
-            steps = trajectory.known_steps(state)
+            steps = _steps(trajectory, state, mask_token)
             _check_step(state, max((step for step in steps.tolist() if step != OPEN), default=0))
             masked = (steps >= state).expand_as(answer)
         case _:
@@ -56,16 +57,32 @@ def canvases(trajectory: Trajectory, positions: Tensor, state: State, mask_token
     return torch.where(masked, mask_token, answer)
 
 
-def check_state(trajectory: Trajectory, state: State) -> None:
+def check_state(trajectory: Trajectory, state: State, mask_token: int) -> None:
     """Raises as `canvases` for a state that the trajectory does not have."""
-    canvases(trajectory, trajectory.tokens.new_zeros(0), state, 0)
+    canvases(trajectory, trajectory.tokens.new_zeros(0), state, mask_token)
+
+
+def _steps(trajectory: Trajectory, state: State, mask_token: int) -> Tensor:
+    """The steps, if those of all positions that generation wrote are known."""
+    steps = trajectory.known_steps(state)
+    if bool(((steps == OPEN) & (trajectory.tokens != mask_token)).any()):
+        raise unknown_steps(state, "GivenAnswer(tokens, steps=...) of the whole canvas, end token and padding too")
+    return steps
+
+
+def _recorded_steps(trajectory: Trajectory, recorded: Tensor, state: State) -> Tensor:
+    """The steps, if the canvases of all of them are recorded."""
+    steps = trajectory.known_steps(state)
+    if max(steps[: trajectory.length].tolist(), default=0) >= len(recorded):
+        raise unknown_steps(state, "a Trajectory with the canvases of this model")
+    return steps
 
 
 def _recorded(trajectory: Trajectory, recorded: Tensor, positions: Tensor, state: State) -> Tensor:
     length = len(trajectory.tokens)
     match state:
         case "committed":
-            return recorded[trajectory.known_steps(state)[positions]]
+            return recorded[_recorded_steps(trajectory, recorded, state)[positions]]
         case "first":
             return recorded[:1].expand(len(positions), -1)
         case "remask" | "final":
@@ -75,7 +92,7 @@ def _recorded(trajectory: Trajectory, recorded: Tensor, positions: Tensor, state
                 rows.scatter_(1, positions[:, None], recorded[0, positions][:, None])
             return rows
         case int():
-            trajectory.known_steps(state)
+            _recorded_steps(trajectory, recorded, state)
             _check_step(state, len(recorded) - 1)
             return recorded[state].expand(len(positions), -1)
     raise _unknown(state)

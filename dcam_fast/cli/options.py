@@ -6,12 +6,20 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Option(metavar="PATH", help="tiny (the embedded model), or the folder of a checkpoint.")]
+Model = Annotated[
+    str, typer.Option(metavar="PATH", help="tiny (the embedded model), a checkpoint's folder, or its Hub id.")
+]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda or cuda:1.")]
 Dtype = Annotated[str | None, typer.Option(help="float32 or bfloat16. Default: that of the model family.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")]
 Attention = Annotated[str | None, typer.Option(help="Attention topology. Default: that of the model.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: those of the model.")]
+AnswerLength = Annotated[int | None, typer.Option(min=1, help="Tokens in an answer. Default: that of the model.")]
+View = Annotated[str | None, typer.Option(help="View of the image: grid or base. Default: that of the model.")]
+VisionTower = Annotated[
+    str | None,
+    typer.Option(metavar="PATH", help="Folder or Hub id of the vision tower. Default: that of the checkpoint."),
+]
 Data = Annotated[
     str, typer.Option(metavar="NAME", help="scenes, hard-scenes, coco:FOLDER, grandf:FOLDER or folder:FOLDER.")
 ]

@@ -80,7 +80,7 @@ class Perturbation:
         ValueError: if `shares` are not ascending, or not above 0 and below 1.
 
     Example:
-        >>> from dcam_fast import models, sample_image
+        >>> from dcam_fast import Generation, models, sample_image
         >>> adapter = models.load("tiny")
         >>> inputs = adapter.encode(sample_image(), adapter.default_prompt)
         >>> trajectory = adapter.generate(inputs, Generation(steps=12))

@@ -67,6 +67,9 @@ class EvaluationConfig:
         seed: of the scenes, the bootstrap and the randomized weights.
         device: where the model runs.
         attention: the topology; None for the model's own.
+        answer_length: tokens in an answer; None for the model's default.
+        view: the default view of the image; None for the family's default.
+        vision_tower: folder or Hub id of the vision tower; None for that of the checkpoint.
         dtype: of the weights; None for the default of the family.
         trust_remote_code: run code that comes with the checkpoint.
         profile: name of one refinement for all methods; None for the profile of each method.
@@ -90,6 +93,9 @@ class EvaluationConfig:
     seed: int
     device: str = "cpu"
     attention: str | None = None
+    answer_length: int | None = None
+    view: str | None = None
+    vision_tower: str | None = None
     dtype: str | None = None
     trust_remote_code: bool = False
     profile: str | None = None
@@ -114,6 +120,9 @@ class EvaluationConfig:
             self.model,
             device=self.device,
             attention=self.attention,
+            answer_length=self.answer_length,
+            view=self.view,
+            vision_tower=self.vision_tower,
             dtype=self.dtype,
             trust_remote_code=self.trust_remote_code,
         )

@@ -103,9 +103,8 @@ def load(
         raise TypeError(f"load: model must be 'tiny', a folder or a Hub id, got {name!r}")
     for option, value in (("attention", attention), ("view", view)):
         check_text("load", option, value)
-    check_text(
-        "load", "vision_tower", os.fspath(vision_tower) if isinstance(vision_tower, os.PathLike) else vision_tower
-    )
+    if not isinstance(vision_tower, str | os.PathLike | None):
+        raise TypeError(f"load: vision_tower must be a folder, a Hub id or None, got {vision_tower!r}")
     check_switch("load", "trust_remote_code", trust_remote_code)
     resolved = None if dtype is None else check_dtype(dtype)
     place = device if device_map is None else one_device(device_map)

@@ -26,7 +26,8 @@ class GivenAnswer:
     Attributes:
         tokens: ids of the text, with or without its end token, or of the whole canvas. Any sequence, 1-D array or 1-D
             tensor of integers becomes a tuple.
-        steps: the denoising step, from 0, that wrote each token; likewise. None: unknown.
+        steps: the denoising step, from 0, that wrote each token; likewise. None: unknown. The state `"committed"` and
+            steps as states need those of every position that generation wrote, end token and padding too.
 
     Raises:
         TypeError: for something that is not a sequence of integers.
@@ -96,7 +97,8 @@ class AnswerFormat:
     def trajectory(self, answer: GivenAnswer, device: torch.device) -> Trajectory:
         """The trajectory of a finished generation that wrote an answer, without canvases.
 
-        A whole canvas stays as it is. A shorter answer is completed by the end token, if it has none, and padding.
+        A whole canvas stays as it is. A shorter answer is completed by the end token, if it has none, and padding,
+        whose steps are `OPEN`.
 
         Raises:
             ValueError: for an answer that does not fit the canvas.
@@ -106,12 +108,6 @@ class AnswerFormat:
         tokens = torch.tensor(canvas, dtype=torch.int64, device=device)
         if answer.steps is None:
             return Trajectory(tokens, None, length)
-        unknown = [token for token in canvas[len(answer.steps) :] if token != self.mask_token]
-        if unknown:
-            raise ValueError(
-                f"explain: steps must be those of all {len(answer.steps) + len(unknown)} tokens that generation wrote, "
-                f"end token and padding too, got {len(answer.steps)}"
-            )
         steps = torch.full_like(tokens, OPEN)
         steps[: len(answer.steps)] = torch.tensor(answer.steps, dtype=torch.int64)
         return Trajectory(tokens, steps.masked_fill(tokens == self.mask_token, OPEN), length)

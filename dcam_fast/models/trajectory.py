@@ -44,8 +44,8 @@ class Trajectory(TensorFields):
     Attributes:
         tokens: int64 `[L]`, the answer.
         steps: int64 `[L]`, the denoising step, from 0, that unmasked each position. `OPEN` marks a position that is
-            still masked; its token is then not part of the answer. None: another engine wrote the answer, and its steps
-            are unknown.
+            still masked; its token is then not part of the answer. Where another engine wrote the answer, it also marks
+            the padding whose step is unknown. None: all steps are unknown.
         length: how many leading positions are text; the others are padding.
         canvases: int64 `[S, K]`, the model's input at every step, or at the first one alone where steps are unknown.
             Only for families where tokens and steps do not determine it (no mask token, tokens that are overwritten).
@@ -65,8 +65,13 @@ class Trajectory(TensorFields):
             ValueError: naming the state, if they are unknown.
         """
         if self.steps is None:
-            raise ValueError(
-                "explain: state must be 'remask', 'first' or 'final' for an answer whose steps are unknown, "
-                f"got {state!r}, which needs the steps of the answer: GivenAnswer(tokens, steps=...)"
-            )
+            raise unknown_steps(state, "GivenAnswer(tokens, steps=...)")
         return self.steps
+
+
+def unknown_steps(state: object, holder: str) -> ValueError:
+    """The error for an answer state that needs more than is known of an answer; `holder` is what would hold it."""
+    return ValueError(
+        "explain: state must be 'remask', 'first' or 'final' for an answer whose steps are unknown, "
+        f"got {state!r}, which needs the steps of the answer: {holder}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,6 +57,7 @@ class WrittenAnswer:
         length: tokens of it.
         is_complete: whether the model ended it with an end token; else the canvas is full.
         prompt_tokens: of the image and the prompt.
+        seconds: that its generation took so far.
         trajectory: how it was written.
     """
 
@@ -63,6 +65,7 @@ class WrittenAnswer:
     length: int
     is_complete: bool
     prompt_tokens: int
+    seconds: float
     trajectory: Trajectory
 
 
@@ -100,16 +103,16 @@ def answer(explainer: Explainer, request: ExplanationRequest, job: Job) -> Writt
     adapter = explainer.adapter
     with computing(adapter, explainer.resources):
         inputs = explainer.encode(request.image, request.prompt)
-        written, prompt_tokens = None, 0
+        written, prompt_tokens, started = None, 0, time.perf_counter()
         for trajectory in checked(adapter.denoise(inputs, request.generation)):
             prompt_tokens = prompt_tokens or count_prompt_tokens(adapter, inputs, trajectory)
-            written = _written(adapter, trajectory, prompt_tokens)
+            written = _written(adapter, trajectory, prompt_tokens, time.perf_counter() - started)
             job.emit(written)
     assert written is not None, "an answer has at least one step"
     return written
 
 
-def _written(adapter: Adapter[Any], trajectory: Trajectory, prompt_tokens: int) -> WrittenAnswer:
+def _written(adapter: Adapter[Any], trajectory: Trajectory, prompt_tokens: int, seconds: float) -> WrittenAnswer:
     assert trajectory.steps is not None, "the model wrote it"
     steps = trajectory.steps[: trajectory.length].tolist()
     length = steps.index(OPEN) if OPEN in steps else len(steps)
@@ -118,6 +121,7 @@ def _written(adapter: Adapter[Any], trajectory: Trajectory, prompt_tokens: int) 
         length=length,
         is_complete=trajectory.length < len(trajectory.tokens),
         prompt_tokens=prompt_tokens,
+        seconds=seconds,
         trajectory=trajectory,
     )
 

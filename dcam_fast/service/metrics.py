@@ -36,7 +36,7 @@ class Metrics:
         """Counts an explanation."""
         seconds = explanation.provenance["seconds"]
         assert isinstance(seconds, dict)
-        if seconds["generate"]:  # not for a given answer
+        if explanation.provenance["answer"] == "generated":
             self.generate_seconds.observe(seconds["generate"])
         self.explain_seconds.observe(seconds["explain"])
         self.maps.labels(method).inc(len(explanation))

@@ -200,6 +200,7 @@ async def _arguments(service: Service, body: ChatBody) -> ExplanationRequest:
 
 def _work(service: Service, asked: ExplanationRequest, job: Job, body: ChatBody) -> Completion:
     written = answering.answer(service.explainer, asked, job)
+    service.metrics.generate_seconds.observe(written.seconds)
     if body.explain is None:
         return Completion(written, None)
     return Completion(written, answering.explain(service.explainer, replace(asked, answer=written.trajectory), job))

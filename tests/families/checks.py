@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcam_fast import Explainer, GivenAnswer, GradientCAM
+from dcam_fast import Contrast, Explainer, Explanation, GivenAnswer, GradientCAM
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets
@@ -177,3 +177,15 @@ def inside(view: ImageView, row: int, column: int, h: int, w: int) -> tuple[int,
 
 def tokens_of(subject: Subject, image: NDArray[np.uint8], view: ImageView) -> Tensor:
     return subject.adapter.encode(image, PROMPT).embedded[0, view.cells.flatten()]
+
+
+def check_contrasts(subject: Any, image: NDArray[np.uint8]) -> Explanation:
+    """The first word of a stub's answer rather than another one has a map. Returns the explanation of all words."""
+    explainer = Explainer(subject.adapter)
+    words = explainer.explain(image, PROMPT, "all")
+    first = words.targets[0].text
+    other = next(word for word in ("x3", "x6") if word != first)
+    explanation = explainer.explain(image, PROMPT, [Contrast(first, other)])
+    assert explanation.names == (f"{first} > {other}",)
+    assert float(explanation.raw_maps.amax()) > float(explanation.raw_maps.amin())
+    return words

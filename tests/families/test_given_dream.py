@@ -22,12 +22,18 @@ STUBS = Path(__file__).parent / "stubs"
 IMAGE = checks.picture(60, 90)
 
 
+def code_of_checkpoints() -> list[str]:
+    return [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]
+
+
 @pytest.fixture(scope="module", params=["dimple prefix", "dimple joint", "dream-vl joint"])
 def adapter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     family, attention = request.param.split()
     folder = tmp_path_factory.mktemp("checkpoint") / f"tiny-{family}"
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
+        for name in code_of_checkpoints():  # of another cache
+            patch.delitem(sys.modules, name)
         patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
         patch.setattr(sys, "path", list(sys.path))
         for known in DreamAdapter.__subclasses__():
@@ -36,6 +42,8 @@ def adapter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         loaded: Any = models.load(str(folder), attention=attention, trust_remote_code=True)
         make: Any = type(loaded)
         yield make(loaded.model, loaded.processor, name=loaded.name, attention=attention, answer_length=LENGTH)
+        for name in code_of_checkpoints():
+            del sys.modules[name]
 
 
 def test_given_answers(adapter: Any) -> None:

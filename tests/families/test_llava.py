@@ -19,7 +19,7 @@ import transformers
 from llava_subjects import LENGTH, MASK, VOCABULARY, LavidaSubject, LladavSubject, make_tokenizer, shake
 from safetensors.torch import load_file, save_file
 
-from dcam_fast import Contrast, Explainer, models
+from dcam_fast import Explainer, models
 from dcam_fast.models import checkpoint as checkpoint_module
 from dcam_fast.models.adapter import AdapterError
 from dcam_fast.models.checkpoint import Releases
@@ -193,22 +193,10 @@ def test_a_given_text_is_completed(subject: Any) -> None:
 
 @every_topology
 def test_maps(subject: Any) -> None:
-    explanation = Explainer(subject.adapter).explain(IMAGE, checks.PROMPT, "all")
+    explanation = checks.check_contrasts(subject, IMAGE)
     assert explanation.raw_maps.shape[1:] == subject.adapter.encode(IMAGE, checks.PROMPT).views[0].cells.shape
     assert bool(explanation.maps.isfinite().all())
     assert bool((explanation.raw_maps.amax((1, 2)) > explanation.raw_maps.amin((1, 2))).all())
-
-
-@every_topology
-def test_contrasts(subject: Any) -> None:
-    words = Explainer(subject.adapter).explain(IMAGE, checks.PROMPT, "all").targets
-    other = next(word for word in ("x3", "x6") if word != words[0].text)
-    contrast = Contrast(words[0].text, other)
-    explanation = Explainer(subject.adapter).explain(IMAGE, checks.PROMPT, [contrast])
-    assert explanation.names == (f"{words[0].text} > {other}",)
-    assert float(explanation.raw_maps.amax()) > float(explanation.raw_maps.amin())
-    with pytest.raises(ValueError, match=r"Contrast: instead must be words that .* can write, got 'zebra'"):
-        Explainer(subject.adapter).explain(IMAGE, checks.PROMPT, [Contrast(words[0].text, "zebra")])
 
 
 @every_topology

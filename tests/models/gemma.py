@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.models.diffusion_gemma import (
     DiffusionGemmaConfig,
@@ -15,7 +17,9 @@ from transformers.models.diffusion_gemma import (
 from transformers.models.gemma4 import Gemma4VisionConfig
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
-from dcam_fast.models.diffusion_gemma.adapter import DiffusionGemmaAdapter
+from dcam_fast.models.diffusion_gemma.adapter import DiffusionGemmaAdapter, DiffusionGemmaInputs
+from dcam_fast.models.diffusion_gemma.generation import DiffusionGemmaTrajectory
+from dcam_fast.models.generation import Generation
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<boi>", "<image>", "<eoi>")
 WORDS = ("what", "is", "this", "describe", "the", "image", ".", "user", "model")
@@ -103,3 +107,35 @@ def save(path: Path, max_shard_size: str = "1GB") -> None:
     make_model().save_pretrained(path, max_shard_size=max_shard_size)
     make_tokenizer().save_pretrained(path)
     make_processor().save_pretrained(path)
+
+
+def generated(
+    adapter: DiffusionGemmaAdapter, inputs: DiffusionGemmaInputs, generation: Generation
+) -> tuple[DiffusionGemmaTrajectory, list[dict[str, Any]], list[Tensor]]:
+    """An answer, and what transformers' own forward got and gave at every step of its generation."""
+    recorded: list[dict[str, Any]] = []
+    logits: list[Tensor] = []
+    forward = adapter.model.forward
+
+    def spy(**kwargs: Any) -> Any:
+        out = forward(**kwargs)
+        recorded.append(kwargs)
+        logits.append(out.logits)
+        return out
+
+    adapter.model.forward = spy
+    try:
+        trajectory = adapter.generate(inputs, generation)
+    finally:
+        del adapter.model.forward
+    assert isinstance(trajectory, DiffusionGemmaTrajectory)
+    return trajectory, recorded, logits
+
+
+def replayed(adapter: DiffusionGemmaAdapter, inputs: DiffusionGemmaInputs, canvas: Tensor) -> Tensor:
+    """Logits `[C, L, V]` of the adapter's layers at canvases `[C, K]`."""
+    hidden = adapter.embed(inputs, canvas)
+    for index in range(adapter.num_layers):
+        hidden = adapter.layer(index, hidden, inputs)
+    rows = torch.arange(CANVAS).expand(len(canvas), -1)
+    return adapter.logits(hidden, rows, inputs)

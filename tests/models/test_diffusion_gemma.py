@@ -15,16 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcam_fast import Explainer
-from dcam_fast.attribution import Answer
 from dcam_fast.attribution.answer_states import canvases
-from dcam_fast.attribution.contrasts import ContrastedWord
 from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM, build_targets
 from dcam_fast.attribution.probabilities import log_probabilities
 from dcam_fast.models import AdapterError
 from dcam_fast.models.adapter import OPEN
-from dcam_fast.models.diffusion_gemma.adapter import DiffusionGemmaAdapter, DiffusionGemmaInputs
-from dcam_fast.models.diffusion_gemma.generation import DiffusionGemmaTrajectory
+from dcam_fast.models.diffusion_gemma.adapter import DiffusionGemmaAdapter
 from dcam_fast.models.generation import Generation
 from dcam_fast.words import is_sign
 
@@ -39,53 +36,24 @@ def picture(h: int = 200, w: int = 300, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
 
 
-def generated(
-    adapter: DiffusionGemmaAdapter, inputs: DiffusionGemmaInputs, generation: Generation = PLAIN
-) -> tuple[DiffusionGemmaTrajectory, list[dict[str, Any]], list[Tensor]]:
-    """An answer, and what transformers' own forward got and gave at every step of its generation."""
-    recorded: list[dict[str, Any]] = []
-    logits: list[Tensor] = []
-    forward = adapter.model.forward
-
-    def spy(**kwargs: Any) -> Any:
-        out = forward(**kwargs)
-        recorded.append(kwargs)
-        logits.append(out.logits)
-        return out
-
-    adapter.model.forward = spy
-    try:
-        trajectory = adapter.generate(inputs, generation)
-    finally:
-        del adapter.model.forward
-    assert isinstance(trajectory, DiffusionGemmaTrajectory)
-    return trajectory, recorded, logits
-
-
-def replayed(adapter: DiffusionGemmaAdapter, inputs: DiffusionGemmaInputs, canvas: Tensor) -> Tensor:
-    hidden = adapter.embed(inputs, canvas)
-    for index in range(adapter.num_layers):
-        hidden = adapter.layer(index, hidden, inputs)
-    rows = torch.arange(gemma.CANVAS).expand(len(canvas), -1)
-    return adapter.logits(hidden, rows, inputs)
-
-
 @pytest.mark.parametrize("window", [64, 16])  # longer and shorter than the prompt
 def test_replay_has_the_logits_of_the_generation(window: int) -> None:
     adapter = gemma.make_adapter(window)
     inputs = adapter.encode(picture(), PROMPT)
-    trajectory, recorded, logits = generated(adapter, inputs)
+    trajectory, recorded, logits = gemma.generated(adapter, inputs, PLAIN)
     assert len(recorded) == STEPS
     assert trajectory.canvases is not None
     for step in range(STEPS):
         canvas = trajectory.canvases[step : step + 1]
         assert canvas[:, :-1].equal(recorded[step]["decoder_input_ids"])
-        torch.testing.assert_close(replayed(adapter, inputs, canvas), logits[step], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(replayed(adapter, inputs, trajectory.canvases), torch.cat(logits), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(gemma.replayed(adapter, inputs, canvas), logits[step], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        gemma.replayed(adapter, inputs, trajectory.canvases), torch.cat(logits), rtol=1e-5, atol=1e-5
+    )
     # the conditioning matters: without it the logits are others
     bare = trajectory.canvases[1:2].clone()
     bare[:, -1] = 0
-    assert not torch.allclose(replayed(adapter, inputs, bare), logits[1], atol=1e-3)
+    assert not torch.allclose(gemma.replayed(adapter, inputs, bare), logits[1], atol=1e-3)
 
 
 def test_replay_of_a_checkpoint_with_a_static_cache() -> None:
@@ -93,10 +61,12 @@ def test_replay_of_a_checkpoint_with_a_static_cache() -> None:
     inputs = adapter.encode(picture(), PROMPT)
     expected = adapter.generate(inputs, Generation(STEPS)).tokens
     adapter.model.generation_config.cache_implementation = "static"
-    trajectory, _, logits = generated(adapter, inputs)
+    trajectory, _, logits = gemma.generated(adapter, inputs, PLAIN)
     assert trajectory.tokens.equal(expected)
     assert trajectory.canvases is not None
-    torch.testing.assert_close(replayed(adapter, inputs, trajectory.canvases[2:3]), logits[2], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        gemma.replayed(adapter, inputs, trajectory.canvases[2:3]), logits[2], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_temperature(adapter: DiffusionGemmaAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +82,11 @@ def test_temperature(adapter: DiffusionGemmaAdapter, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(processor, "__call__", spy)
     inputs = adapter.encode(picture(), PROMPT)
     generation = Generation(STEPS, temperature=0.25, seed=3)
-    trajectory, recorded, logits = generated(adapter, inputs, generation)
+    trajectory, recorded, logits = gemma.generated(adapter, inputs, generation)
     assert scaled == [True] * len(recorded)
-    torch.testing.assert_close(replayed(adapter, inputs, trajectory.canvases), torch.cat(logits), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        gemma.replayed(adapter, inputs, trajectory.canvases), torch.cat(logits), rtol=1e-5, atol=1e-5
+    )
     assert adapter.generate(inputs, generation).tokens.equal(trajectory.tokens)
     other = adapter.generate(inputs, replace(generation, seed=4))
     assert not other.canvases[0, :-1].equal(trajectory.canvases[0, :-1]), "the noise that it begins from"
@@ -132,7 +104,7 @@ def test_image_span_is_bidirectional(adapter: DiffusionGemmaAdapter) -> None:
 
 def test_steps_mark_the_last_change_of_a_guess(adapter: DiffusionGemmaAdapter) -> None:
     inputs = adapter.encode(picture(), PROMPT)
-    trajectory, _, logits = generated(adapter, inputs)
+    trajectory, _, logits = gemma.generated(adapter, inputs, PLAIN)
     guesses = torch.cat(logits).argmax(-1)  # a temperature does not change the best guess
     assert trajectory.tokens.equal(guesses[-1])
     for position, step in enumerate(trajectory.steps.tolist()):
@@ -153,7 +125,7 @@ def keeping(states: dict[int, Tensor], index: int) -> Any:
 def test_split_gradients_are_those_of_the_full_graph(window: int) -> None:
     adapter = gemma.make_adapter(window)
     inputs = adapter.encode(picture(), PROMPT)
-    trajectory, recorded, _ = generated(adapter, inputs)
+    trajectory, recorded, _ = gemma.generated(adapter, inputs, PLAIN)
     positions = torch.tensor([0, 5, 11])
     target_layers = tuple(range(adapter.num_layers - 1))
     targets = build_targets(trajectory, positions, "committed", adapter.mask_token)
@@ -243,22 +215,6 @@ def test_explains_end_to_end(adapter: DiffusionGemmaAdapter, state: str | int) -
     held = [position for target in got.targets for position in target.positions]
     assert held == sorted(held)
     assert {token.position for token in got.tokens if not is_sign(token.text)} <= set(held)
-
-
-@pytest.mark.parametrize("state", ["remask", "committed"])
-def test_contrasts(adapter: DiffusionGemmaAdapter, state: Any) -> None:
-    """Other words of as many tokens and of fewer."""
-    inputs = adapter.encode(picture(), PROMPT)
-    answer = Answer(adapter, inputs, adapter.generate(inputs, Generation(STEPS)))
-    others = tuple(token for token in range(20, 40) if token not in answer.tokens.tolist())
-    words = [
-        ContrastedWord("", (1,), instead="", instead_tokens=others[:1]),
-        ContrastedWord("", (1, 2), instead="", instead_tokens=others[:2]),
-        ContrastedWord("", (1, 2), instead="", instead_tokens=others[:1]),
-    ]
-    maps = GradientCAM(state=state).raw_maps(answer, words)
-    assert maps.isfinite().all()
-    assert (maps.flatten(1).amax(1) > 0).all()
 
 
 def test_states(adapter: DiffusionGemmaAdapter) -> None:

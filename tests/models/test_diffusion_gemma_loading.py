@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,25 @@ def test_loads_from_a_folder(checkpoint: Path, adapter: DiffusionGemmaAdapter) -
     trajectory = loaded.generate(loaded.encode(picture, "what is this"), Generation(3))
     assert trajectory.tokens.equal(adapter.generate(inputs, Generation(3)).tokens)
     assert not any(parameter.requires_grad for parameter in loaded.layer_module(0).parameters())
-    with pytest.raises(AdapterError, match="attention must be None, the model's own"):
+    with pytest.raises(AdapterError, match="attention must be left out for diffusion_gemma, which has no options"):
         models.load(str(checkpoint), attention="joint")
 
 
 def test_the_callers_modes(checkpoint: Path, check_modes: Callable[..., None]) -> None:
     check_modes(lambda: models.load(checkpoint), "what is this")
+
+
+@pytest.mark.parametrize("pair", [True, False])
+def test_a_model_in_memory(checkpoint: Path, check_left_alone: Callable[..., None], pair: bool) -> None:
+    tokenizer, processor = gemma.make_tokenizer(), gemma.make_processor()
+    both = (tokenizer, processor) if pair else SimpleNamespace(tokenizer=tokenizer, image_processor=processor)
+    check_left_alone(models.load(checkpoint), gemma.make_model(), both, "what is this")
+
+
+@pytest.mark.parametrize("processor", [None, gemma.make_tokenizer(), (1, 2), (gemma.make_tokenizer(),)])
+def test_what_is_no_processor(adapter: DiffusionGemmaAdapter, processor: object) -> None:
+    with pytest.raises(AdapterError, match=r"processor must be \(tokenizer, image processor\) or an AutoProcessor"):
+        models.adapter_of(adapter.model, processor)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -77,7 +77,7 @@ def explanation_of(targets: tuple[str, ...] = ("ring",)) -> Explanation:
         maps=maps,
         raw_maps=maps,
         boxes=grid_boxes((3, 5), (40, 60)),
-        provenance={"method": "default", "seconds": {"generate": 0.5, "explain": 0.25}},
+        provenance={"answer": "generated", "method": "default", "seconds": {"generate": 0.5, "explain": 0.25}},
     )
 
 

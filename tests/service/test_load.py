@@ -68,7 +68,7 @@ def odd_body(rng: random.Random) -> bytes:
 @asynchronous
 async def test_no_malformed_body_is_an_error_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = torch.zeros(2, dtype=torch.int64)
-    written = WrittenAnswer("a ring", 2, True, 9, Trajectory(tokens, tokens, 2))
+    written = WrittenAnswer("a ring", 2, True, 9, 0.1, Trajectory(tokens, tokens, 2))
     monkeypatch.setattr(answering, "answer", lambda *_: written)
     rng = random.Random(0)
     async with running(FakeExplainer()) as at:

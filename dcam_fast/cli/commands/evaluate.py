@@ -8,7 +8,20 @@ from typing import Annotated, Final
 import typer
 
 from dcam_fast.cli.console import check_name, one_line, out_console, progress_bar
-from dcam_fast.cli.options import Attention, Data, DataSeed, Device, Dtype, Limit, Model, Steps, TrustRemoteCode
+from dcam_fast.cli.options import (
+    AnswerLength,
+    Attention,
+    Data,
+    DataSeed,
+    Device,
+    Dtype,
+    Limit,
+    Model,
+    Steps,
+    TrustRemoteCode,
+    View,
+    VisionTower,
+)
 
 PRINTED: Final = ("pointing", "obj_iou", "f3", "deletion_area", "inter_word_correlation")
 SLOW: Final = ("llava_cam_smooth",)  # only on request
@@ -21,6 +34,9 @@ def evaluate(
     ),
     model: Model = "tiny",
     attention: Attention = None,
+    answer_length: AnswerLength = None,
+    view: View = None,
+    vision_tower: VisionTower = None,
     device: Device = "cpu",
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -64,6 +80,9 @@ def evaluate(
             methods=tuple(method or [name for name in (*METHODS, runner.TRUE_MASK) if name not in SLOW]),
             seed=SELECTION_SEED if seed is None else seed,
             attention=attention,
+            answer_length=answer_length,
+            view=view,
+            vision_tower=vision_tower,
             device=device,
             dtype=dtype,
             trust_remote_code=trust_remote_code,

@@ -18,9 +18,20 @@ from dcam_fast.cli.console import (
     progress_bar,
     report_error,
 )
-from dcam_fast.cli.options import Device, Dtype, Model, Steps, TrustRemoteCode
+from dcam_fast.cli.options import (
+    AnswerLength,
+    Attention,
+    Device,
+    Dtype,
+    Model,
+    Steps,
+    TrustRemoteCode,
+    View,
+    VisionTower,
+)
 
 if TYPE_CHECKING:
+    from dcam_fast.models.given import GivenAnswer
     from dcam_fast.streaming import Step
 
 STREAM_LEGEND: Final = (
@@ -42,6 +53,16 @@ def explain(
             "the content words."
         ),
     ] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="Explain this answer of another engine to one image. Nothing is generated.")
+    ] = None,
+    answer_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="As --answer, from a file: text, or *.json with 'text', or with 'tokens' and maybe the 'steps' that "
+            "wrote them."
+        ),
+    ] = None,
     method: Annotated[str, typer.Option(help="Attribution method: default, published, grad_cam, tam, ...")] = "default",
     profile: Annotated[
         str | None,
@@ -52,6 +73,10 @@ def explain(
     device: Device = "cpu",
     trust_remote_code: TrustRemoteCode = False,
     dtype: Dtype = None,
+    attention: Attention = None,
+    answer_length: AnswerLength = None,
+    view: View = None,
+    vision_tower: VisionTower = None,
     steps: Steps = None,
     block_length: Annotated[
         int | None,
@@ -89,11 +114,21 @@ def explain(
         check_name(profile_named, profile, "--profile")
     if dtype is not None:
         check_name(check_dtype, dtype, "--dtype")
+    given = _given_answer(answer, answer_file, one_image=len(images) == 1, stream=stream)
     targets: str | list[str | Contrast] = [split_contrast(item) for item in target or ()] or "content"
     if targets == ["all"]:
         targets = "all"
     generation = Generation(steps, block_length, temperature, seed)
-    explainer = load_explainer(model, device=device, trust_remote_code=trust_remote_code, dtype=dtype)
+    explainer = load_explainer(
+        model,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        dtype=dtype,
+        attention=attention,
+        answer_length=answer_length,
+        view=view,
+        vision_tower=vision_tower,
+    )
 
     failures = []
     with progress_bar() as progress:
@@ -103,13 +138,18 @@ def explain(
                 check_replaceable(out / name, RECORD, "explain")
                 if stream:
                     progress.console.print(STREAM_LEGEND, style="dim", markup=False)
-                    answer = explainer.stream(image, prompt, method=method, profile=profile, generation=generation)
-                    for step in answer:
+                    streamed = explainer.stream(image, prompt, method=method, profile=profile, generation=generation)
+                    for step in streamed:
                         progress.console.print(_step_line(step))
-                    explanation = answer.explanation(targets, scores=scores)
+                    explanation = streamed.explanation(targets, scores=scores)
                 else:
                     explanation = explainer.explain(
-                        image, prompt, targets, method=method, profile=profile, generation=generation, scores=scores
+                        *(image, prompt, targets),
+                        answer=given,
+                        method=method,
+                        profile=profile,
+                        generation=generation,
+                        scores=scores,
                     )
                 explanation.save(out / name)
             except Exception as error:  # go on with the other images
@@ -124,6 +164,47 @@ def explain(
         if len(images) > 1:
             error_console.print(f"{len(failures)} of {len(images)} images could not be explained", style="bold")
         raise typer.Exit(1)
+
+
+def _given_answer(answer: str | None, file: Path | None, *, one_image: bool, stream: bool) -> str | GivenAnswer | None:
+    """The answer that another engine wrote, if there is one.
+
+    Raises:
+        typer.BadParameter: for options that exclude each other.
+        ValueError: for a file that does not hold an answer.
+        OSError: for a file that cannot be read.
+    """
+    if answer is None and file is None:
+        return None
+    option = "--answer-file" if answer is None else "--answer"
+    for is_allowed, need in (
+        (answer is None or file is None, "the only one of --answer and --answer-file"),
+        (not stream, "without --stream, which generates the answer"),
+        (one_image, "for exactly one image"),
+    ):
+        if not is_allowed:
+            raise typer.BadParameter(f"it must be {need}", param_hint=option)
+    return answer if file is None else _read_answer(file)
+
+
+def _read_answer(file: Path) -> str | GivenAnswer:
+    from dcam_fast.json_entries import read_json
+    from dcam_fast.models.given import GivenAnswer
+
+    if file.suffix != ".json":
+        try:
+            return file.read_text("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"explain: --answer-file must be UTF-8 text, got '{file}': {error}") from error
+    record = read_json(file, "explain", "--answer-file")
+    fields = record.fields()
+    if "text" in fields:
+        return fields["text"].text()
+    names = [name for name in ("tokens", "steps") if name in fields]
+    lists = {name: tuple(item.integer() for item in fields[name].list()) for name in names}
+    if "tokens" not in lists:
+        raise record.error("an object with 'text' or 'tokens'")
+    return GivenAnswer(**lists)
 
 
 def _step_line(step: Step) -> Text:

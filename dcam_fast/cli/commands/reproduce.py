@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from dcam_fast.cli.console import check_name, one_line, out_console, progress_bar
-from dcam_fast.cli.options import Attention, Data, DataSeed, Device, Dtype, Limit, Model, TrustRemoteCode
+from dcam_fast.cli.options import (
+    AnswerLength,
+    Attention,
+    Data,
+    DataSeed,
+    Device,
+    Dtype,
+    Limit,
+    Model,
+    TrustRemoteCode,
+    View,
+    VisionTower,
+)
 
 
 @one_line
@@ -19,6 +31,9 @@ def reproduce(
     ),
     model: Model = "tiny",
     attention: Attention = None,
+    answer_length: AnswerLength = None,
+    view: View = None,
+    vision_tower: VisionTower = None,
     device: Device = "cpu",
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -43,7 +58,14 @@ def reproduce(
         seed = SELECTION_SEED if seed is None else seed
         dataset = open_dataset(data, limit=limit, seed=seed)
         adapter = models.load(
-            model, device=device, attention=attention, dtype=dtype, trust_remote_code=trust_remote_code
+            model,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            attention=attention,
+            answer_length=answer_length,
+            view=view,
+            vision_tower=vision_tower,
         )
     check_writable(out, "reproduce")
     with progress_bar() as progress:
@@ -61,6 +83,8 @@ def reproduce(
     facts: dict[str, object] = {
         "model": model,
         "attention": attention,
+        "answer_length": answer_length,
+        "view": view,
         "dtype": dtype,
         "data": data,
         "limit": limit,

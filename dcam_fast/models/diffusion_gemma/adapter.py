@@ -256,17 +256,8 @@ class DiffusionGemmaAdapter(PretrainedAdapter[DiffusionGemmaInputs]):
     def given(
         self, tokens: Sequence[int], steps: Sequence[int] | None = None, generation: Generation = DEFAULT_GENERATION
     ) -> Trajectory:
-        """The only known canvas is the first one, the noise that the seed gives.
-
-        Raises:
-            AdapterError: for steps, which say nothing about the canvases between.
-        """
-        if steps is not None:
-            raise AdapterError(
-                f"explain: steps must be None for {self.name}, whose canvases they do not determine, got {len(steps)} "
-                "of them; a Trajectory of its generation has them"
-            )
-        answer = super().given(tokens, None, generation)
+        """The only known canvas is the first one, the noise that the seed gives. Steps do not determine the others."""
+        answer = super().given(tokens, steps, generation)
         with RandomNumbers(generation.seed, self.device).drawn():
             noise = torch.randint(0, self.config.text_config.vocab_size, answer.tokens.shape, device=self.device)
         return replace(answer, canvases=torch.cat((noise, noise.new_zeros(1)))[None])

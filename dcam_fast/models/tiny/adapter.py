@@ -134,7 +134,7 @@ class TinyAdapter(Adapter[TinyInputs]):
         self.name = name
         self.attention = attention
         self.has_two_streams = attention == "prefix"
-        self.model = TinyForMaskedDiffusion.from_pretrained(WEIGHTS) if model is None else model
+        self.model = TinyForMaskedDiffusion.from_pretrained(WEIGHTS).float() if model is None else model
         self.tokenizer = _read_tokenizer(WEIGHTS / TOKENIZER) if tokenizer is None else tokenizer
         self.device, self.dtype = self.model.embed.weight.device, self.model.embed.weight.dtype
         self.processor = TinyImageProcessor()

@@ -138,6 +138,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "evaluation-refined": lambda: report_evaluation.summary(*newest("*-evaluation-refined.json")),
     "contrast": lambda: report_attribution.contrast(*newest("*-contrast.json")),
     "randomization": lambda: report_evaluation.randomization(*newest("*-evaluation.json")),
+    "wrong-words": lambda: report_evaluation.wrong_words(*newest("*-wrong-words.json")),
     "search": lambda: report_evaluation.search(*newest("*-search.json")),
     "table1": lambda: report_evaluation.study(*newest("*-table1.json")),
     "table2": lambda: report_evaluation.study(*newest("*-table2.json")),

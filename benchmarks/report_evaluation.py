@@ -61,6 +61,26 @@ def study(name: str, data: dict[str, Any]) -> str:
     return f"{text.removeprefix('#')}\nFrom `benchmarks/results/{name}`."  # a level higher than in a report
 
 
+def wrong_words(name: str, data: dict[str, Any]) -> str:
+    """How well each signal finds wrong words, and the signals of the combinations."""
+    groups = list(next(iter(data["table"].values())))
+    best = {group: max(row[group]["value"] for row in data["table"].values()) for group in groups}
+    rows = [
+        [signal.replace("_", " "), *(_cell(row[group], row[group]["value"] == best[group]) for group in groups)]
+        for signal, row in data["table"].items()
+    ]
+    head = (
+        f"{data['wrong']} wrong words among {data['words']} of {data['scenes']} captions, one for each held-out scene "
+        f"(seed {data['seed']}), {data['attention']} attention; from `benchmarks/results/{name}`."
+    )
+    chosen = []
+    for title, weights in data["combinations"].items():
+        signals = ", ".join(f"{signal.replace('_', ' ')} ({weight:+.1f})" for signal, weight in weights.items())
+        chosen.append(f"The {title} has {signals}.")
+    titles = [group if group == "all" else f"wrong {group}" for group in groups]
+    return "\n".join([head, "", markdown_table(["signal", *titles], rows), "", " ".join(chosen)])
+
+
 def search(name: str, data: dict[str, Any]) -> str:
     """The best entries of the four rounds of the search, and the rank of the published method in the first."""
     lines = [f"{data['scenes']} selection scenes; from `benchmarks/results/{name}`.", ""]

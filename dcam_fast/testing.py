@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -225,12 +225,8 @@ def _given(case: _Case) -> Iterator[str]:
     if not given.tokens.equal(finished.tokens) or given.length != finished.length or given.steps is not None:
         yield "given: the tokens of a whole canvas must be kept, with the length of the text and no steps, got others"
         return
-    positions = torch.arange(count, device=finished.tokens.device)
     for state in ("remask", "first", "final"):
-        replays = [
-            build_targets(answer, positions, state, case.adapter.mask_token).canvases for answer in (given, finished)
-        ]
-        if not replays[0].equal(replays[1]):
+        if not _canvases(replace(case, trajectory=given), state, count).equal(_canvases(case, state, count)):
             yield f"given: the state {state!r} of the generated tokens must be that of the generation, got another"
 
 

@@ -96,7 +96,7 @@ def read(adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch, interventi
         return _with_image(visible(part), prompt, prompt)
 
     def without_others(part: slice) -> Hidden:
-        return _without_answer(visible(part), interventions.others[part])
+        return without_answer(visible(part), *(interventions.others[part],) * 2)
 
     @torch.no_grad()  # a mode of this thread, and tasks have others
     def run(change: Callable[[slice], Hidden], part: slice) -> Tensor:
@@ -142,13 +142,13 @@ def _with_image(hidden: Hidden, rows: Tensor, source: Tensor) -> Hidden:
     return Hidden(replaced(hidden.image, rows, source), hidden.canvas)
 
 
-def _without_answer(hidden: Hidden, positions: Tensor) -> Hidden:
-    """Replaces the rows of answer positions, bool `[C, L]`, in the stream that holds them."""
-    if hidden.canvas is None:
-        rows = F.pad(positions, (hidden.image.shape[1] - positions.shape[1], 0))
-        return Hidden(replaced(hidden.image, rows, rows))
-    rows = F.pad(positions, (hidden.canvas.shape[1] - positions.shape[1], 0))
-    return Hidden(hidden.image, replaced(hidden.canvas, rows, rows))
+def without_answer(hidden: Hidden, positions: Tensor, source: Tensor) -> Hidden:
+    """Hidden states with the rows of answer `positions` replaced by the mean of those of `source`, both bool `[C, L]`
+    or `[1, L]`, in the stream that holds them."""
+    stream = hidden.image if hidden.canvas is None else hidden.canvas
+    rows, source = (F.pad(mask, (stream.shape[1] - mask.shape[1], 0)) for mask in (positions, source))
+    changed = replaced(stream, rows, source)
+    return Hidden(changed) if hidden.canvas is None else Hidden(hidden.image, changed)
 
 
 def _marked(rows: Tensor, count: int) -> Tensor:

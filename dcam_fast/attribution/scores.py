@@ -16,8 +16,7 @@ from dcam_fast.attribution.by_word import mean_by_word, word_index
 from dcam_fast.attribution.contrasts import ContrastedWord, log_preference
 from dcam_fast.attribution.engine import CHUNK
 from dcam_fast.attribution.methods.gradient_cam import build_targets
-from dcam_fast.attribution.probabilities import Interventions, Readings, of_tokens, read
-from dcam_fast.attribution.target_batch import TargetBatch
+from dcam_fast.attribution.probabilities import Interventions, of_tokens, read
 from dcam_fast.models.adapter import Word
 
 TOP: Final = 5  # alternatives of a token
@@ -51,33 +50,80 @@ class Dependence:
     alternatives: tuple[tuple[tuple[int, float], ...], ...]
 
 
-def dependence(answer: Answer, words: Sequence[Word], maps: Tensor, layer: int) -> list[Dependence]:
-    """How much words depend on the places, the image, the prompt and the other words.
+@dataclass(frozen=True)
+class WordReadings:
+    """Log-probabilities `[T]` of words, the mean over their tokens, after each intervention of `Readings`.
+
+    Attributes:
+        visible: without an intervention.
+        without_place: without the cells of the place that the word's map points at.
+        without_image: without the image.
+        without_prompt: without the prompt.
+        without_others: without the other words of the answer.
+        alternatives: for each token of each word, the ids and probabilities of the most confident tokens there.
+    """
+
+    visible: Tensor
+    without_place: Tensor
+    without_image: Tensor
+    without_prompt: Tensor
+    without_others: Tensor
+    alternatives: list[tuple[tuple[int, float], ...]]
+
+
+def read_words(answer: Answer, words: Sequence[Word], maps: Tensor, layer: int) -> WordReadings:
+    """Reads the log-probabilities of words at the state `STATE`, with and without what they may depend on.
 
     Args:
         answer: that the words belong to.
-        words: `T` of them.
+        words: `T` of them, at least one.
         maps: `[T, h, w]`, their refined maps.
         layer: the layer at whose output hidden states are replaced.
     """
-    if not words:
-        return []
     targets = build_targets(answer.trajectory, answer.positions(words), STATE, answer.adapter.mask_token)
     place, others = hot_cells(maps).flatten(1)[word_index(words).to(maps.device)], other_positions(answer, words)
     cells = answer.view.cells.flatten()
     chunks = [
-        (part, read(answer.adapter, answer.inputs, part, Interventions(layer, cells, *masks)))
+        (part.tokens, read(answer.adapter, answer.inputs, part, Interventions(layer, cells, *masks)))
         for part, *masks in zip(targets.chunks(CHUNK), place.split(CHUNK), others.split(CHUNK), strict=True)
     ]
-    found = _by_word(chunks, words, maps)
+
+    def without(name: str) -> Tensor:
+        return mean_by_word(torch.cat([getattr(reading, f"without_{name}") for _, reading in chunks]), words)
+
+    return WordReadings(
+        visible=mean_by_word(torch.cat([of_tokens(reading.visible, tokens) for tokens, reading in chunks]), words),
+        without_place=without("place"),
+        without_image=without("image"),
+        without_prompt=without("prompt"),
+        without_others=without("others"),
+        alternatives=[position for _, reading in chunks for position in _most_confident(reading.visible)],
+    )
+
+
+def dependence(answer: Answer, words: Sequence[Word], maps: Tensor, layer: int) -> list[Dependence]:
+    """How much words depend on the places, the image, the prompt and the other words; arguments as in `read_words`."""
+    if not words:
+        return []
+    found = read_words(answer, words, maps, layer)
+    without = (found.without_image, found.without_prompt, found.without_others)
+    shares = [
+        groundedness(maps, found.visible, found.without_place),
+        *(share(found.visible, values) for values in without),
+    ]
+    alternatives = iter(found.alternatives)
+    dependences = [
+        Dependence(grounded, image, prompt, others, tuple(next(alternatives) for _ in word.positions))
+        for (grounded, image, prompt, others), word in zip(torch.stack(shares, 1).tolist(), words, strict=True)
+    ]
     for number, word in enumerate(words):
         if isinstance(word, ContrastedWord):
             map = maps[number : number + 1]
             place = hot_cells(map).flatten()
             odds = log_preference(answer.adapter, answer.inputs, answer.trajectory, word, layer, place)
             grounded = groundedness(map, *(value[None] for value in odds))
-            found[number] = replace(found[number], groundedness=float(grounded))
-    return found
+            dependences[number] = replace(dependences[number], groundedness=float(grounded))
+    return dependences
 
 
 def peak(maps: Tensor) -> Tensor:
@@ -150,20 +196,6 @@ def other_positions(answer: Answer, words: Sequence[Word]) -> Tensor:
         others[row, list(words[word].positions)] = False
     read_at = (positions - answer.adapter.logit_shift).clamp(min=0)
     return others.scatter_(1, read_at[:, None], False)
-
-
-def _by_word(chunks: Sequence[tuple[TargetBatch, Readings]], words: Sequence[Word], maps: Tensor) -> list[Dependence]:
-    def log_probability(name: str) -> Tensor:
-        return mean_by_word(torch.cat([getattr(reading, name) for _, reading in chunks]), words)
-
-    visible = mean_by_word(torch.cat([of_tokens(reading.visible, part.tokens) for part, reading in chunks]), words)
-    scores = [groundedness(maps, visible, log_probability("without_place"))]
-    scores += [share(visible, log_probability(f"without_{name}")) for name in ("image", "prompt", "others")]
-    top = iter([tokens for _, reading in chunks for tokens in _most_confident(reading.visible)])
-    return [
-        Dependence(grounded, image, prompt, answer, tuple(next(top) for _ in word.positions))
-        for (grounded, image, prompt, answer), word in zip(torch.stack(scores, 1).tolist(), words, strict=True)
-    ]
 
 
 def _most_confident(log_probabilities: Tensor) -> list[tuple[tuple[int, float], ...]]:

@@ -28,7 +28,7 @@ from dcam_fast.output.record import record_of
 if TYPE_CHECKING:  # imported where a page is made
     from jinja2 import Environment
 
-LONGEST_SIDE: Final = 1280  # pixels of the image in the page
+LONGEST_SIDE: Final = 1920  # pixels of the image in the page
 LOSSLESS_PIXELS: Final = 256 * 256  # up to here as PNG, above as JPEG
 COLORMAPS: Final = ("magma", "viridis", "cividis", "turbo")  # the first is the default; turbo needs color vision
 TEMPLATES: Final = files("dcam_fast.output") / "templates"

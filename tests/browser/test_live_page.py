@@ -152,7 +152,7 @@ def test_two_methods_side_by_side(page: Any, service: FakeService) -> None:
     ask(page)
     page.locator('#status:text-is("Explained 4 words.")').wait_for()
     assert [body["method"] for body in service.bodies] == ["default", "random"]
-    assert page.locator(".pane .map:visible").count() == 2
+    assert page.locator(".view .map:visible").count() == 2
 
 
 def test_scores_and_claims_are_shown(page: Any, service: FakeService) -> None:

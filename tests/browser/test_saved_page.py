@@ -104,7 +104,7 @@ def test_a_click_pins_and_a_second_releases(opened: Open) -> None:
     wait_for_caption(page, "blue")
     word(page, "blue").click()
     page.mouse.move(1, 1)
-    page.locator(".map").wait_for(state="hidden")
+    page.locator(".view .map").wait_for(state="hidden")
 
 
 def expected_shares(explanation: Explanation, rectangle: tuple[float, ...]) -> list[float]:

@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from dcam_fast import Contrast, Explainer, Explanation, GivenAnswer, GradientCAM
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.attribution.engine import capture
 from dcam_fast.attribution.methods.gradient_cam import build_targets
+from dcam_fast.attribution.probabilities import without_answer
 from dcam_fast.models.adapter import ImageView
 from dcam_fast.models.generation import Generation
 
@@ -146,6 +148,26 @@ def check_given(adapter: Any, image: NDArray[np.uint8], generation: Generation, 
             assert got.targets == expected.targets
             assert got.maps.equal(expected.maps)
             assert got.raw_maps.equal(expected.raw_maps)
+
+
+@torch.no_grad()
+def check_rows(subject: Subject, image: NDArray[np.uint8]) -> None:
+    """The logits of a position are read `logit_shift` rows before it, from no other row, and the rows before the answer
+    are those of the image, those of the prompt and as many more."""
+    adapter, length = subject.adapter, subject.adapter.answer_length
+    inputs = adapter.encode(image, PROMPT)
+    hidden = adapter.embed(inputs, torch.full((1, length), adapter.mask_token))
+    position = length // 2
+    for row in range(length):
+        rows = F.one_hot(torch.tensor([row]), length).bool()
+        # an empty source makes the row 0
+        changed = without_answer(hidden, rows, torch.zeros_like(rows))
+        logits = (adapter.logits(states, torch.tensor([[position]]), inputs) for states in (hidden, changed))
+        assert torch.equal(*logits) == (row != position - adapter.logit_shift)
+    before = hidden.image.shape[1] - (0 if adapter.has_two_streams else length)
+    prompt = adapter.prompt_rows(inputs, before)
+    assert len(torch.cat((prompt, inputs.image_rows)).unique()) == len(prompt) + len(inputs.image_rows)
+    assert len(prompt) + len(inputs.image_rows) == inputs.embedded.shape[1] - adapter.logit_shift
 
 
 @torch.no_grad()

@@ -95,6 +95,10 @@ def test_generation(subject: DreamSubject, steps: int, temperature: float | None
     checks.check_generation(subject, checks.picture(200, 300), Generation(steps, LENGTH, temperature, seed=1))
 
 
+def test_rows(subject: DreamSubject) -> None:
+    checks.check_rows(subject, checks.picture(60, 90))
+
+
 def test_guesses_differ(subject: DreamSubject) -> None:
     """Or else the comparisons of tokens would say little."""
     trajectory = subject.adapter.generate(subject.adapter.encode(checks.picture(200, 300), checks.PROMPT))

@@ -16,7 +16,8 @@ from dream_checkpoint import make_checkpoint
 
 from dcam_fast import Explainer, Generation, models
 from dcam_fast.models.checkpoint import Releases
-from dcam_fast.models.dream.adapter import DreamAdapter
+from dcam_fast.models.dream.dimple import DimpleAdapter
+from dcam_fast.models.dream.dream_vl import DreamVLAdapter
 
 STUBS = Path(__file__).parent / "stubs"
 IMAGE = checks.picture(60, 90)
@@ -36,7 +37,7 @@ def adapter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             patch.delitem(sys.modules, name)
         patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
         patch.setattr(sys, "path", list(sys.path))
-        for known in DreamAdapter.__subclasses__():
+        for known in (DimpleAdapter, DreamVLAdapter):
             patch.setattr(known, "transformers", Releases("4.46", "9", "any"))
         make_checkpoint(family, folder, STUBS / "dream", STUBS / family.replace("-", "_"))
         loaded: Any = models.load(str(folder), attention=attention, trust_remote_code=True)

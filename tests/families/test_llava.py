@@ -19,7 +19,7 @@ import transformers
 from llava_subjects import LENGTH, MASK, VOCABULARY, LavidaSubject, LladavSubject, make_tokenizer, shake
 from safetensors.torch import load_file, save_file
 
-from dcam_fast import Explainer, models
+from dcam_fast import models
 from dcam_fast.models import checkpoint as checkpoint_module
 from dcam_fast.models.adapter import AdapterError
 from dcam_fast.models.checkpoint import Releases
@@ -149,6 +149,11 @@ def test_generation(subject: Any, steps: int, block_length: int) -> None:
 
 
 @every_topology
+def test_rows(subject: Any) -> None:
+    checks.check_rows(subject, IMAGE)
+
+
+@every_topology
 def test_sampling(subject: Any) -> None:
     """The draws are those of torch's own generator, by the official code."""
     schedules = [(3, 8), (4, 4)] if len(VOCABULARY) == subject.adapter.model.config.vocab_size else [(2, 8)]  # slow
@@ -169,26 +174,7 @@ def test_changed_pixels_change_their_cell(family: str, model: Any) -> None:
 @every_topology
 def test_check_adapter(subject: Any) -> None:
     check_adapter(subject.adapter, checks.picture(100, 150), checks.PROMPT)
-
-
-@every_topology
-def test_given_answers(subject: Any) -> None:
     checks.check_given(subject.adapter, IMAGE, Generation(), "remask", "committed", "first", "final")
-
-
-@every_topology
-def test_a_given_text_is_completed(subject: Any) -> None:
-    """LaViDa pads with the end of a text, and LLaDA-V stops at the end of the turn."""
-    adapter = subject.adapter
-    end, padding = adapter._end_ids[-1], adapter._end_ids[0] if adapter.family == "lavida" else adapter.mask_token
-    ids = adapter.tokenizer.convert_tokens_to_ids(["what", "is"])
-    for answer in ("what is", ids, [*ids, end]):
-        explanation = Explainer(adapter).explain(IMAGE, checks.PROMPT, answer=answer, targets="all")
-        assert explanation.answer == "what is"
-        assert [token.id for token in explanation.tokens] == ids
-        assert [target.text for target in explanation.targets] == ["what", "is"]
-    canvas = adapter.given(ids).tokens.tolist()
-    assert canvas == [*ids, end, *[padding] * (LENGTH - 3)]
 
 
 @every_topology

@@ -73,10 +73,11 @@ class AttentionRollout:
         lowest = -1 if self.target_layers is None else self.target_layers[0]
         attention = []
         for index in range(adapter.num_layers):
-            with _AttentionRecorder() as recorder:
+            with AttentionRecorder() as recorder:
                 output = adapter.layer(index, hidden, inputs)
             if index > lowest:
-                attention.append(_sequence_attention(recorder.weights, hidden, adapter.name))
+                calls = [weights[0] for weights in recorder.weights]
+                attention.append(_sequence_attention(calls, hidden, adapter.name))
             hidden = output
         return roll_out(_logit_rows(adapter, hidden, inputs, positions, attention[-1].shape[0]), attention)
 
@@ -89,12 +90,12 @@ def roll_out(rows: Tensor, attention: Sequence[Tensor]) -> Tensor:
     return rows
 
 
-class _AttentionRecorder(TorchFunctionMode):
+class AttentionRecorder(TorchFunctionMode):
     """Records the attention weights of `scaled_dot_product_attention` inside the context, in this thread."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weights: list[Tensor] = []  # [queries, keys] each, the mean over heads
+        self.weights: list[Tensor] = []  # [C, queries, keys] each, the mean over heads
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -114,8 +115,8 @@ def weights(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attention weights float32 `[N, M]` of a call of `scaled_dot_product_attention` on one sequence, averaged over
-    heads. The arguments are those of the call."""
+    """Attention weights float32 `[C, N, M]` of a call of `scaled_dot_product_attention`, averaged over heads. The
+    arguments are those of the call."""
     if enable_gqa:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
     factor = query.shape[-1] ** -0.5 if scale is None else scale
@@ -124,7 +125,7 @@ def weights(
         attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
     if attn_mask is not None:
         logits = logits.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
-    return logits.softmax(-1).flatten(0, -3).mean(0)
+    return logits.softmax(-1).mean(-3)
 
 
 def _sequence_attention(calls: list[Tensor], hidden: Hidden, name: str) -> Tensor:

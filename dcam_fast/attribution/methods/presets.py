@@ -39,6 +39,7 @@ METHODS: Final[dict[str, AttributionMethod]] = {
     "activation": Activation(),
     "random": Random(),
 }
+NEEDED: Final = ("claim", "raw_maps")  # of every method
 
 
 def method_named(method: str | AttributionMethod) -> AttributionMethod:
@@ -53,6 +54,6 @@ def method_named(method: str | AttributionMethod) -> AttributionMethod:
         if method not in METHODS:
             raise ValueError(f"{need}, got {method!r}")
         return METHODS[method]
-    if isinstance(method, type) or not is_dataclass(method) or not hasattr(method, "raw_maps"):
+    if isinstance(method, type) or not is_dataclass(method) or not all(hasattr(method, name) for name in NEEDED):
         raise TypeError(f"{need}, got {method!r}")
     return method

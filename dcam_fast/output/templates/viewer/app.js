@@ -1,5 +1,7 @@
 // The page: one or two panes, one timeline, and one way of drawing.
 
+const SETTLED = 120;  // milliseconds without a change of colors after which thumbnails follow
+
 class App {
   /** @param {{live: object?, colormaps: Record<string, string>, record: object?}} data */
   constructor(data) {
@@ -7,7 +9,6 @@ class App {
     this.frame = 0;
     this.showsCells = false;
     this.refresh = oncePerFrame(() => this.update());
-    this.repaintTiles = oncePerFrame(() => { for (const pane of this.panes) if (pane.run) pane.paintTiles(); });
     this.panes = [];
     /** @type {Live?} */
     this.live = null;
@@ -58,7 +59,8 @@ class App {
     at("scale").style.background = `linear-gradient(90deg, ${stops})`;
     at("scale").style.setProperty("--threshold", threshold);
     this.refresh();
-    this.repaintTiles();
+    clearTimeout(this.repaints);
+    this.repaints = setTimeout(() => { for (const pane of this.panes) if (pane.run) pane.paintTiles(); }, SETTLED);
   }
 
   /** Shows a run in a pane, at its last frame. @param {Pane} pane @param {Run} run @param {Selection?} pinned */
@@ -119,6 +121,7 @@ class App {
       pane.element.hidden = !pane.run && this.panes.length === 1;
     }
     const any = this.panes.some(pane => pane.run);
+    at("empty").hidden = any;
     for (const element of document.querySelectorAll(".settings, #about, .actions > #compare, #export")) element.hidden = !any;
     this.refresh();
   }

@@ -21,7 +21,7 @@ function make(tag, properties = {}, ...children) {
 const shown = (value, digits = 2) => value === null || value === undefined ? "-" : value.toFixed(digits);
 
 /** @param {number} share 0 to 1 */
-const percent = share => `${Math.round(100 * share)} %`;
+const percent = share => share > 0 && share < 0.005 ? "<1 %" : `${Math.round(100 * share)} %`;
 
 /** Says something to everyone, screen readers included. */
 function say(text, isError = false) {

@@ -56,30 +56,39 @@ function colorTable(rgb, threshold) {
 }
 
 /**
- * For each of n pixels along one side: the two cells whose centers lie around it, and the share of the second. Pixels
- * from `begin` to before `end` are visible to the model.
- * @param {number[][]} boxes @param {number} size  of the image @param {number} pixels  to draw
+ * Runs of pixels along one side, each between the same two centers of cells. Pixels that the model does not see have none.
+ * @typedef {{begin: number, end: number, low: number, high: number, share: number, step: number}} Segment
+ *   `share` of the cell `high` at the pixel `begin`, and how it grows from pixel to pixel
  */
-function axis(boxes, size, pixels) {
-  const centers = boxes.map(([start, end]) => (start + end) / 2), last = centers.length - 1;
-  const low = new Int32Array(pixels), high = new Int32Array(pixels), share = new Float32Array(pixels);
-  let begin = pixels, end = 0;
-  for (let i = 0, cell = 0; i < pixels; i++) {
-    const place = (i + 0.5) * size / pixels;
-    while (cell < last - 1 && place > centers[cell + 1]) cell++;
-    low[i] = cell;
-    high[i] = Math.min(cell + 1, last);
-    share[i] = last ? Math.min(Math.max((place - centers[cell]) / (centers[cell + 1] - centers[cell]), 0), 1) : 0;
-    if (place >= boxes[0][0] && place <= boxes[last][1]) {
-      begin = Math.min(begin, i);
-      end = i + 1;
-    }
+
+/** @param {number[][]} boxes @param {number} size  of the image @param {number} pixels  to draw @returns {Segment[]} */
+function segmentsOf(boxes, size, pixels) {
+  const centers = boxes.map(([start, end]) => (start + end) / 2), last = centers.length - 1, segments = [];
+  const after = place => Math.ceil(place * pixels / size - 0.5);  // the first pixel whose center is not before a place
+  const first = Math.max(after(boxes[0][0]), 0), beyond = Math.min(Math.floor(boxes[last][1] * pixels / size - 0.5) + 1, pixels);
+  for (let cell = -1; cell <= last; cell++) {
+    const begin = Math.max(cell < 0 ? 0 : after(centers[cell]), first), end = Math.min(cell < last ? after(centers[cell + 1]) : pixels, beyond);
+    const low = Math.max(cell, 0), high = Math.min(cell + 1, last), gap = centers[high] - centers[low];
+    const share = gap && cell >= 0 ? ((begin + 0.5) * size / pixels - centers[low]) / gap : 0;
+    if (begin < end) segments.push({ begin, end, low, high, share, step: gap && cell >= 0 ? size / pixels / gap : 0 });
   }
-  return { low, high, share, begin, end };
+  return segments;
 }
 
 /** What a canvas is drawn with, kept from one frame to the next. @type {WeakMap<HTMLCanvasElement, ImageData>} */
 const pictures = new WeakMap();
+
+/** Colors one row of pixels. @param {Float64Array} line  the values at the centers, plus a half @param {Segment[]} across */
+function paintLine(pixels, start, line, across, table) {
+  for (const { begin, end, low, high, share, step } of across) {
+    const difference = line[high] - line[low], growth = step * difference;
+    let value = line[low] + share * difference;
+    for (let i = start + begin; i < start + end; i++) {
+      pixels[i] = table[value | 0];
+      value += growth;
+    }
+  }
+}
 
 /**
  * Draws a map in color, opaque where the model sees and the threshold is reached.
@@ -94,17 +103,15 @@ function paint(canvas, { set, index }, table, width, height) {
     pictures.set(canvas, context.createImageData(width, height));
   }
   const picture = pictures.get(canvas), pixels = new Uint32Array(picture.data.buffer);
-  const across = axis(set.x, set.width, width), down = axis(set.y, set.height, height);
-  const { low, high, share } = across, { columns, values } = set, first = index * set.rows * columns;
-  const line = new Float32Array(columns);
+  const across = segmentsOf(set.x, set.width, width), down = segmentsOf(set.y, set.height, height);
+  const { columns, values } = set, first = index * set.rows * columns, line = new Float64Array(columns);
   pixels.fill(0);
-  for (let row = down.begin; row < down.end; row++) {
-    const above = first + down.low[row] * columns, below = first + down.high[row] * columns, part = down.share[row];
-    for (let c = 0; c < columns; c++) line[c] = values[above + c] + part * (values[below + c] - values[above + c]);
-    const start = row * width;
-    for (let i = across.begin; i < across.end; i++) {
-      const left = line[low[i]];
-      pixels[start + i] = table[(left + share[i] * (line[high[i]] - left) + 0.5) | 0];
+  for (const { begin, end, low, high, share, step } of down) {
+    const above = first + low * columns, below = first + high * columns;
+    for (let row = begin; row < end; row++) {
+      const part = share + (row - begin) * step;
+      for (let c = 0; c < columns; c++) line[c] = values[above + c] + part * (values[below + c] - values[above + c]) + 0.5;
+      paintLine(pixels, row * width, line, across, table);
     }
   }
   context.putImageData(picture, 0, 0);

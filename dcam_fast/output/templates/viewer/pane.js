@@ -4,6 +4,7 @@
 
 const MOST_PIXELS = 1920 * 1080;  // of a drawn map; larger views are scaled up
 const THUMBNAIL = 208;  // pixels of the longer side
+const thumbnail = make("canvas");
 const LISTED = 8;  // words named for a selection of the image
 const same = (a, b) => a !== null && b !== null && a.target === b.target && a.position === b.position;
 
@@ -33,7 +34,11 @@ class Pane {
     this.listenToWords(this.tiles);
     this.listenToBrush();
     this.listenToEdits();
-    this.resizes = new ResizeObserver(() => app.refresh());
+    this.size = [0, 0];
+    this.resizes = new ResizeObserver(([{ contentRect: { width, height } }]) => {
+      this.size = [width, height];
+      app.refresh();
+    });
     this.resizes.observe(this.view);
   }
 
@@ -94,9 +99,9 @@ class Pane {
   /** @param {Selection} selection */
   tile(selection) {
     const { run } = this, frame = run.last, target = run.targets[selection.target], name = run.nameOf(selection, frame);
-    const canvas = make("canvas"), scores = target ? [shown(target.groundedness)] : [];
+    const scores = target ? [shown(target.groundedness)] : [];
     const tile = make("button", { type: "button", className: "tile", "aria-pressed": "false", "aria-label": this.description(selection) },
-      make("span", { className: "thumb" }, make("img", { src: run.image.src, alt: "" }), canvas),
+      make("span", { className: "thumb" }, make("img", { src: run.image.src, alt: "" }), make("img", { className: "map", alt: "" })),
       make("span", { className: "label" }, make("span", { dir: "auto" }, name), ...scores.map(text => make("span", {}, text))));
     if (target) tile.append(bar(target.groundedness));
     tile.firstChild.style.setProperty("--ratio", run.image.width / run.image.height);
@@ -106,9 +111,11 @@ class Pane {
     return tile;
   }
 
+  /** Thumbnails are images: a browser composes every canvas apart, in every frame. */
   paintTile(tile) {
     const { width, height } = this.run.image, scale = Math.min(1, THUMBNAIL / Math.max(width, height));
-    paint(tile.querySelector("canvas"), tile.map, this.app.table, Math.max(Math.round(width * scale), 1), Math.max(Math.round(height * scale), 1));
+    paint(thumbnail, tile.map, this.app.table, Math.max(Math.round(width * scale), 1), Math.max(Math.round(height * scale), 1));
+    tile.querySelector(".map").src = thumbnail.toDataURL();
   }
 
   /** A selection in words, for screen readers. */
@@ -232,7 +239,7 @@ class Pane {
 
   paintMap(now) {
     this.map.hidden = !now;
-    const ratio = devicePixelRatio || 1, width = Math.round(this.view.clientWidth * ratio), height = Math.round(this.view.clientHeight * ratio);
+    const ratio = devicePixelRatio || 1, [width, height] = this.size.map(side => Math.round(side * ratio));
     if (!now || !width || !height) return;
     const scale = Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)));
     const size = [Math.max(Math.round(width * scale), 1), Math.max(Math.round(height * scale), 1)];

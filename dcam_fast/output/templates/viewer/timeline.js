@@ -49,22 +49,22 @@ class Timeline {
   get pause() { return 1000 / STEPS_PER_SECOND / +at("speed").value; }
 
   update() {
-    const { app } = this, run = app.active.run, slider = at("step");
-    at("timeline").hidden = !run || !app.panes.some(pane => pane.run?.timed) || app.last === 0;
+    const { app } = this, pane = [app.active, ...app.panes].find(item => item.run?.timed), slider = at("step");
+    at("timeline").hidden = !pane || app.last === 0;
     if (at("timeline").hidden) return;
     slider.max = app.last;
     slider.value = app.frame;
-    const label = run.label(app.active.frame);
+    const label = pane.run.label(pane.frame);
     slider.setAttribute("aria-valuetext", label);
     at("step-is").textContent = label;
     at("back").disabled = app.frame <= 0;
     at("forward").disabled = app.frame >= app.last;
-    this.updateDots(run);
+    this.updateDots(pane);
   }
 
   /** A point for each word: when it was written, and how grounded it is; a ring for its image share. */
-  updateDots(run) {
-    const key = [run, run.record, this.app.last];
+  updateDots(pane) {
+    const { run } = pane, key = [run, run.record, this.app.last];
     if (!this.shown || key.some((value, index) => value !== this.shown[index])) {
       this.shown = key;
       at("dots").replaceChildren(...run.targets.flatMap((target, index) => {
@@ -80,7 +80,7 @@ class Timeline {
       }));
       at("dots").hidden = !at("dots").children.length;
     }
-    const selected = this.app.active.current()?.selection?.target ?? null;
+    const selected = pane.current()?.selection?.target ?? null;
     for (const dot of at("dots").children) dot.classList.toggle("on", dot.target === selected);
   }
 }

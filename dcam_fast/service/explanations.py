@@ -61,7 +61,7 @@ def router(service: Service) -> APIRouter:
             fields, asked = await read_request(service, request)
             _check_streamed(asked)
             job = service.worker.submit(lambda job: answering.stream(service.explainer, asked, job), deadline)
-            stack.callback(job.cancel.set)
+            stack.callback(job.leave)
             events = job.events()
             first = await unless_gone(request.receive, anext(events))
             lines = _lines(service, first, events, fields)

@@ -161,7 +161,7 @@ def router(service: Service) -> APIRouter:
             asked = await _arguments(service, body)
             chat = Chat(body, service)
             job = service.worker.submit(lambda job: _work(service, asked, job, body), deadline)
-            stack.callback(job.cancel.set)
+            stack.callback(job.leave)
             if not body.stream:
                 done = await unless_gone(request.receive, job.result())
                 return Response(await service.aside(lambda: dump(chat.completion(done))), 200, None, "application/json")

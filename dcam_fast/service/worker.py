@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -40,13 +40,19 @@ class Job:
         cancel: set when nobody waits for the job any more.
     """
 
-    def __init__(self, work: Callable[[Job], object], deadline: float | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        work: Callable[[Job], object],
+        deadline: float | None,
+        clock: Callable[[], float],
+        withdraw: Callable[[Job], None],
+    ) -> None:
         self.work = work
         self.deadline = deadline
         self.cancel = threading.Event()
+        self._withdraw = withdraw
         self.submitted = clock()
         self._clock = clock
-        self._stopping = False
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[object] = asyncio.Queue()
         self._context = contextvars.copy_context()
@@ -62,6 +68,11 @@ class Job:
     def seconds_left(self) -> float | None:
         """Until the deadline; None without one."""
         return None if self.deadline is None else self.deadline - self._clock()
+
+    def leave(self) -> None:
+        """To be called when nobody waits for the job any more. If it waits itself, it gives up its image at once."""
+        self.cancel.set()
+        self._withdraw(self)
 
     def run(self) -> bool:
         """Does the work in the context of the request and emits how it ended; returns whether it succeeded."""
@@ -106,7 +117,7 @@ class Job:
                 if isinstance(event, Finished):
                     return
         finally:
-            self.cancel.set()
+            self.leave()
 
 
 @dataclass
@@ -124,8 +135,10 @@ class Worker:
     places: int
     metrics: Metrics
     clock: Callable[[], float] = time.monotonic
-    _waiting: queue.SimpleQueue[Job | None] = field(default_factory=queue.SimpleQueue)
-    _jobs: set[Job] = field(default_factory=set)
+    _waiting: deque[Job] = field(default_factory=deque)
+    _running: Job | None = None
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _closed: bool = False
     _taken: int = 0
     _mean: float = 0.0
     _draining: bool = False
@@ -152,14 +165,17 @@ class Worker:
 
     def cancel_all(self) -> None:
         """Stops every job at its next step."""
-        for job in tuple(self._jobs):
-            job.cancel.set()
+        with self._changed:
+            for job in (*self._waiting, *([self._running] if self._running else [])):
+                job.cancel.set()
 
     def close(self) -> None:
         """Stops every job, and the thread after the current one has ended."""
         self.drain()
         self.cancel_all()
-        self._waiting.put(None)
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
         if self._thread is not None:
             self._thread.join()
 
@@ -208,17 +224,29 @@ class Worker:
 
     def submit(self, work: Callable[[Job], object], deadline: float | None = None) -> Job:
         """A job that waits for the thread; `deadline` is by `clock`."""
-        job = Job(work, deadline, self.clock)
-        self._jobs.add(job)
-        self._waiting.put(job)
+        job = Job(work, deadline, self.clock, self._withdraw)
+        with self._changed:
+            self._waiting.append(job)
+            self._changed.notify()
         return job
 
+    def _withdraw(self, job: Job) -> None:
+        with self._changed, contextlib.suppress(ValueError):  # it runs, or has ended
+            self._waiting.remove(job)
+
+    def _next(self) -> Job | None:
+        """The next job, once there is one; None if the worker is closed and no job waits."""
+        with self._changed:
+            self._running = None
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            self._running = self._waiting.popleft() if self._waiting else None
+            return self._running
+
     def _work(self) -> None:
-        while (job := self._waiting.get()) is not None:
+        while (job := self._next()) is not None:
             started = self.clock()
             self.metrics.queue_seconds.observe(started - job.submitted)
             succeeded = job.run()
-            self._jobs.discard(job)
             took = self.clock() - started
             if succeeded:
                 self._mean = took if not self._mean else (1 - RECENT) * self._mean + RECENT * took

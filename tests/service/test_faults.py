@@ -10,6 +10,7 @@ import pytest
 import torch
 from serving import IMAGE, FakeExplainer, RawRequest, asynchronous, running
 
+from dcam_fast.explanation import Explanation
 from dcam_fast.service.errors import ServiceError
 from dcam_fast.service.metrics import Metrics
 from dcam_fast.service.worker import Job, Worker
@@ -99,10 +100,11 @@ async def test_a_client_that_goes_away_in_the_queue_costs_nothing(path: str) -> 
         await asyncio.to_thread(reached.wait)
         request = RawRequest(path, {"image": IMAGE})
         second = asyncio.ensure_future(request.run(at.app))
-        while len(at.service.worker._jobs) < 2:
+        while not at.service.worker._waiting:
             await asyncio.sleep(0)
         request.gone.set()
         await second
+        assert not at.service.worker._waiting, "its image is not kept"
         goes_on.set()
         assert (await first).status_code == 200
         assert request.status in (None, 499)
@@ -214,7 +216,7 @@ async def test_the_end_refuses_new_requests_and_cancels_those_that_wait() -> Non
     async with running(FakeExplainer(wait)) as at:
         first, second = asyncio.ensure_future(at.explain()), asyncio.ensure_future(at.explain())
         await asyncio.to_thread(reached.wait)
-        while len(at.service.worker._jobs) < 2:
+        while not at.service.worker._waiting:
             await asyncio.sleep(0)
         at.service.worker.drain()
         refused = await at.explain()
@@ -282,7 +284,7 @@ async def test_a_budget_counts_from_the_request() -> None:
         refused = await at.explain(budget_ms=3000)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "deadline_too_short")
         second = asyncio.ensure_future(at.explain(budget_ms=4000))
-        while len(at.service.worker._jobs) < 2:
+        while not at.service.worker._waiting:
             await asyncio.sleep(0)
         goes_on.set()
         assert [(await first).status_code, (await second).status_code] == [200, 200]
@@ -299,3 +301,15 @@ async def test_a_stream_has_no_budget_and_no_given_answer() -> None:
         ):
             answer = await at.client.post("/v1/explanations/stream", json={"image": IMAGE, **fields})
             assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
+
+
+@asynchronous
+async def test_a_model_that_cannot_be_warmed_up_is_never_ready(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(FakeExplainer):
+        def explain(self, *arguments: object, **options: object) -> Explanation:
+            raise MemoryError
+
+    async with running(Broken()) as at:
+        assert (await at.client.get("/ready")).status_code == 503
+        assert (await at.client.get("/health")).status_code == 200
+    assert "cannot be warmed up: out_of_memory" in caplog.text

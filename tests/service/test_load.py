@@ -114,7 +114,7 @@ async def test_streams_leave_nothing_behind() -> None:
         assert len(asyncio.all_tasks()) <= tasks
         sample = at.service.metrics.registry.get_sample_value
         assert sample("dcam_queue_length") == sample("dcam_requests_in_flight") == 0
-        assert len(at.service.worker._jobs) == 0
+        assert not at.service.worker._waiting
         assert len(at.service.runs) == 4
         assert all(stream.closed.is_set() for stream in at.service.explainer.streams)  # type: ignore[attr-defined]
 

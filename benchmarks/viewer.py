@@ -5,8 +5,8 @@ Needs playwright and an installed Chromium. The exported picture is checked agai
 action then changes the page once a frame. Frames are timed twice: at the browser's rate, and without a limit.
 
 JSON: the header of `results.header`, `browser`, and `rows`, one per action and limit: `action`, `limit` (frames a
-second, null without one), `median`, `p95` and `p99` of the seconds from frame to frame, `cpu` (seconds of processor time
-that a frame takes on the page's main thread), `frames`, and `per_second`.
+second, null without one), `median`, `p95` and `p99` of the seconds from frame to frame, `cpu` (seconds of
+processor time that a frame takes on the page's main thread), `frames`, and `per_second`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Row:
 
 
 def explanation() -> Explanation:
-    """Noise of the size that is measured; every word is written at a step of its own position."""
+    """Noise of the size that is measured; every word is written at the step of its position."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(np.float32)
     waves = np.stack([np.sin(x / 30) + np.cos(y / 50), np.sin(x * y / 9e4), np.cos(x / 200)], 2)

@@ -31,7 +31,7 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize("case", ["plain", "causal", "bool mask", "float mask", "scale", "grouped"])
 def test_weights_are_those_of_the_call(case: str) -> None:
     random = torch.Generator().manual_seed(5)
-    q, k = torch.randn(1, 4, 6, 8, generator=random), torch.randn(1, 4, 6, 8, generator=random)
+    q, k = torch.randn(2, 4, 6, 8, generator=random), torch.randn(2, 4, 6, 8, generator=random)
     mask = torch.rand(6, 6, generator=random)
     mask.fill_diagonal_(1)
     options: dict[str, object] = {

@@ -118,18 +118,18 @@ def test_explain(run: Callable[..., Any], fake: type[FakeExplainer], tmp_path: P
     assert "dcam-out/photo/explanation.html" in result.stdout
     assert Explanation.load(tmp_path / "dcam-out" / "photo").answer == "a red ring"
     expected = {"prompt": None, "targets": "content", "method": "default", "profile": None, "generation": Generation()}
-    assert fake.calls == [expected | {"answer": None}]
+    assert fake.calls == [expected | {"answer": None, "scores": True}]
 
 
 def test_explain_options(run: Callable[..., Any], fake: type[FakeExplainer], tmp_path: Path) -> None:
     path = picture(tmp_path / "[a] photo.png")
     options = ("--prompt", "what is it ?", "--method", "published", "--profile", "paper", "--out", tmp_path / "x")
-    options += ("--steps", 8, "--block-length", 4, "--temperature", 0.5, "--seed", 7)
+    options += ("--steps", 8, "--block-length", 4, "--temperature", 0.5, "--seed", 7, "--no-scores")
     result = run("explain", path, "--target", "it", "--target", "what is", *options)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "x" / "[a] photo" / "explanation.html").exists()
     named = {"prompt": "what is it ?", "targets": ["it", "what is"], "method": "published", "profile": "paper"}
-    assert fake.calls == [named | {"answer": None, "generation": Generation(8, 4, 0.5, 7)}]
+    assert fake.calls == [named | {"answer": None, "generation": Generation(8, 4, 0.5, 7), "scores": False}]
     run("explain", path, "--target", "all")
     assert fake.calls[0]["targets"] == "all"
     run("explain", path, "--target", "red>blue", "--target", ">")

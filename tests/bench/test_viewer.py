@@ -33,7 +33,7 @@ def small(monkeypatch):
     """Few pixels, and a browser."""
     pytest.importorskip("playwright.sync_api", reason="the page is timed in a browser, by playwright")
     if not any(map(viewer.shutil.which, viewer.BROWSERS)):
-        pytest.skip("the page is timed in a browser, and there is none")
+        pytest.skip("the page is timed in a browser, which was not found")
     monkeypatch.setattr(viewer, "SIZE", (90, 160))
 
 

@@ -69,3 +69,9 @@ def test_maps_do_not_depend_on_the_cache() -> None:
         for image in (FIRST, SECOND):
             options: dict[str, Any] = {"targets": [0, 1], "generation": Generation(steps=2)}
             assert torch.equal(cached.explain(image, **options).maps, plain.explain(image, **options).maps)
+
+
+@pytest.mark.parametrize(("size", "error"), [(-1, ValueError), (1.0, TypeError), (True, TypeError), (None, TypeError)])
+def test_wrong_sizes(size: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="Explainer: encodings must be a whole number from 0, got"):
+        Explainer(Adapter(), encodings=size)  # type: ignore[arg-type]

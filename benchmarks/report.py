@@ -129,6 +129,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "summary": summary,
     "performance": performance,
     "latency": latency,
+    "viewer": lambda: report_latency.frames(*newest("*-viewer.json")),
     "service": lambda: report_service.service(*newest("*-service.json")),
     "many": lambda: report_many.many(*newest("*-many.json")),
     "budgets": lambda: report_many.budgets(*newest("*-budgets.json")),

@@ -66,7 +66,7 @@ def wrong_words(name: str, data: dict[str, Any]) -> str:
     groups = list(next(iter(data["table"].values())))
     best = {group: max(row[group]["value"] for row in data["table"].values()) for group in groups}
     rows = [
-        [signal.replace("_", " "), *(_cell(row[group], row[group]["value"] == best[group]) for group in groups)]
+        [signal.replace("_", " "), *(_cell(row[group], row[group]["value"] == best[group], 3) for group in groups)]
         for signal, row in data["table"].items()
     ]
     head = (
@@ -137,7 +137,8 @@ def _table(data: dict[str, Any], columns: Columns) -> str:
     return markdown_table(headers, rows)
 
 
-def _cell(estimate: dict[str, float], best: bool) -> str:
-    digits = 1 if abs(estimate["value"]) >= 10 else 2
+def _cell(estimate: dict[str, float], best: bool, digits: int | None = None) -> str:
+    if digits is None:
+        digits = 1 if abs(estimate["value"]) >= 10 else 2
     value, low, high = (f"{estimate[key]:.{digits}f}" for key in ("value", "low", "high"))
     return f"{f'**{value}**' if best else value} ({low} to {high})"

@@ -38,14 +38,13 @@ def budgets(name: str, data: dict[str, Any]) -> str:
     machine = data["machine"]
     about = (
         f"{machine['device']}, {machine['cores']} cores, torch {machine['torch']}, commit {machine['commit']}, load "
-        f"{machine['load']} at the start; from `benchmarks/results/{name}`."
+        f"{machine['load']} at the start; {data['rows'][0]['calls']} calls a row; from `benchmarks/results/{name}`."
     )
     table = []
     for row in data["rows"]:
-        answered = row["within"] + row["late"]
-        share = f"{row['within'] / answered:.1%}" if answered else ""
+        shares = [f"{row[name] / row['calls']:.1%}" for name in ("within", "late", "refused")]
         chosen = ", ".join(f"{level} ({count})" for level, count in row["chosen"].items())
         p95 = "" if row["p95_ms"] is None else f"{row['p95_ms']:.0f} ms"
-        table.append([str(row["busy"]), f"{row['budget_ms']:.0f} ms", share, str(row["refused"]), p95, chosen])
-    headers = ["busy processes", "budget", "in time", f"refused of {data['rows'][0]['calls']}", "p95", "chosen"]
+        table.append([str(row["busy"]), f"{row['budget_ms']:.0f} ms", *shares, p95, chosen])
+    headers = ["busy processes", "budget", "in time", "late", "refused", "p95", "chosen (calls)"]
     return "\n".join([about, "", markdown_table(headers, table)])

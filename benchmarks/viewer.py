@@ -5,8 +5,8 @@ Needs playwright and an installed Chromium. The exported picture is checked agai
 action then changes the page once a frame. Frames are timed twice: at the browser's rate, and without a limit.
 
 JSON: the header of `results.header`, `browser`, and `rows`, one per action and limit: `action`, `limit` (frames a
-second, null without one), `median`, `p95` and `p99` of the seconds from frame to frame, `cpu` (seconds of
-processor time that a frame takes on the page's main thread), `frames`, and `per_second`.
+second, null without one), `median`, `p95` and `p99` of the seconds from frame to frame, `cpu` (seconds of processor
+time that a frame takes on the page's main thread), `frames`, and `per_second`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Row:
 
 
 def explanation() -> Explanation:
-    """Noise of the size that is measured; every word is written at the step of its position."""
+    """Noise of the size that is measured; the step that writes a word has its position as number."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(np.float32)
     waves = np.stack([np.sin(x / 30) + np.cos(y / 50), np.sin(x * y / 9e4), np.cos(x / 200)], 2)
@@ -185,9 +185,8 @@ def main(
     version, rows = measure(frames)
     for row in rows:
         limit = f"at most {row.limit} a second" if row.limit else "no limit"
-        typer.echo(
-            f"{row.action}, {limit}: {row.median * 1e3:.1f} ms, p95 {row.p95 * 1e3:.1f} ms, {row.per_second:.0f}/s"
-        )
+        figures = f"{row.median * 1e3:.1f} ms, p95 {row.p95 * 1e3:.1f} ms, {row.per_second:.0f} a second"
+        typer.echo(f"{row.action}, {limit}: {figures}; {row.cpu * 1e3:.1f} ms of processor time")
     if out:
         write_result(out, head, browser=f"Chromium {version}", rows=[dataclasses.asdict(row) for row in rows])
 

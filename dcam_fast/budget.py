@@ -22,6 +22,7 @@ from dcam_fast.models.adapter import Adapter, Trajectory, Word
 from dcam_fast.models.generation import Generation
 from dcam_fast.session import CheckedTargets, Session, choose
 
+FEW: Final = 3  # calls before one is refused: what the first measure contains torch's first use
 STALE: Final = 30.0  # seconds
 KEPT: Final = 32  # measurements of a stage that its estimate is made from
 FIXED: Final = 2  # targets whose passes take about as long as the pass over the image that all targets share
@@ -112,33 +113,42 @@ class CostModel:
     """
 
     def __init__(self) -> None:
-        self.measured_at = -math.inf  # when the last measured call ended
+        self.calls = 0  # that were measured
+        self.measured_at = -math.inf  # when the last of them ended
         self._windows: dict[Hashable, Window] = {}
+        self._tokens: dict[Hashable, deque[int]] = {}
         self._lock = threading.Lock()
 
     def add(self, stage: Hashable, units: int, seconds: float) -> None:
         """Adds a measurement of a stage."""
-        self.add_value(stage, seconds / (units + FIXED))
+        with self._lock:
+            self._windows.setdefault(stage, Window()).add(seconds / (units + FIXED))
 
     def high(self, stage: Hashable, units: int) -> float | None:
         """Seconds that a stage will hardly exceed, or None if it was never measured."""
-        rate = self.high_value(stage)
+        with self._lock:
+            rate = self._windows[stage].high() if stage in self._windows else None
         return None if rate is None else rate * (units + FIXED)
 
-    def add_value(self, name: Hashable, value: float) -> None:
-        """Adds a measurement of something that is not a stage."""
+    def add_tokens(self, kind: Hashable, tokens: int) -> None:
+        """Adds the number of target tokens of a request of some kind."""
         with self._lock:
-            self._windows.setdefault(name, Window()).add(value)
+            self._tokens.setdefault(kind, deque(maxlen=KEPT)).append(tokens)
 
-    def high_value(self, name: Hashable) -> float | None:
-        """What the next value will hardly exceed, or None if there was no value."""
+    def most_tokens(self, kind: Hashable) -> int | None:
+        """The largest of the last numbers of target tokens, or None if there was no request of this kind."""
         with self._lock:
-            window = self._windows.get(name)
-            return None if window is None else window.high()
+            return max(self._tokens[kind]) if kind in self._tokens else None
+
+    def end_call(self, now: float) -> None:
+        """Counts a call that was measured."""
+        with self._lock:
+            self.calls, self.measured_at = self.calls + 1, now
 
     def forget(self) -> None:
-        """Drops all measurements."""
+        """Drops all measurements of seconds, so that one call is run without them."""
         with self._lock:
+            self.calls = FEW - 1
             for window in self._windows.values():
                 window.values.clear()
 
@@ -184,13 +194,13 @@ class Budget:
         Raises:
             BudgetError: if it will not.
         """
-        tokens, fastest = self.costs.high_value(_kind(targets)), self.levels[-1]
+        tokens, fastest = self.costs.most_tokens(_kind(targets)), self.levels[-1]
         stages = [self.costs.high("encode", 0)]
         stages += [] if generation is None else [self.costs.high(_stage(generation), 0)]
-        stages += [None if tokens is None else self._rest(fastest, math.ceil(tokens))]
+        stages += [None if tokens is None else self._rest(fastest, tokens)]
         known = [stage for stage in stages if stage is not None]
         needed = math.ceil(sum(known) * 1e3)
-        if len(known) < len(stages) or needed <= self.ms:
+        if self.costs.calls < FEW or len(known) < len(stages) or needed <= self.ms:
             return
         if self.clock() - self.costs.measured_at > STALE:
             self.costs.forget()
@@ -213,14 +223,16 @@ class Budget:
         seconds = {"generate": generated}
         chosen = choose(session.targets, session.adapter, trajectory)
         tokens = _count(chosen)
-        self.costs.add_value(_kind(session.targets), tokens)
+        self.costs.add_tokens(_kind(session.targets), tokens)
         level, predicted = self._best(tokens)
-        raw = self._raw_maps(level, session, trajectory, chosen)
-        if predicted is None:  # nothing was known about maps
+        if predicted is None:  # nothing is known about maps
+            raw = self._raw_maps(level, session, trajectory, chosen)
             better, predicted = self._best(tokens)
             if better.layers > level.layers:
                 raw = self._raw_maps(better, session, trajectory, chosen)
             level = better
+        else:
+            level, raw = self._maps_in_time(level, session, trajectory, chosen)
         if level.scores and self._left() < self._finish(level, tokens):
             level = self._without_scores(level)
         try:
@@ -230,7 +242,7 @@ class Budget:
             check_interruption()  # raises if it was the caller's deadline
             level = self._without_scores(level)
             explanation = self._explanation(level, session, trajectory, chosen, raw, seconds, started)
-        self.costs.measured_at = self.clock()
+        self.costs.end_call(self.clock())
         budget = {
             "ms": self.ms,
             "chosen": level.name,
@@ -248,9 +260,10 @@ class Budget:
 
     def _best(self, tokens: int) -> tuple[Level, float | None]:
         """The first level that fits into what is left, else the last, and the predicted seconds of the whole call."""
+        caution = 1 + 0.5 / max(self.costs.calls, 1)  # few calls say little about the next one
         for level in self.levels:
             rest = self._rest(level, tokens)
-            if rest is not None and rest <= self._left():
+            if rest is not None and caution * rest <= self._left():
                 return level, self._used() + rest
         rest = self._rest(self.levels[-1], tokens)
         return self.levels[-1], None if rest is None else self._used() + rest
@@ -298,13 +311,31 @@ class Budget:
         finally:  # scores that were interrupted would have taken longer
             self.costs.add(("finish", level.scores), _count(chosen), self.clock() - begun)
 
+    def _maps_in_time(
+        self, level: Level, session: Session, trajectory: Trajectory, chosen: list[Word]
+    ) -> tuple[Level, Tensor]:
+        """Raw maps of a level. If they take unexpectedly long, they give way to the fastest ones while these still fit,
+        provided that the budget has room for both."""
+        tokens, fastest = _count(chosen), self.levels[-1]
+        room = self._left() - (self._rest(fastest, tokens) or math.inf)
+        if level is fastest or room < (self._maps(level, tokens) or math.inf):
+            return level, self._raw_maps(level, session, trajectory, chosen)
+        try:
+            with interruptible(room):
+                return level, self._raw_maps(level, session, trajectory, chosen)
+        except DeadlineExceeded:
+            check_interruption()  # raises if it was the caller's deadline
+            return fastest, self._raw_maps(fastest, session, trajectory, chosen)
+
     def _raw_maps(self, level: Level, session: Session, trajectory: Trajectory, chosen: list[Word]) -> Tensor:
         begun = self.clock()
-        raw = replace(session, method=level.method).raw_maps(trajectory, chosen)
-        if raw.is_cuda:
-            torch.cuda.synchronize(raw.device)
-        self.costs.add(_maps_stage(level), _count(chosen), self.clock() - begun)
-        return raw
+        try:
+            raw = replace(session, method=level.method).raw_maps(trajectory, chosen)
+            if raw.is_cuda:
+                torch.cuda.synchronize(raw.device)
+            return raw
+        finally:  # maps that were interrupted would have taken longer
+            self.costs.add(_maps_stage(level), _count(chosen), self.clock() - begun)
 
 
 def _count(words: list[Word]) -> int:
@@ -314,7 +345,7 @@ def _count(words: list[Word]) -> int:
 
 def _kind(targets: CheckedTargets) -> Hashable:
     """Requests of one kind have similar numbers of target tokens."""
-    return "tokens", targets if isinstance(targets, str) else len(targets)
+    return targets if isinstance(targets, str) else len(targets)
 
 
 def _stage(generation: Generation) -> Hashable:

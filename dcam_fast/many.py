@@ -17,9 +17,10 @@ from dcam_fast.attribution.threads import new_pool, threads_of, workers
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource
 from dcam_fast.interruption import interruptible
-from dcam_fast.models.adapter import Adapter, Trajectory
+from dcam_fast.models.adapter import Adapter
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerLike
+from dcam_fast.models.trajectory import TensorFields, Trajectory
 from dcam_fast.session import Session, TargetsLike
 
 P = ParamSpec("P")
@@ -29,7 +30,7 @@ TOGETHER: Final = 4  # requests whose answers a small model generates together; 
 
 
 @dataclass(frozen=True, eq=False)
-class ExplainRequest:
+class ExplainRequest(TensorFields):
     """What `Explainer.explain_many` explains: an image with a prompt, and the words that get maps.
 
     Nothing is checked before its turn. What is wrong with a request becomes its `RequestError`.
@@ -43,8 +44,8 @@ class ExplainRequest:
 
     Example:
         >>> from dcam_fast import sample_image
-        >>> ExplainRequest(sample_image(), "describe the image", targets=["ring"]).targets
-        ['ring']
+        >>> ExplainRequest(sample_image(), targets=("ring",))
+        ExplainRequest(image=uint8[128, 128, 3], prompt=None, answer=None, targets=('ring',), generation=None)
     """
 
     image: ImageSource

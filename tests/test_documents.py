@@ -1,15 +1,21 @@
 """Every code block of README.md and docs/ runs as pasted, in order, in an empty folder.
 
+`dcam-fast serve` starts a service on a free port, for which the document writes 8000. Blocks with curl run in a shell.
+
 A block after the line `<!-- not run: REASON -->` is skipped, for one of `REASONS`. A block after the line
 `<!-- run with: OPTIONS -->` runs each command with these options, which make it short.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
+import shutil
+import subprocess
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,6 +23,7 @@ from unittest import mock
 import pytest
 from typer.testing import CliRunner
 
+from dcam_fast import Explainer
 from dcam_fast.cli import app as cli
 from dcam_fast.evaluation.datasets import FORMATS
 from dcam_fast.evaluation.registry import METRICS
@@ -28,6 +35,7 @@ ELSEWHERE = {  # documents that another test runs
     "adding-an-op.md": "test_docs_op.py",
 }
 DOCUMENTS = sorted(path for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")) if path.name not in ELSEWHERE)
+ADDRESS = "http://127.0.0.1:8000"
 FENCE = re.compile(
     r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?(?P<indent> *)```(?P<language>\w*)\n(?P<code>.*?)^(?P=indent)```$", re.M | re.S
 )
@@ -52,11 +60,45 @@ def blocks(text: str) -> Iterator[Block]:
         )
 
 
-def run_commands(block: Block) -> None:
+class Services(contextlib.ExitStack):
+    """The services that a document starts.
+
+    Attributes:
+        address: of the last one.
+    """
+
+    address = ADDRESS
+
+    def start(self) -> None:
+        """Starts a service of the embedded model in a thread."""
+        pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
+        from dcam_fast.service import create_app, server
+
+        running = server.server_of(create_app(Explainer.from_pretrained("tiny")))
+        listener = self.enter_context(server.listen("127.0.0.1", 0))
+        thread = threading.Thread(target=running.run, args=([listener],))
+        thread.start()
+        self.callback(thread.join)
+        self.callback(setattr, running, "should_exit", True)
+        self.address = server.url_of(listener)
+
+
+def run_curl(block: Block) -> None:
+    """Runs a block of curl's commands in a shell."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    run = subprocess.run(["bash", "-euo", "pipefail", "-c", block.code], capture_output=True)
+    assert run.returncode == 0, f"{block.code}\n{run.stderr.decode()}"
+
+
+def run_commands(block: Block, services: Services) -> None:
     for line in block.code.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         match words:
             case [] | ["./run", "test", *_]:  # this is the test
+                continue
+            case ["./run", "dcam-fast", "serve", *_]:
+                services.start()
                 continue
             case ["./run", "demo", *arguments]:
                 given = ["demo", *arguments, "--scenes", "1"]
@@ -68,15 +110,18 @@ def run_commands(block: Block) -> None:
         assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
-def run_blocks(path: Path) -> None:
+def run_blocks(path: Path, services: Services) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
-    for block in blocks(path.read_text("utf-8")):
+    for written in blocks(path.read_text("utf-8")):
+        block = replace(written, code=written.code.replace(ADDRESS, services.address))
         if block.reason is not None:
             assert block.reason in REASONS, f"{path.name}: {block.reason!r} is not a reason to skip a block"
         elif block.language == "python":
             exec(compile(block.code, f"{path.name}: {block.code[:60]}", "exec"), names)
+        elif "curl " in block.code:
+            run_curl(block)
         elif block.language in ("bash", "sh", "console"):
-            run_commands(block)
+            run_commands(block, services)
         else:
             assert block.language == "text", f"{path.name}: a block must name its language: {block.code[:60]}"
 
@@ -84,8 +129,8 @@ def run_blocks(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_blocks_run_as_pasted(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with mock.patch.dict(METRICS), mock.patch.dict(FORMATS):  # a document may register its own
-        run_blocks(path)
+    with mock.patch.dict(METRICS), mock.patch.dict(FORMATS), Services() as services:  # a document may register its own
+        run_blocks(path, services)
 
 
 def test_documents_with_another_test_are_in_it() -> None:

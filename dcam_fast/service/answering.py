@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,7 +34,7 @@ class ExplanationRequest:
         profile: the name of a profile, None for the method's.
         generation: how the model answers.
         scores: whether targets have scores.
-        budget_ms: for generation and explanation.
+        budget_ms: from submitting the job to its result.
     """
 
     image: NDArray[np.uint8]
@@ -56,6 +57,7 @@ class WrittenAnswer:
         length: tokens of it.
         is_complete: whether the model ended it with an end token; else the canvas is full.
         prompt_tokens: of the image and the prompt.
+        seconds: that its generation took so far.
         trajectory: how it was written.
     """
 
@@ -63,6 +65,7 @@ class WrittenAnswer:
     length: int
     is_complete: bool
     prompt_tokens: int
+    seconds: float
     trajectory: Trajectory
 
 
@@ -76,6 +79,8 @@ def explain(explainer: Explainer, request: ExplanationRequest, job: Job) -> Expl
         method=request.method,
         profile=request.profile,
         generation=request.generation,
+        scores=request.scores,
+        budget_ms=None if request.budget_ms is None else request.budget_ms - 1000 * job.seconds_so_far(),
     )
     return on_cpu(explanation)
 
@@ -88,7 +93,7 @@ def stream(explainer: Explainer, request: ExplanationRequest, job: Job) -> Expla
     try:
         for step in checked(steps):
             job.emit(step)
-        return on_cpu(steps.explanation(request.targets))
+        return on_cpu(steps.explanation(request.targets, scores=request.scores))
     finally:
         steps.close()
 
@@ -98,16 +103,16 @@ def answer(explainer: Explainer, request: ExplanationRequest, job: Job) -> Writt
     adapter = explainer.adapter
     with computing(adapter, explainer.resources):
         inputs = explainer.encode(request.image, request.prompt)
-        written, prompt_tokens = None, 0
+        written, prompt_tokens, started = None, 0, time.perf_counter()
         for trajectory in checked(adapter.denoise(inputs, request.generation)):
             prompt_tokens = prompt_tokens or count_prompt_tokens(adapter, inputs, trajectory)
-            written = _written(adapter, trajectory, prompt_tokens)
+            written = _written(adapter, trajectory, prompt_tokens, time.perf_counter() - started)
             job.emit(written)
     assert written is not None, "an answer has at least one step"
     return written
 
 
-def _written(adapter: Adapter[Any], trajectory: Trajectory, prompt_tokens: int) -> WrittenAnswer:
+def _written(adapter: Adapter[Any], trajectory: Trajectory, prompt_tokens: int, seconds: float) -> WrittenAnswer:
     assert trajectory.steps is not None, "the model wrote it"
     steps = trajectory.steps[: trajectory.length].tolist()
     length = steps.index(OPEN) if OPEN in steps else len(steps)
@@ -116,6 +121,7 @@ def _written(adapter: Adapter[Any], trajectory: Trajectory, prompt_tokens: int) 
         length=length,
         is_complete=trajectory.length < len(trajectory.tokens),
         prompt_tokens=prompt_tokens,
+        seconds=seconds,
         trajectory=trajectory,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -20,6 +21,8 @@ from dcam_fast.service.errors import ServiceError, stopping
 from dcam_fast.service.middleware import Gate
 from dcam_fast.service.settings import ServiceSettings
 from dcam_fast.service.state import Service
+
+log = logging.getLogger(__name__)
 
 
 def create_app(explainer: Explainer, settings: ServiceSettings | None = None) -> FastAPI:
@@ -79,8 +82,12 @@ def create_app(explainer: Explainer, settings: ServiceSettings | None = None) ->
 
 async def _warm_up(service: Service) -> None:
     request = ExplanationRequest(sample_image())
-    await service.worker.submit(lambda job: explain(service.explainer, request, job)).result()
-    service.is_warm = True
+    try:
+        await service.worker.submit(lambda job: explain(service.explainer, request, job)).result()
+    except ServiceError as error:
+        log.error("service: the model cannot be warmed up: %s", error.code)
+    else:
+        service.is_warm = True
 
 
 async def _http_error(request: Request, error: Any) -> Response:

@@ -59,8 +59,9 @@ def router(service: Service) -> APIRouter:
         with contextlib.ExitStack() as stack:
             deadline = stack.enter_context(service.place(request))
             fields, asked = await read_request(service, request)
+            _check_streamed(asked)
             job = service.worker.submit(lambda job: answering.stream(service.explainer, asked, job), deadline)
-            stack.callback(job.cancel.set)
+            stack.callback(job.leave)
             events = job.events()
             first = await unless_gone(request.receive, anext(events))
             lines = _lines(service, first, events, fields)
@@ -110,6 +111,7 @@ async def read_request(service: Service, request: Request) -> tuple[ExplanationF
         raise ServiceError(400, "unknown_content_type", f"service: Content-Type must be {JSON} or {FORM}, got another")
     fields = await service.aside(ExplanationBody.model_validate_json, body)
     check_names(fields)
+    service.worker.check_budget(fields.budget_ms)
     image = await service.aside(service.decode, fields.image if upload is None else upload)
     return fields, ExplanationRequest(
         image=image,
@@ -137,6 +139,13 @@ def _answer_of(fields: ExplanationBody) -> AnswerLike | None:
     if fields.answer is not None:
         raise ServiceError(422, "invalid_field", "service: answer must be text or tokens, got both", "answer")
     return GivenAnswer(tuple(fields.tokens), None if fields.steps is None else tuple(fields.steps))
+
+
+def _check_streamed(asked: ExplanationRequest) -> None:
+    """Raises ServiceError for what only an answer that is complete can have."""
+    for param, value in (("answer", asked.answer), ("budget_ms", asked.budget_ms)):
+        if value is not None:
+            raise ServiceError(422, "invalid_value", f"service: {param} must be absent in a stream, got one", param)
 
 
 def targets_of(fields: ExplanationFields) -> TargetsLike:

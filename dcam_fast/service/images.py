@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import io
 import re
@@ -34,8 +33,8 @@ def from_text(text: str) -> bytes:
     """
     head = DATA_URL.match(text)
     try:
-        return base64.b64decode(text[head.end() if head else 0 :], validate=True)
-    except (binascii.Error, ValueError) as error:
+        return binascii.a2b_base64(text[head.end() if head else 0 :], strict_mode=True)
+    except ValueError as error:
         raise _error(f"{len(text)} characters of something else") from error
 
 

@@ -11,7 +11,7 @@ SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 
 
 class Metrics:
-    """The counters of one service, in a registry of their own."""
+    """The counters of one service, in a separate registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -36,7 +36,7 @@ class Metrics:
         """Counts an explanation."""
         seconds = explanation.provenance["seconds"]
         assert isinstance(seconds, dict)
-        if seconds["generate"]:  # not for a given answer
+        if explanation.provenance["answer"] == "generated":
             self.generate_seconds.observe(seconds["generate"])
         self.explain_seconds.observe(seconds["explain"])
         self.maps.labels(method).inc(len(explanation))

@@ -161,7 +161,7 @@ def router(service: Service) -> APIRouter:
             asked = await _arguments(service, body)
             chat = Chat(body, service)
             job = service.worker.submit(lambda job: _work(service, asked, job, body), deadline)
-            stack.callback(job.cancel.set)
+            stack.callback(job.leave)
             if not body.stream:
                 done = await unless_gone(request.receive, job.result())
                 return Response(await service.aside(lambda: dump(chat.completion(done))), 200, None, "application/json")
@@ -191,6 +191,7 @@ async def _arguments(service: Service, body: ChatBody) -> ExplanationRequest:
     arguments: dict[str, Any] = {}
     if body.explain is not None:
         check_names(body.explain)
+        service.worker.check_budget(body.explain.budget_ms)
         arguments = body.explain.model_dump(include={"method", "profile", "scores", "budget_ms"})
         arguments["targets"] = targets_of(body.explain)
     image = await service.aside(service.decode, pictures[0])
@@ -199,6 +200,7 @@ async def _arguments(service: Service, body: ChatBody) -> ExplanationRequest:
 
 def _work(service: Service, asked: ExplanationRequest, job: Job, body: ChatBody) -> Completion:
     written = answering.answer(service.explainer, asked, job)
+    service.metrics.generate_seconds.observe(written.seconds)
     if body.explain is None:
         return Completion(written, None)
     return Completion(written, answering.explain(service.explainer, replace(asked, answer=written.trajectory), job))

@@ -14,7 +14,7 @@ class ServiceSettings:
     Attributes:
         api_key: what requests must carry as `Authorization: Bearer KEY`. None: no key is needed.
         hosts: the names that a request's `Host` may have. Empty: any. A service on loopback needs them: without, a web
-            page could reach it under a name of its own.
+            page could reach it under another name.
         image_hosts: the hosts that images may be loaded from by URL. Empty: URLs are refused.
         queue: requests that may wait or run; more are refused.
         max_body: bytes of a request or of a loaded image.

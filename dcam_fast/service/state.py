@@ -25,7 +25,7 @@ from dcam_fast.service.settings import ServiceSettings
 from dcam_fast.service.worker import Worker
 
 T = TypeVar("T")
-HELPERS: Final = 2  # threads that decode images and draw pages
+HELPERS: Final = 4  # threads that decode images and draw pages
 TIMEOUT: Final = "x-request-timeout"
 
 

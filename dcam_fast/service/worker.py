@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -36,17 +36,23 @@ class Job:
 
     Attributes:
         work: does it, in the worker's thread, and may call `emit` of this job.
-        deadline: by the worker's clock; None: there is none.
+        deadline: by the worker's clock, or None.
         cancel: set when nobody waits for the job any more.
     """
 
-    def __init__(self, work: Callable[[Job], object], deadline: float | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        work: Callable[[Job], object],
+        deadline: float | None,
+        clock: Callable[[], float],
+        withdraw: Callable[[Job], None],
+    ) -> None:
         self.work = work
         self.deadline = deadline
         self.cancel = threading.Event()
+        self._withdraw = withdraw
         self.submitted = clock()
         self._clock = clock
-        self._stopping = False
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[object] = asyncio.Queue()
         self._context = contextvars.copy_context()
@@ -55,9 +61,18 @@ class Job:
         """Sends an event to whoever waits for the job."""
         self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
+    def seconds_so_far(self) -> float:
+        """Since the job was submitted."""
+        return self._clock() - self.submitted
+
     def seconds_left(self) -> float | None:
         """Until the deadline; None without one."""
         return None if self.deadline is None else self.deadline - self._clock()
+
+    def leave(self) -> None:
+        """To be called when nobody waits for the job any more. If it waits itself, it gives up its image at once."""
+        self.cancel.set()
+        self._withdraw(self)
 
     def run(self) -> bool:
         """Does the work in the context of the request and emits how it ended; returns whether it succeeded."""
@@ -102,7 +117,7 @@ class Job:
                 if isinstance(event, Finished):
                     return
         finally:
-            self.cancel.set()
+            self.leave()
 
 
 @dataclass
@@ -120,8 +135,10 @@ class Worker:
     places: int
     metrics: Metrics
     clock: Callable[[], float] = time.monotonic
-    _waiting: queue.SimpleQueue[Job | None] = field(default_factory=queue.SimpleQueue)
-    _jobs: set[Job] = field(default_factory=set)
+    _waiting: deque[Job] = field(default_factory=deque)
+    _running: Job | None = None
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _closed: bool = False
     _taken: int = 0
     _mean: float = 0.0
     _draining: bool = False
@@ -148,14 +165,17 @@ class Worker:
 
     def cancel_all(self) -> None:
         """Stops every job at its next step."""
-        for job in tuple(self._jobs):
-            job.cancel.set()
+        with self._changed:
+            for job in (*self._waiting, *([self._running] if self._running else [])):
+                job.cancel.set()
 
     def close(self) -> None:
         """Stops every job, and the thread after the current one has ended."""
         self.drain()
         self.cancel_all()
-        self._waiting.put(None)
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
         if self._thread is not None:
             self._thread.join()
 
@@ -167,13 +187,13 @@ class Worker:
             deadline: of the request, by `clock`.
 
         Raises:
-            ServiceError: if there is none (429), if the deadline cannot be met (503), or if the worker ends (503).
+            ServiceError: 429 if there is no free place, 503 if the deadline cannot be met or the worker ends.
         """
         if not self.is_ready:
             raise stopping()
         if self._taken >= self.places:
             raise busy(self._mean)
-        self.check_deadline(deadline, self._taken + 1)
+        self.check_deadline(deadline, self._taken, 1)
         self._taken += 1
         self.metrics.queue_length.set(self._taken)
         try:
@@ -182,28 +202,51 @@ class Worker:
             self._taken -= 1
             self.metrics.queue_length.set(self._taken)
 
-    def check_deadline(self, deadline: float | None, jobs: int) -> None:
-        """Raises ServiceError (503) if `jobs` jobs of the mean duration end after the deadline."""
+    def check_deadline(self, deadline: float | None, before: int, own: int) -> None:
+        """Raises ServiceError (503) if a deadline passes before a request could be answered.
+
+        Args:
+            deadline: by `clock`.
+            before: jobs before the request's own, each of the mean duration.
+            own: jobs of that duration that it takes itself; 0 if it takes what time is left.
+        """
         if deadline is None:
             return
-        expected, left = jobs * self._mean, deadline - self.clock()
+        expected, left = (before + own) * self._mean, deadline - self.clock()
         if left <= expected:
             message = f"service: deadline must be more than {expected:.3g} s with this queue, got {left:.3g} s"
             raise ServiceError(503, "deadline_too_short", message, None, again(expected))
 
+    def check_budget(self, budget_ms: float | None) -> None:
+        """Raises ServiceError (503) if a budget is spent before the request of the last place comes to its turn."""
+        if budget_ms is not None:
+            self.check_deadline(self.clock() + budget_ms / 1000, self._taken - 1, 0)
+
     def submit(self, work: Callable[[Job], object], deadline: float | None = None) -> Job:
         """A job that waits for the thread; `deadline` is by `clock`."""
-        job = Job(work, deadline, self.clock)
-        self._jobs.add(job)
-        self._waiting.put(job)
+        job = Job(work, deadline, self.clock, self._withdraw)
+        with self._changed:
+            self._waiting.append(job)
+            self._changed.notify()
         return job
 
+    def _withdraw(self, job: Job) -> None:
+        with self._changed, contextlib.suppress(ValueError):  # it runs, or has ended
+            self._waiting.remove(job)
+
+    def _next(self) -> Job | None:
+        """The next job, once there is one; None if the worker is closed and no job waits."""
+        with self._changed:
+            self._running = None
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            self._running = self._waiting.popleft() if self._waiting else None
+            return self._running
+
     def _work(self) -> None:
-        while (job := self._waiting.get()) is not None:
+        while (job := self._next()) is not None:
             started = self.clock()
             self.metrics.queue_seconds.observe(started - job.submitted)
             succeeded = job.run()
-            self._jobs.discard(job)
             took = self.clock() - started
             if succeeded:
                 self._mean = took if not self._mean else (1 - RECENT) * self._mean + RECENT * took

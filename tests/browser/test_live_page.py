@@ -86,6 +86,22 @@ def test_an_answer_is_watched_while_it_is_written(page: Any, service: FakeServic
     assert page.url.endswith("?run=run-1")
 
 
+def test_a_second_question_starts_over(page: Any, service: FakeService) -> None:
+    finish(page, service)
+    ask(page)
+    service.steps.release(2)
+    page.locator('#status:has-text("Step 1: ")').wait_for()
+    first, second, *_ = service.events()
+    wait_for_states(page, len(first["canvas"]) - 2, 1, 1)
+    page.locator(f'.caption:text-is("{second["tokens"][0]["text"]}")').wait_for()
+    assert page.locator(".tile").count() == 2
+    page.locator(".answer .word").first.hover()
+    page.locator(f'.caption:text-is("{first["canvas"][0]["text"]}")').wait_for()
+    service.steps.release(len(service.events()))
+    page.locator('#status:text-is("Explained 4 words.")').wait_for()
+    assert page.locator(".tile").count() == 4
+
+
 def test_scrubbing_shows_the_map_of_each_step(page: Any, service: FakeService) -> None:
     finish(page, service)
     red = page.locator(".answer .word", has_text="red")

@@ -347,3 +347,30 @@ def test_the_record_can_be_taken_along(opened: Open) -> None:
         page.get_by_role("button", name="Record (JSON)").click()
     assert download.value.suggested_filename == "explanation.json"
     assert '"schema": 1' in Path(download.value.path()).read_text("utf-8")
+
+
+def test_a_notebook_shows_the_page_in_a_frame(open_page: Open, tmp_path: Path) -> None:
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(f"<!DOCTYPE html><p id=viewer>notebook</p>{make()._repr_html_()}", "utf-8")
+    frame = open_page(notebook.as_uri()).frame_locator("iframe")
+    frame.locator('.caption:text-is("ring#2")').wait_for()
+
+
+def test_an_answer_of_unknown_steps_has_no_timeline(opened: Open) -> None:
+    explanation = make()
+    tokens = tuple(replace(token, step=None) for token in explanation.tokens)
+    page = opened(replace(explanation, tokens=tokens))
+    wait_for_caption(page, "ring#2")
+    assert not page.locator("#timeline").is_visible()
+    assert set(states(page).values()) == {"settled"}
+    assert "step" not in page.locator(".facts").inner_text()
+
+
+def test_scores_that_were_not_requested_are_dashes(opened: Open) -> None:
+    explanation = make()
+    targets = tuple(replace(target, groundedness=None) for target in explanation.targets)
+    page = opened(replace(explanation, targets=targets))
+    wait_for_caption(page, "red")
+    assert page.locator(".facts .score .number").all_inner_texts()[0] == "-"
+    assert page.locator(".tile .label").first.inner_text().split() == ["red", "-"]
+    assert not page.locator(".dots i").count()

@@ -34,7 +34,7 @@ P = ParamSpec("P")
 
 
 def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """A test that runs in an event loop of its own."""
+    """A test that runs in a new event loop."""
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -77,7 +77,7 @@ def explanation_of(targets: tuple[str, ...] = ("ring",)) -> Explanation:
         maps=maps,
         raw_maps=maps,
         boxes=grid_boxes((3, 5), (40, 60)),
-        provenance={"method": "default", "seconds": {"generate": 0.5, "explain": 0.25}},
+        provenance={"answer": "generated", "method": "default", "seconds": {"generate": 0.5, "explain": 0.25}},
     )
 
 
@@ -108,7 +108,7 @@ class FakeStream:
     def close(self) -> None:
         self.closed.set()
 
-    def explanation(self, targets: Any) -> Explanation:
+    def explanation(self, targets: Any, *, scores: bool) -> Explanation:
         return explanation_of()
 
 

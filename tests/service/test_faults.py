@@ -10,6 +10,7 @@ import pytest
 import torch
 from serving import IMAGE, FakeExplainer, RawRequest, asynchronous, running
 
+from dcam_fast.explanation import Explanation
 from dcam_fast.service.errors import ServiceError
 from dcam_fast.service.metrics import Metrics
 from dcam_fast.service.worker import Job, Worker
@@ -99,10 +100,11 @@ async def test_a_client_that_goes_away_in_the_queue_costs_nothing(path: str) -> 
         await asyncio.to_thread(reached.wait)
         request = RawRequest(path, {"image": IMAGE})
         second = asyncio.ensure_future(request.run(at.app))
-        while len(at.service.worker._jobs) < 2:
+        while not at.service.worker._waiting:
             await asyncio.sleep(0)
         request.gone.set()
         await second
+        assert not at.service.worker._waiting, "its image is not kept"
         goes_on.set()
         assert (await first).status_code == 200
         assert request.status in (None, 499)
@@ -214,7 +216,7 @@ async def test_the_end_refuses_new_requests_and_cancels_those_that_wait() -> Non
     async with running(FakeExplainer(wait)) as at:
         first, second = asyncio.ensure_future(at.explain()), asyncio.ensure_future(at.explain())
         await asyncio.to_thread(reached.wait)
-        while len(at.service.worker._jobs) < 2:
+        while not at.service.worker._waiting:
             await asyncio.sleep(0)
         at.service.worker.drain()
         refused = await at.explain()
@@ -255,9 +257,59 @@ async def test_mean_duration_is_of_jobs_that_succeed() -> None:
         with pytest.raises(ServiceError):
             await worker.submit(take(40.0, MemoryError())).result()
         with pytest.raises(ServiceError, match="must be more than 4 s with this queue, got 4 s"):
-            worker.check_deadline(now[0] + 4.0, 1)
-        worker.check_deadline(now[0] + 5.0, 1)
+            worker.check_deadline(now[0] + 4.0, 0, 1)
+        worker.check_deadline(now[0] + 5.0, 0, 1)
         with pytest.raises(ServiceError, match="must be more than 8 s with this queue, got 5 s"):
-            worker.check_deadline(now[0] + 5.0, 2)
+            worker.check_deadline(now[0] + 5.0, 1, 1)
     finally:
         await asyncio.to_thread(worker.close)
+
+
+@asynchronous
+async def test_a_budget_counts_from_the_request() -> None:
+    reached, goes_on = threading.Event(), threading.Event()
+    now = [0.0]
+
+    def wait() -> None:
+        reached.set()
+        goes_on.wait()
+        now[0] += 1.5
+
+    explainer = FakeExplainer(wait)
+    async with running(explainer) as at:
+        at.service.worker.clock = lambda: now[0]
+        at.service.worker._mean = 3.0
+        first = asyncio.ensure_future(at.explain(budget_ms=1000))
+        await asyncio.to_thread(reached.wait)
+        refused = await at.explain(budget_ms=3000)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "deadline_too_short")
+        second = asyncio.ensure_future(at.explain(budget_ms=4000))
+        while not at.service.worker._waiting:
+            await asyncio.sleep(0)
+        goes_on.set()
+        assert [(await first).status_code, (await second).status_code] == [200, 200]
+        assert [call["budget_ms"] for call in explainer.calls[1:]] == [1000, 2500]
+
+
+@asynchronous
+async def test_a_stream_has_no_budget_and_no_given_answer() -> None:
+    async with running() as at:
+        for fields, param in (
+            ({"budget_ms": 5000}, "budget_ms"),
+            ({"answer": "a"}, "answer"),
+            ({"tokens": [1]}, "answer"),
+        ):
+            answer = await at.client.post("/v1/explanations/stream", json={"image": IMAGE, **fields})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
+
+
+@asynchronous
+async def test_a_model_that_cannot_be_warmed_up_is_never_ready(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(FakeExplainer):
+        def explain(self, *arguments: object, **options: object) -> Explanation:
+            raise MemoryError
+
+    async with running(Broken()) as at:
+        assert (await at.client.get("/ready")).status_code == 503
+        assert (await at.client.get("/health")).status_code == 200
+    assert "cannot be warmed up: out_of_memory" in caplog.text

@@ -68,7 +68,7 @@ def odd_body(rng: random.Random) -> bytes:
 @asynchronous
 async def test_no_malformed_body_is_an_error_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = torch.zeros(2, dtype=torch.int64)
-    written = WrittenAnswer("a ring", 2, True, 9, Trajectory(tokens, tokens, 2))
+    written = WrittenAnswer("a ring", 2, True, 9, 0.1, Trajectory(tokens, tokens, 2))
     monkeypatch.setattr(answering, "answer", lambda *_: written)
     rng = random.Random(0)
     async with running(FakeExplainer()) as at:
@@ -114,7 +114,7 @@ async def test_streams_leave_nothing_behind() -> None:
         assert len(asyncio.all_tasks()) <= tasks
         sample = at.service.metrics.registry.get_sample_value
         assert sample("dcam_queue_length") == sample("dcam_requests_in_flight") == 0
-        assert len(at.service.worker._jobs) == 0
+        assert not at.service.worker._waiting
         assert len(at.service.runs) == 4
         assert all(stream.closed.is_set() for stream in at.service.explainer.streams)  # type: ignore[attr-defined]
 

@@ -305,7 +305,7 @@ def explanation(rng: np.random.Generator) -> None:
         assert all(type(token.position) is int and isinstance(token.text, str) for token in result.tokens)
         for target in result.targets:
             assert set(target.positions) <= positions
-            assert all(np.isfinite([target.peak, target.spread, target.groundedness]))
+            assert all(value is None or np.isfinite(value) for value in target.scores.values())
         "".join(piece.text for piece in result.pieces())
 
 

@@ -63,14 +63,15 @@ class Pane {
     this.prompt.textContent = run.prompt;
     this.startEdit.hidden = !this.app.live || !run.record;
     this.edit.hidden = true;
-    this.buildAnswer();
+    this.buildAnswer(grows);
     this.buildTiles(grows);
     this.shownCells = null;
     this.shownMap = null;
   }
 
-  buildAnswer() {
-    if (this.parts?.length === this.run.pieces.length && !this.run.record) return;
+  /** @param {boolean} grows  whether the run was shown before, with fewer steps */
+  buildAnswer(grows) {
+    if (grows && this.parts.length === this.run.pieces.length) return;
     this.parts = this.run.pieces.map(piece => {
       if (piece.position === null) return document.createTextNode(piece.text);
       const text = make("span", { className: "piece-text" }), when = make("sub", { "aria-hidden": "true" });
@@ -156,8 +157,9 @@ class Pane {
     const now = this.current(), { run, frame } = this;
     this.updateParts(run.partsAt(frame, this.follows), now);
     for (const tile of this.tiles.children) {
-      tile.classList.toggle("on", same(tile.selection, now?.selection ?? null));
-      tile.setAttribute("aria-pressed", same(tile.selection, this.pinned));
+      const on = same(tile.selection, now?.selection ?? null), pinned = same(tile.selection, this.pinned);
+      if (tile.classList.contains("on") !== on) tile.classList.toggle("on");
+      if (tile.ariaPressed !== String(pinned)) tile.ariaPressed = pinned;
     }
     this.caption.textContent = now ? now.name : run.targets.length ? "Point at a word to see where the model looked." : run.record ? "No word of this answer was explained." : "";
     this.updateFacts(now);
@@ -166,26 +168,27 @@ class Pane {
   }
 
   updateParts(parts, now) {
+    const { run, frame } = this, { timed } = run;
     for (const [index, { text, state }] of parts.entries()) {
       const part = this.parts[index];
       if (state === "text") continue;
       const { target, position } = part.selection, on = now?.selection && (target !== null ? target === now.selection.target : position === now.selection.position);
       const pinned = this.pinned && target !== null && target === this.pinned.target;
-      const step = this.run.timed ? this.run.writtenAt(position, this.frame) : -1;
-      const known = state !== "masked" && this.run.mapOf(part.selection, this.frame) !== null;
+      const step = timed ? run.writtenAt(position, frame) : -1;
+      const known = state !== "masked" && run.mapOf(part.selection, frame) !== null;
       const inside = this.shares?.get(target ?? `at ${position}`) ?? 0;
       const key = `${text} ${state} ${on} ${pinned} ${step} ${known} ${inside}`;
       if (this.partStates[index] === key) continue;
       this.partStates[index] = key;
       part.className = ["piece", state, ...(known ? ["word"] : []), ...(on ? ["on"] : []), ...(text.trim() ? [] : ["blank"])].join(" ");
       part.firstChild.textContent = text;
-      part.lastChild.textContent = step >= 0 && (known || state === "new" || !this.run.steps.length) ? step : "";
+      part.lastChild.textContent = step >= 0 && (known || state === "new" || !run.steps.length) ? step : "";
       part.setAttribute("aria-pressed", Boolean(pinned));
       part.setAttribute("aria-disabled", !known);
       if (state === "masked") part.setAttribute("aria-label", "masked");
       else if (known) part.setAttribute("aria-label", `${target !== null ? this.description(part.selection) : text}${state === "new" ? ", new" : ""}`);
       else part.removeAttribute("aria-label");
-      const value = target === null ? null : this.run.targets[target].groundedness;
+      const value = target === null ? null : run.targets[target].groundedness;
       part.style.setProperty("--share", value ?? 0);
       part.style.setProperty("--inside", inside);
     }

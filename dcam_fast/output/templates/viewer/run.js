@@ -28,6 +28,8 @@ class Run {
     /** @type {{text: string, position: number?, target: number?}[]} */
     this.pieces = [];
     this.stepAt = new Map();
+    this.lastOfTokens = 0;
+    this.hasSteps = false;
     if (record) this.finish(record);
   }
 
@@ -43,6 +45,8 @@ class Run {
     this.maps = mapSet(record.maps, record.boxes, record.image);
     this.pieces = record.pieces.map(([text, position, target]) => ({ text, position, target }));
     this.stepAt = new Map(record.tokens.map(token => [token.position, token.step]));
+    this.lastOfTokens = Math.max(0, ...this.stepAt.values());
+    this.hasSteps = record.tokens.some(token => token.step !== null);
   }
 
   get prompt() { return this.record ? this.record.prompt : this.request.prompt; }
@@ -50,10 +54,10 @@ class Run {
   get targets() { return this.record ? this.record.targets : []; }
 
   /** Whether the steps of the answer are known. */
-  get timed() { return this.steps.length > 0 || [...this.stepAt.values()].some(step => step !== null); }
+  get timed() { return this.steps.length > 0 || this.hasSteps; }
 
   /** The number of the last denoising step. */
-  get lastStep() { return this.steps.length ? this.steps.length - 1 : Math.max(0, ...this.stepAt.values()); }
+  get lastStep() { return this.steps.length ? this.steps.length - 1 : this.lastOfTokens; }
 
   /** The last frame. Streamed and finished runs have one more than steps: the explanation of the whole answer. */
   get last() { return this.lastStep + (this.steps.length && this.record ? 1 : 0); }

@@ -12,7 +12,6 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from PIL import Image
-from starlette.datastructures import Headers
 
 from dcam_fast.attribution.methods.presets import METHODS
 from dcam_fast.config import PROFILES
@@ -103,7 +102,7 @@ async def read_request(service: Service, request: Request) -> tuple[ExplanationF
     kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
     upload = None
     if kind == FORM:
-        values, upload = await read_form(Headers(scope=request.scope), body)
+        values, upload = await service.aside(read_form, request.headers, body)
         if upload is not None:
             values["image"] = ""
         body = json.dumps(values).encode()

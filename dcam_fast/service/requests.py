@@ -67,15 +67,18 @@ def gone() -> ServiceError:
     return ServiceError(GONE, "client_gone", "service: client must wait for the answer, got none")
 
 
-async def read_form(headers: Headers, body: bytes) -> tuple[dict[str, Any], bytes | None]:
-    """The fields of a multipart body as JSON values, and the uploaded image.
+def read_form(headers: Headers, body: bytes) -> tuple[dict[str, Any], bytes | None]:
+    """The fields of a multipart body as JSON values, and the uploaded image. Takes a while: not for the event loop.
 
     A field that is neither text by its meaning nor JSON is taken as text.
 
     Raises:
         ServiceError: 400 for a damaged body, 422 for a field that comes twice.
     """
+    return asyncio.run(_read_form(headers, body))
 
+
+async def _read_form(headers: Headers, body: bytes) -> tuple[dict[str, Any], bytes | None]:
     async def whole() -> AsyncGenerator[bytes, None]:
         yield body
         yield b""

@@ -164,10 +164,13 @@ class Worker:
         self._draining = True
 
     def cancel_all(self) -> None:
-        """Stops every job at its next step."""
+        """Answers every request that waits or runs with an error, and stops what runs at its next step."""
         with self._changed:
-            for job in (*self._waiting, *([self._running] if self._running else [])):
-                job.cancel.set()
+            jobs = [*self._waiting, *([self._running] if self._running else [])]
+            self._waiting.clear()
+        for job in jobs:
+            job.cancel.set()
+            job.emit(stopping())
 
     def close(self) -> None:
         """Stops every job, and the thread after the current one has ended."""

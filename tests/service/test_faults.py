@@ -6,9 +6,10 @@ import asyncio
 import threading
 from collections.abc import Callable
 
+import httpx
 import pytest
 import torch
-from serving import IMAGE, FakeExplainer, RawRequest, asynchronous, running
+from serving import IMAGE, FakeExplainer, RawRequest, asynchronous, listening, running
 
 from dcam_fast.explanation import Explanation
 from dcam_fast.service.errors import ServiceError
@@ -224,9 +225,8 @@ async def test_the_end_refuses_new_requests_and_cancels_those_that_wait() -> Non
         assert (await at.client.get("/ready")).status_code == 503
         assert (await at.client.get("/health")).status_code == 200
         at.service.worker.cancel_all()
+        assert [(await first).status_code, (await second).status_code] == [503, 503], "before the step has ended"
         goes_on.set()
-        assert (await first).status_code == 200, "its work had no further step"
-        assert (await second).status_code == 503
 
 
 @asynchronous
@@ -313,3 +313,28 @@ async def test_a_model_that_cannot_be_warmed_up_is_never_ready(caplog: pytest.Lo
         assert (await at.client.get("/ready")).status_code == 503
         assert (await at.client.get("/health")).status_code == 200
     assert "cannot be warmed up: out_of_memory" in caplog.text
+
+
+def test_the_end_of_a_server_has_a_limit() -> None:
+    reached, goes_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        reached.set()
+        goes_on.wait()
+
+    found: list[httpx.Response] = []
+    with listening(FakeExplainer(wait), drain_seconds=0.05) as url:
+        body = {"image": IMAGE}
+        threads = [
+            threading.Thread(target=lambda: found.append(httpx.post(f"{url}/v1/explanations", json=body, timeout=None)))
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        reached.wait()
+        while "dcam_queue_length 3.0" not in httpx.get(f"{url}/metrics").text:
+            pass
+        release = threading.Thread(target=lambda: [thread.join() for thread in threads] and goes_on.set())
+        release.start()
+    release.join()
+    assert [answer.status_code for answer in found] == [503] * 3

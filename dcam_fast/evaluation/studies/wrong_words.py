@@ -85,7 +85,7 @@ def caption_with_mistake(rng: np.random.Generator, scene: scenes.Scene, kind: st
     >>> rng = np.random.default_rng(0)
     >>> scene = scenes.sample_scene(rng, objects=1)
     >>> print(*caption_with_mistake(rng, scene, "color").words[1:4])
-    large orange triangle
+    large pink triangle
 
     Args:
         rng: the random generator, which is advanced.

@@ -22,7 +22,10 @@ SCORES: Final = ("peak", "spread", "groundedness", "image_share", "prompt_share"
 
 @dataclass(frozen=True)
 class Token:
-    """One token of the answer: its position, and the denoising step (from 0) that committed it, None if unknown."""
+    """One token of the answer: its position, and the denoising step (from 0) that committed it.
+
+    The step is None where it is unknown, and at a position that generation has left masked.
+    """
 
     text: str
     id: int

@@ -25,7 +25,7 @@ from dcam_fast.config import RefineConfig
 from dcam_fast.contrast import Contrast
 from dcam_fast.explained_answer import Alternative, Target, Token
 from dcam_fast.explanation import Explanation
-from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs, Trajectory, Word
+from dcam_fast.models.adapter import DEFAULT_GENERATION, OPEN, Adapter, Inputs, Trajectory, Word
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.text import pieces_of, spell
 from dcam_fast.ops.cuda_graphs import GraphCache
@@ -99,8 +99,8 @@ class Session:
     def token(self, trajectory: Trajectory, position: int) -> Token:
         """The token at an answer position."""
         token = trajectory.tokens[position : position + 1]
-        step = None if trajectory.steps is None else int(trajectory.steps[position])
-        return Token(self.adapter.decode(token), int(token), position, step)
+        step = OPEN if trajectory.steps is None else int(trajectory.steps[position])
+        return Token(self.adapter.decode(token), int(token), position, None if step == OPEN else step)
 
     def _tokens(self, trajectory: Trajectory) -> tuple[Token, ...]:
         """The tokens of the answer. Of tokens that spell a character together, the last has it as text."""
@@ -265,6 +265,8 @@ def choose(
             if target >= trajectory.length:
                 last = trajectory.length - 1
                 raise ValueError(f"{caller}: target must be a position from 0 to {last}, got {target}")
+            if int(trajectory.tokens[target]) == adapter.mask_token:
+                raise ValueError(f"{caller}: target must be a position with a token, got {target}, which is masked")
             chosen.append(Word(_text_at(target, words, adapter, trajectory), (target,)))
             continue
         run = find_run(target.word if isinstance(target, Contrast) else target, words)

@@ -72,6 +72,7 @@ def test_sdist_without_torch(bare: Path, source: Path) -> None:
     wanted |= {str(p.relative_to(source)) for p in source.rglob("*.py")}
     wanted |= {
         "dcam_fast/output/templates/viewer.html",
+        "dcam_fast/output/templates/viewer/app.js",
         "dcam_fast/py.typed",
         "pyproject.toml",
         "LICENSE",
@@ -125,6 +126,7 @@ def test_wheel_without_extension(bare: Path, source: Path, variables: dict[str, 
         "dcam_fast/kernels/tuning.json",
         "dcam_fast/benchmarks/suite.py",
         "dcam_fast/output/templates/viewer.html",
+        "dcam_fast/output/templates/viewer/app.js",
     } <= files
     assert {path.split("/")[0] for path in files} == {"dcam_fast", name.partition("-py3")[0] + ".dist-info"}
 

@@ -321,7 +321,7 @@ class Adapter(ABC, Generic[InputsT]):
 
     @abstractmethod
     def words(self, trajectory: Trajectory) -> tuple[Word, ...]:
-        """The words of the answer, in order, without padding."""
+        """The words of the answer, in order, without padding and masks."""
 
     @abstractmethod
     def decode(self, tokens: Tensor) -> str:

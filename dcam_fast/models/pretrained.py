@@ -68,7 +68,7 @@ class PretrainedAdapter(Adapter[InputsT]):
         return cast(nn.Module, self.layers[index])
 
     def words(self, trajectory: Trajectory) -> tuple[Word, ...]:
-        return words_of(self.tokenizer, trajectory.tokens[: trajectory.length])
+        return words_of(self.tokenizer, trajectory.tokens[: trajectory.length], self.mask_token)
 
     def decode(self, tokens: Tensor) -> str:
         return decode(self.tokenizer, tokens)

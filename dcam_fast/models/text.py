@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcam_fast.models.adapter import AdapterError, Word
+from dcam_fast.models.adapter import NO_MASK, AdapterError, Word
 from dcam_fast.words import BROKEN, words_in
 
 
-def words_of(tokenizer: Any, tokens: Tensor) -> tuple[Word, ...]:
+def words_of(tokenizer: Any, tokens: Tensor, mask_token: int = NO_MASK) -> tuple[Word, ...]:
     """The words and signs that `tokens`, int64 `[n]`, spell with a `tokenizer` of transformers; see `dcam_fast.words`.
 
-    White space and special tokens belong to no word. A token that spans several words belongs to each of them, and one
-    that spans a word and signs to both.
+    White space, special tokens and the mask token belong to no word. A token that spans several words belongs to each
+    of them, and one that spans a word and signs to both.
     """
-    special = frozenset(tokenizer.all_special_ids)
+    special = {*tokenizer.all_special_ids, mask_token}
     text, spans = spell(lambda ids: decode(tokenizer, torch.tensor(ids, dtype=torch.int64)), tokens.tolist(), special)
     return words_in(text, spans)
 

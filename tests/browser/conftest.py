@@ -20,9 +20,9 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 Open = Callable[..., Any]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium, without a window."""
+    """Chromium, without a window. Not for the session: playwright's event loop would run on in tests that need one."""
     api = pytest.importorskip("playwright.sync_api", reason="the pages are tested in a browser, by playwright")
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import checks
+import llava_stubs
 import pytest
 import test_dream
-import test_llava
 from dream_checkpoint import make_checkpoint
 from llava_subjects import LENGTH, MASK, make_tokenizer
 from torch import nn
@@ -28,10 +28,10 @@ def dream(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return request.param, folder
 
 
-@pytest.fixture(scope="module", params=list(test_llava.CLASSES))
+@pytest.fixture(scope="module", params=list(llava_stubs.CLASSES))
 def llava(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    with test_llava.package(request.param):
-        folder, model = tmp_path_factory.mktemp("checkpoint"), test_llava.make_model(request.param)
+    with llava_stubs.package(request.param):
+        folder, model = tmp_path_factory.mktemp("checkpoint"), llava_stubs.make_model(request.param)
         model.save_pretrained(folder)
         make_tokenizer(model.config.vocab_size).save_pretrained(folder)
         yield request.param, folder
@@ -75,7 +75,7 @@ def test_llava_in_memory(llava: tuple[str, Path], check_left_alone: Any) -> None
     if family == "lavida":  # the stub's vocabulary is small
         plain.mask_token = MASK
         options["mask_token"] = MASK
-    check_left_alone(plain, test_llava.make_model(family), plain.tokenizer, checks.PROMPT, **options)
+    check_left_alone(plain, llava_stubs.make_model(family), plain.tokenizer, checks.PROMPT, **options)
 
 
 def test_options_of_llava(llava: tuple[str, Path]) -> None:
@@ -97,7 +97,7 @@ def test_options_of_llava(llava: tuple[str, Path]) -> None:
 
 def test_another_tower(llava: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("llava.model.language_model.llava_llada")
-    model_class = getattr(module, test_llava.CLASSES[llava[0]][1])
+    model_class = getattr(module, llava_stubs.CLASSES[llava[0]][1])
     build, towers = model_class.__init__, []
 
     def watched(self: Any, config: Any) -> None:

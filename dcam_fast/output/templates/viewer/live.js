@@ -191,6 +191,7 @@ class Live {
       if (event !== "step") continue;
       run.add(value);
       this.app.open(pane, run);
+      if (run.steps.length === 1 && pane.view.getBoundingClientRect().top > innerHeight / 2) pane.element.scrollIntoView();
       const masked = value.canvas.filter(({ text }) => text === null).length;
       say(`Step ${value.index}: ${value.tokens.map(token => token.text.trim()).join(", ") || "no new words"}${masked ? `; ${masked} masked` : ""}`);
     }

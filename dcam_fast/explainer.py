@@ -12,7 +12,6 @@ import torch
 
 from dcam_fast import models
 from dcam_fast.attribution import AttributionMethod, Resources
-from dcam_fast.attribution.answer_states import check_state
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.attribution.methods.presets import METHODS, method_named
 from dcam_fast.attribution.resources import computing
@@ -29,7 +28,7 @@ from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerLike, given_trajectory
 from dcam_fast.ops.cuda_graphs import GraphCache
-from dcam_fast.session import Session, TargetsLike, check_contrasts, checked_targets, choose
+from dcam_fast.session import Session, TargetsLike, check_contrasts, check_given, checked_targets
 from dcam_fast.streaming import Stream
 
 
@@ -223,6 +222,7 @@ class Explainer:
         """
         began, limits = time.perf_counter(), interruptible(timeout, cancel)
         with limits, computing(self.adapter, self.resources):
+            _check_options("explain", prompt, profile, generation, scores)
             requested = checked_targets(targets, "explain")
             request = ExplainRequest(image, prompt, answer, requested, generation)
             if budget_ms is not None:
@@ -252,9 +252,8 @@ class Explainer:
         request after another.
 
         Maps and scores are bitwise those of `explain` for the same answer. Answers that are generated together are
-        the same, unless two tokens are nearly equally likely; see `Adapter.generate_many`.
-
-        Closing the iterator, or leaving it, stops the work.
+        the same, unless two tokens are nearly equally likely; see `Adapter.generate_many`. Closing or leaving the
+        iterator stops the work.
 
         Args:
             requests: read as they are needed. What their iterator raises is raised after the results before it.
@@ -276,8 +275,7 @@ class Explainer:
             RequestError
         """
         method_named(method)
-        _check_options("explain_many", None, profile, generation)
-        check_switch("explain_many", "scores", scores)
+        _check_options("explain_many", None, profile, generation, scores)
         if not isinstance(requests, Iterable):
             raise TypeError(f"explain_many: requests must be an iterable of ExplainRequest, got {requests!r}")
 
@@ -340,6 +338,7 @@ class Explainer:
         Raises:
             ValueError: for an image or a prompt that the model cannot process.
         """
+        check_text("Explainer.encode", "prompt", prompt)
         return self._encodings.encode(load_image(image), self.adapter.default_prompt if prompt is None else prompt)
 
     def _checked(
@@ -348,14 +347,12 @@ class Explainer:
         """The session of a request of `explain`, checked, with image and prompt encoded."""
         requested, settings = checked_targets(request.targets, "explain"), method_named(method)
         generation = DEFAULT_GENERATION if request.generation is None else request.generation
-        _check_options("explain", request.prompt, profile, generation)
-        check_switch("explain", "scores", scores)
+        _check_options("explain", request.prompt, profile, generation, scores)
         check_contrasts(requested, self.adapter, settings, "explain")
         given = None
         if request.answer is not None:
             given = given_trajectory(request.answer, self.adapter, generation)
-            check_state(given, getattr(settings, "state", "final"), self.adapter.mask_token)
-            choose(requested, self.adapter, given)  # checks the targets before any work
+            check_given(requested, self.adapter, given, settings)
         session = self._session(request.image, request.prompt, _name_of(method), settings, profile)
         return replace(session, targets=requested, generation=generation, given=given, scores=scores)
 
@@ -367,12 +364,13 @@ class Explainer:
         settings: AttributionMethod,
         profile: str | RefineConfig | None,
     ) -> Session:
+        if settings.target_layers is not None:
+            self.adapter.check_layers(settings.target_layers)
         named = profile_named(profile) if isinstance(profile, str) else profile
         config = settings.profile if named is None else named
-        inputs = self.encode(image, prompt)
         return Session(
             adapter=self.adapter,
-            inputs=inputs,
+            inputs=self.encode(image, prompt),
             method=settings,
             method_name=method_name,
             config=config,
@@ -382,9 +380,10 @@ class Explainer:
         )
 
 
-def _check_options(caller: str, prompt: str | None, profile: str | RefineConfig | None, generation: Generation) -> None:
+def _check_options(caller: str, prompt: object, profile: object, generation: object, scores: object = True) -> None:
     """Raises TypeError or ValueError for an option of the wrong type or value."""
     check_text(caller, "prompt", prompt)
+    check_switch(caller, "scores", scores)
     if isinstance(profile, str):
         profile_named(profile)
     elif profile is not None and not isinstance(profile, RefineConfig):

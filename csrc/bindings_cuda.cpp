@@ -234,9 +234,6 @@ void diffusion_cam_out(Tensor out, Tensor flags, Tensor workspace, const std::ve
               workspace.numel() >= layers.workspace(),
           "diffusion_cam_out: workspace must be contiguous float32 [", layers.workspace(), "] at least, got ",
           workspace.numel());
-    // the kernels store 16 bytes at a time
-    check(reinterpret_cast<uintptr_t>(workspace.const_data_ptr()) % 16 == 0,
-          "diffusion_cam_out: workspace must begin at a multiple of 16 bytes");
     if (out.numel() == 0) return;
     layers.launch(workspace.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), device.stream);
     check_cuda("diffusion_cam_out", dcam::cuda::refine(refinement.params, device.stream));

@@ -21,6 +21,7 @@ ORDER = (
     ("explanation",),
     ("encodings", "session", "testing"),
     ("budget", "many", "streaming"),
+    ("preparation",),
     ("explainer",),
     ("evaluation", "service"),
     ("benchmarks",),

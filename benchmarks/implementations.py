@@ -161,9 +161,13 @@ def _backend_call(backend: str) -> Build:
 def _guided_call(tensors: Inputs, settings: dict[str, Any], options: dict[str, Any]) -> Call:
     """`diffusion_cam` with a guide, which the op does not take: two ops."""
     grid, aggregation = settings.pop("grid"), settings.pop("aggregation")
-    pool: Call = functools.partial(ops.pool, *tensors, None, aggregation, **options)
-    refine: Callable[[Tensor], Tensor] = functools.partial(ops.refine, **settings, **options)
-    return lambda: refine(pool().view(-1, *grid))
+    activations, gradients = tensors
+
+    def call() -> Tensor:
+        maps = ops.pool(activations, gradients, None, aggregation, **options)
+        return ops.refine(maps.view(-1, *grid), **settings, **options)
+
+    return call
 
 
 def _array_entry(case: BenchmarkCase, inputs: Inputs) -> Call:

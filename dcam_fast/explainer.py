@@ -16,6 +16,7 @@ from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.attribution.methods.presets import method_named
 from dcam_fast.attribution.resources import computing
 from dcam_fast.budget import Budget, CostModel, levels
+from dcam_fast.checks import check_text
 from dcam_fast.config import RefineConfig
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource

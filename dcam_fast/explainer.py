@@ -220,12 +220,12 @@ class Explainer:
         began, limits = time.perf_counter(), interruptible(timeout, cancel)
         with limits, computing(self.adapter, self.resources):
             requested = checked_targets(targets, "explain")
-            request = ExplainRequest(image, prompt, answer, requested, generation)
+            request = ExplainRequest(image, prompt, answer, requested)
             if budget_ms is not None:
                 budget = Budget(budget_ms, levels(method_named(method), scores, self.adapter), self._costs, began)
                 budget.check(requested, generation if answer is None else None)
-                return budget.explain(self._preparation.checked_session(request, method, profile, scores))
-            session = self._preparation.checked_session(request, method, profile, scores)
+                return budget.explain(self._preparation.checked_session(request, method, profile, generation, scores))
+            session = self._preparation.checked_session(request, method, profile, generation, scores)
             started = time.perf_counter()
             trajectory = session.answer()
             return session.explained(trajectory, {"generate": time.perf_counter() - started})
@@ -280,8 +280,7 @@ class Explainer:
         def prepare(request: ExplainRequest) -> Session:
             if not isinstance(request, ExplainRequest):
                 raise TypeError(f"explain_many: request must be an ExplainRequest, got {request!r}")
-            own = request if request.generation is not None else replace(request, generation=generation)
-            return self._preparation.checked_session(own, method, profile, scores)
+            return self._preparation.checked_session(request, method, profile, generation, scores)
 
         return explained_in_order(requests, prepare, self.adapter, self.resources)
 

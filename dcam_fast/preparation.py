@@ -14,7 +14,7 @@ from dcam_fast.config import profile as profile_named
 from dcam_fast.encodings import EncodingCache
 from dcam_fast.images import ImageSource, load_image
 from dcam_fast.many import ExplainRequest
-from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs
+from dcam_fast.models.adapter import Adapter, Inputs
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import given_trajectory
 from dcam_fast.ops.cuda_graphs import GraphCache
@@ -40,11 +40,17 @@ class Preparation:
         return self._encodings.encode(load_image(image), self._adapter.default_prompt if prompt is None else prompt)
 
     def checked_session(
-        self, request: ExplainRequest, method: str | AttributionMethod, profile: str | RefineConfig | None, scores: bool
+        self,
+        request: ExplainRequest,
+        method: str | AttributionMethod,
+        profile: str | RefineConfig | None,
+        generation: Generation,
+        scores: bool,
     ) -> Session:
-        """The session of a request of `Explainer.explain`, all of whose arguments are checked. Raises as that does."""
+        """The session of a request, all of whose arguments are checked. `generation` is that of a request without one.
+        Raises as `Explainer.explain`."""
         requested, settings = checked_targets(request.targets, "explain"), method_named(method)
-        generation = DEFAULT_GENERATION if request.generation is None else request.generation
+        generation = generation if request.generation is None else request.generation
         check_options("explain", request.prompt, profile, generation)
         check_switch("explain", "scores", scores)
         check_contrasts(requested, self._adapter, settings, "explain")

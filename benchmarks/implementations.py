@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,11 +24,13 @@ from dcam_fast.benchmarks.baselines import (
     refine_released,
     refine_torch,
 )
-from dcam_fast.benchmarks.op_cases import ALPHA, IMAGE_SIDE, REPETITION, BenchmarkCase, Inputs
+from dcam_fast.benchmarks.op_cases import ALPHA, IMAGE_SIDE, REPETITION, BenchmarkCase, Inputs, op_arguments
 from dcam_fast.ops import reference
 from dcam_fast.ops._backends import BACKENDS
 
 Call = Callable[[], Tensor]
+Build = Callable[[BenchmarkCase, Inputs], Call]
+Origin = Literal["baseline", "dcam_fast", "custom"]
 POOLINGS = ("elementwise", "pooled")  # supported by the baselines
 
 
@@ -42,20 +45,20 @@ class Implementation:
     Attributes:
         name: in tables and result files.
         build: maps a case and its inputs to the call that is timed, or raises `UnavailableError`.
-        ours: whether it belongs to this package.
+        origin: `"dcam_fast"` belongs to this package, `"custom"` to the user.
     """
 
     name: str
-    build: Callable[[BenchmarkCase, Inputs], Call]
-    ours: bool = False
+    build: Build
+    origin: Origin = "baseline"
 
 
-def _numpy(kind: str) -> Callable[[BenchmarkCase, Inputs], Call]:
+def _numpy(kind: str) -> Build:
     def build(case: BenchmarkCase, inputs: Inputs) -> Call:
         rank_filter = {"loop": lambda: loop_filter, "array": lambda: array_filter, "numba": numba_filter}[kind]()
 
         def refine(maps: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.stack([refine_released(values, REPETITION, rank_filter) for values in maps]))
+            return _stacked([refine_released(values, REPETITION, rank_filter) for values in maps])
 
         if case.op == "refine":
             maps = inputs[0].double().numpy()
@@ -66,6 +69,10 @@ def _numpy(kind: str) -> Callable[[BenchmarkCase, Inputs], Call]:
         return lambda: refine(pool_array(A, G, case.aggregation).astype(np.float64).reshape(-1, *case.grid))
 
     return build
+
+
+def _stacked(maps: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(maps, dtype=np.float32, casting="same_kind"))
 
 
 def _pillow(case: BenchmarkCase, inputs: Inputs) -> Call:
@@ -136,35 +143,28 @@ def captured(call: Call) -> Call:
     return replay
 
 
-def _backend_call(backend: str) -> Callable[[BenchmarkCase, Inputs], Call]:
+def _backend_call(backend: str) -> Build:
     def build(case: BenchmarkCase, inputs: Inputs) -> Call:
-        check = inputs[0].is_cpu
-        options: dict[str, Any] = {
-            "repetition": REPETITION, "image_side": IMAGE_SIDE, "check": check, "backend": backend,
-        }  # fmt: skip
-        if case.op == "overlay":
-            return lambda: ops.overlay(*inputs, check=False, backend=backend)  # type: ignore[arg-type]
-        if case.guided:
-            options["guide"] = inputs[-1]
-        if case.op == "refine":
-            return lambda: ops.refine(inputs[0], case.config, **options)
-        if case.op == "guided_filter":
-            radius, epsilon = case.config.guide_radius, case.config.guide_epsilon
-            return lambda: ops.guided_filter(inputs[0], inputs[1], radius, epsilon, backend=backend)
-        A, G = inputs[:2]
-
-        def pool() -> Tensor:
-            return ops.pool(A, G, None, case.aggregation, check=check, backend=backend)
-
-        if case.op == "pool":
-            return pool
-        if case.guided:
-            return lambda: ops.refine(pool().view(-1, *case.grid), case.config, **options)
-        return lambda: ops.diffusion_cam(
-            A, G, grid=case.grid, config=case.config, aggregation=case.aggregation, **options
-        )
+        tensors, settings = op_arguments(case, inputs)
+        options: dict[str, Any] = {"backend": backend}
+        if case.op != "guided_filter":
+            options["check"] = inputs[0].is_cpu and case.op != "overlay"
+        if case.op == "diffusion_cam" and case.guided:
+            return _guided_call(tensors, settings, options)
+        if case.op == "diffusion_cam":
+            del settings["guide"]
+        return functools.partial(getattr(ops, case.op), *tensors, **settings, **options)
 
     return build
+
+
+def _guided_call(tensors: Inputs, settings: dict[str, Any], options: dict[str, Any]) -> Call:
+    """`diffusion_cam` with a guide, which the op does not take: two ops."""
+    grid, aggregation = settings.pop("grid"), settings.pop("aggregation")
+    activations, gradients = tensors
+    pool: Call = functools.partial(ops.pool, activations, gradients, None, aggregation, **options)
+    refine: Callable[[Tensor], Tensor] = functools.partial(ops.refine, **settings, **options)
+    return lambda: refine(pool().view(-1, *grid))
 
 
 def _array_entry(case: BenchmarkCase, inputs: Inputs) -> Call:
@@ -174,7 +174,8 @@ def _array_entry(case: BenchmarkCase, inputs: Inputs) -> Call:
     )
 
 
-def _graph_of(build: Callable[[BenchmarkCase, Inputs], Call]) -> Callable[[BenchmarkCase, Inputs], Call]:
+def graph_of(build: Build) -> Build:
+    """The calls of `build`, each captured as a CUDA graph."""
     return lambda case, inputs: captured(build(case, inputs))
 
 
@@ -205,13 +206,13 @@ def implementations(case: BenchmarkCase, device: str, backends: list[str], *, co
     if compiled:
         found.append(Implementation("torch.compile", _compiled_call))
     if not on_cpu:
-        found.append(Implementation("PyTorch eager, CUDA graph", _graph_of(_eager_call)))
+        found.append(Implementation("PyTorch eager, CUDA graph", graph_of(_eager_call)))
     if case.op == "refine" and case.targets == 1 and not case.guided and "cpu" in backends:
-        found.append(Implementation("dcam_fast cpu, NumPy entry", _array_entry, ours=True))
+        found.append(Implementation("dcam_fast cpu, NumPy entry", _array_entry, origin="dcam_fast"))
     for backend in backends:
-        found.append(Implementation(f"dcam_fast {backend}", _backend_call(backend), ours=True))
+        found.append(Implementation(f"dcam_fast {backend}", _backend_call(backend), origin="dcam_fast"))
         if not on_cpu:
             found.append(
-                Implementation(f"dcam_fast {backend}, CUDA graph", _graph_of(_backend_call(backend)), ours=True)
+                Implementation(f"dcam_fast {backend}, CUDA graph", graph_of(_backend_call(backend)), origin="dcam_fast")
             )
     return found

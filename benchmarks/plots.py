@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dcam_fast.benchmarks.results import Entry, Results
+from dcam_fast.benchmarks.results import Entry, Results, origin_of
 
 CACHE = "cold"
 
@@ -42,7 +42,7 @@ def _draw(panel: Axes, line: list[Entry], along: str, name: str, index: int) -> 
     if not line:
         return
     x = [getattr(entry, along) for entry in line]
-    style: dict[str, Any] = {"linewidth": 2.5} if name.startswith("dcam_fast") else {"linewidth": 1.2, "alpha": 0.8}
+    style: dict[str, Any] = {"linewidth": 2.5} if origin_of(name) != "baseline" else {"linewidth": 1.2, "alpha": 0.8}
     panel.plot(
         x, [e.median * 1e6 for e in line if e.median], "o-", color=f"C{index}", label=name, markersize=4, **style
     )
@@ -52,12 +52,13 @@ def _draw(panel: Axes, line: list[Entry], along: str, name: str, index: int) -> 
 
 
 def _shares(entries: list[Entry]) -> Figure:
-    """The share of the limit for the backends of this package, one bar per case."""
-    chosen = [entry for entry in entries if entry.share and entry.implementation.startswith("dcam_fast")]
+    """The share of the limit for the backends of this package and custom implementations, one bar per case."""
+    chosen = [entry for entry in entries if entry.share and origin_of(entry.implementation) != "baseline"]
     figure = Figure(figsize=(8, max(2.5, 0.24 * len(chosen) + 1)), dpi=100, layout="constrained")
     panel = figure.subplots()
     labels = [f"{entry.case} ({entry.implementation.removeprefix('dcam_fast ')})" for entry in chosen]
-    bars = panel.barh(range(len(chosen)), [100 * (entry.share or 0) for entry in chosen], color="C0")
+    colors = ["C1" if origin_of(entry.implementation) == "custom" else "C0" for entry in chosen]
+    bars = panel.barh(range(len(chosen)), [100 * (entry.share or 0) for entry in chosen], color=colors)
     panel.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
     panel.set_yticks(range(len(chosen)), labels, fontsize=8)
     panel.set(xscale="log", xlabel="% of the limit (copy bandwidth or arithmetic), cold")
@@ -67,18 +68,33 @@ def _shares(entries: list[Entry]) -> Figure:
     return figure
 
 
+def _most_varied(entries: list[Entry], fixed: str, along: str, preferred: int) -> int:
+    """The value of `fixed` whose entries have the most values of `along`; `preferred` if several have."""
+    found: dict[int, set[int]] = {}
+    for entry in entries:
+        found.setdefault(getattr(entry, fixed), set()).add(getattr(entry, along))
+    return max(found, key=lambda value: (len(found[value]), value == preferred, -value))
+
+
 def write_plots(results: Results, folder: Path, stem: str) -> list[Path]:
-    """Writes the plots that the results have data for; returns their paths."""
+    """Writes the plots that the results have data for; returns their paths.
+
+    They show the main variants of the ops, or all cases if none is of these.
+    """
     timed = [e for e in results.entries if e.cache == CACHE and e.median is not None]
     square = {("pool", "elementwise"), ("refine", "released"), ("diffusion_cam", "pooled, released")}
     main = [e for e in timed if (e.op, e.variant) in square and (e.op == "refine" or "D=4096" in e.case)]
-    figures = {}
-    if against_t := [e for e in main if e.cells == 729]:
-        figures["targets"] = _series(against_t, "targets", "Latency by number of targets T, 27x27", "T")
-    if against_grid := [e for e in main if e.targets == 1]:
-        figures["grid"] = _series(against_grid, "cells", "Latency by grid, T = 1", "cells")
-    if main:
-        figures["limit"] = _shares(main)
+    main = main or timed
+    if not main:
+        return []
+    cells, targets = _most_varied(main, "cells", "targets", 729), _most_varied(main, "targets", "cells", 1)
+    against_t = [entry for entry in main if entry.cells == cells]
+    against_grid = [entry for entry in main if entry.targets == targets]
+    figures = {
+        "targets": _series(against_t, "targets", f"Latency by number of targets T, {cells} cells", "T"),
+        "grid": _series(against_grid, "cells", f"Latency by grid, T = {targets}", "cells"),
+        "limit": _shares(main),
+    }
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{stem}-{name}.png")

@@ -6,7 +6,8 @@
 - `entries`: one per case, implementation and cache:
   `scope`, `op`, `variant`, `case` (its unique name), `targets`, `cells`, `implementation`, `device`, `cache` ("cold" or
   "warm"), `median`, `p10`, `p90` (seconds; null if nothing was timed), `samples`, `floor` (minimum seconds by the
-  limits; null if the work is not counted), `reason` (why nothing was timed; null otherwise)
+  limits; null if the work is not counted), `reason` (why nothing was timed; null otherwise), `wrong` (whether it
+  failed the correctness check). A custom implementation is named `module:function`.
 - `notes`: what was cut or did not run, and summaries of tools
 """
 
@@ -24,12 +25,24 @@ from typing import Any
 
 import torch
 
+from dcam_fast.benchmarks.implementations import Origin
 from dcam_fast.benchmarks.timing import Limits
 from dcam_fast.environment import env
 from dcam_fast.folders import write_json
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def origin_of(implementation: str) -> Origin:
+    """Where an implementation comes from, by its name.
+
+    >>> [origin_of(name) for name in ("dcam_fast cpu", "my_kernels:pool", "numba")]
+    ['dcam_fast', 'custom', 'baseline']
+    """
+    if implementation.startswith("dcam_fast "):
+        return "dcam_fast"
+    return "custom" if ":" in implementation else "baseline"
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,7 @@ class Entry:
     samples: int = 0
     floor: float | None = None
     reason: str | None = None
+    wrong: bool = False
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from dcam_fast.benchmarks.custom import CustomImplementation
 from dcam_fast.benchmarks.implementations import (
     Call,
     Implementation,
@@ -17,10 +19,20 @@ from dcam_fast.benchmarks.implementations import (
     available_backends,
     implementations,
 )
-from dcam_fast.benchmarks.op_cases import BenchmarkCase, all_cases, disagreement, exact, make_inputs, make_sparse_inputs
+from dcam_fast.benchmarks.op_cases import (
+    BenchmarkCase,
+    Inputs,
+    all_cases,
+    disagreement,
+    exact,
+    make_inputs,
+    make_sparse_inputs,
+)
 from dcam_fast.benchmarks.results import Entry, Results, describe_machine, now
 from dcam_fast.benchmarks.timing import Limits, Statistics, Timer, measure, measure_limits
 from dcam_fast.ops._backends import BACKENDS
+
+EXPLANATION = "explanation of a caption, embedded model, 3 objects"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +43,10 @@ class BenchmarkPlan:
         device: `"cpu"` or a CUDA device.
         quick: only the main cases.
         only: part of the names of the cases to run.
-        backends: the backends to time; all that are available if empty.
+        backends: the backends to time; all that are available, without the reference, if empty.
+        custom: implementations to run next to the backends. Only cases of their ops run then.
+        op: the only op to run; None: any.
+        chosen: cases to run instead of those of the suite.
         total_s: seconds to aim at. Cases that do not fit are cut, baselines first, and named in the notes.
         max_samples: maximum number of timings of a call.
         min_samples: number of timings of a call where they fit into a second.
@@ -44,15 +59,26 @@ class BenchmarkPlan:
     quick: bool = False
     only: str = ""
     backends: tuple[str, ...] = ()
+    custom: tuple[CustomImplementation, ...] = ()
+    op: str | None = None
+    chosen: tuple[BenchmarkCase, ...] = ()
     total_s: float = 400.0
     max_samples: int = 300
     min_samples: int = 5
 
     def cases(self) -> list[BenchmarkCase]:
         """The op and post-processing cases of the plan, the largest last: those are cut first."""
-        every = all_cases(self.device)
+        every = list(self.chosen) or [case for case in all_cases(self.device) if case.quick or not self.quick]
         every.sort(key=lambda case: (not case.quick, case.work[0]))
-        return [case for case in every if self.only in case.name and (case.quick or not self.quick)]
+        ops = self._ops()
+        return [case for case in every if self.only in case.name and (not ops or case.op in ops)]
+
+    def explains(self) -> bool:
+        """Whether the explanation of a caption is part of the plan."""
+        return self.only in EXPLANATION and not self.chosen and not self._ops()
+
+    def _ops(self) -> set[str]:
+        return {self.op} if self.op else {item.op for item in self.custom}
 
     def available_backends(self) -> list[str]:
         """The backends to time.
@@ -61,67 +87,100 @@ class BenchmarkPlan:
             ValueError: A requested backend cannot run here.
         """
         available = available_backends(self.device)
+        allowed = [*available, "reference"]
         for backend in self.backends:
-            if backend not in available:
+            if backend not in allowed:
                 known = BACKENDS.get(backend)
-                reason = (known and known.unavailable_reason()) or "it does not serve this device"
-                raise ValueError(
-                    f"bench: backends must be of {', '.join(available) or 'none'} here, got {backend!r}: {reason}"
-                )
+                problem = "it does not serve this device" if known else "there is no such backend"
+                reason = (known and known.unavailable_reason()) or problem
+                raise ValueError(f"bench: backend must be one of {', '.join(allowed)} here, got {backend!r}: {reason}")
         return list(self.backends or available)
 
 
 QUICK_S = 48.0  # of the promised minute; the rest is for calls already started and for printing
 
 
-def quick_plan(
-    device: str = "cpu", only: str = "", backends: tuple[str, ...] = (), elapsed_s: float = 0.0
-) -> BenchmarkPlan:
-    """The plan of `bench --quick`: one minute, also on a busy machine, less `elapsed_s`."""
-    return BenchmarkPlan(device, True, only, backends, total_s=QUICK_S - elapsed_s, max_samples=60)
+def quick_plan(plan: BenchmarkPlan | None = None, elapsed_s: float = 0.0) -> BenchmarkPlan:
+    """A plan as `bench --quick` runs it: one minute, also on a busy machine, less `elapsed_s`."""
+    return dataclasses.replace(plan or BenchmarkPlan(), quick=True, total_s=QUICK_S - elapsed_s, max_samples=60)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejection:
+    """Why an implementation is not timed.
+
+    Attributes:
+        reason: in words.
+        wrong: its result is wrong or it failed, rather than that it does not support the case.
+    """
+
+    reason: str
+    wrong: bool = False
 
 
 def check_correctness(
     case: BenchmarkCase, device: str, candidates: list[Implementation], ends: float = math.inf
-) -> tuple[dict[str, Call], dict[str, str]]:
+) -> tuple[dict[str, Call], dict[str, Rejection]]:
     """Compares implementations with the reference, on dense and on sparse inputs.
 
     Args:
         case: what to compute.
         device: where.
-        candidates: the implementations. Those of this package run first.
+        candidates: the implementations. Baselines run last.
         ends: value of `time.monotonic` after which no baseline is started.
 
     Returns:
-        The calls that agree, in the order of the candidates, and the reason for each of the others.
+        The calls that agree, in the order of the candidates, and why each of the others is not timed.
     """
     inputs = make_inputs(case, device)
     expected = exact(case, inputs)
     sparse = make_sparse_inputs(case, device)
     expected_sparse = None if sparse is None else exact(case, sparse)
     calls: dict[str, Call] = {}
-    rejected: dict[str, str] = {}
-    for candidate in sorted(candidates, key=lambda candidate: not candidate.ours):
-        if not candidate.ours and time.monotonic() > ends:
-            rejected[candidate.name] = "cut for time"
+    rejected: dict[str, Rejection] = {}
+    for candidate in sorted(candidates, key=lambda candidate: candidate.origin == "baseline"):
+        if candidate.origin == "baseline" and time.monotonic() > ends:
+            rejected[candidate.name] = Rejection("cut for time")
             continue
+        check = _check_custom if candidate.origin == "custom" else _check_once
         try:
             call = candidate.build(case, inputs)
-            reason = disagreement(case, call(), expected)
+            reason = check(case, call, inputs, expected)
             if reason is None and sparse is not None and expected_sparse is not None:
-                reason = disagreement(case, candidate.build(case, sparse)(), expected_sparse)
-                reason = None if reason is None else f"{reason} on sparse inputs"
-        except UnavailableError as error:
-            reason = str(error)
+                reason = check(case, candidate.build(case, sparse), sparse, expected_sparse)
+                reason = None if reason is None else f"{reason}, on sparse inputs"
+        except (UnavailableError, NotImplementedError) as error:
+            rejected[candidate.name] = Rejection(_first_line(error) or "not implemented")
+            continue
         except Exception as error:  # from a compiler or a kernel: the reason is reported
-            lines = str(error).strip().splitlines() or [""]
-            reason = f"{type(error).__name__}: {lines[0][:120]}"
+            reason = f"{type(error).__name__}: {_first_line(error)}"
         if reason is None:
             calls[candidate.name] = call
         else:
-            rejected[candidate.name] = reason
+            rejected[candidate.name] = Rejection(reason, wrong=True)
     names = [candidate.name for candidate in candidates]
     return {name: calls[name] for name in names if name in calls}, rejected
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:120]
+
+
+def _check_once(case: BenchmarkCase, call: Call, inputs: Inputs, expected: Tensor) -> str | None:
+    return disagreement(case, call(), expected)
+
+
+def _check_custom(case: BenchmarkCase, call: Call, inputs: Inputs, expected: Tensor) -> str | None:
+    """Calls twice, because buffers may be left from the first call, and restores inputs that it changes."""
+    before = [tensor.clone() for tensor in inputs]
+    reason = disagreement(case, call(), expected)
+    if reason is None and (second := disagreement(case, call(), expected)) is not None:
+        reason = f"{second}, on its second call"
+    if all(map(torch.equal, inputs, before)):
+        return reason
+    for tensor, copy in zip(inputs, before, strict=True):
+        tensor.copy_(copy)
+    return "it changes its inputs"
 
 
 def run_case(
@@ -155,7 +214,10 @@ def run_case(
         case.scope, case.op, case.variant, case.name, case.targets, case.cells, "", timer.device, "",
         floor=limits.floor(case.work),
     )  # fmt: skip
-    entries = [dataclasses.replace(base, implementation=name, reason=reason) for name, reason in rejected.items()]
+    entries = [
+        dataclasses.replace(base, implementation=name, reason=rejection.reason, wrong=rejection.wrong)
+        for name, rejection in rejected.items()
+    ]
     if calls:
         for cache in ("cold", "warm"):
             timed = measure(
@@ -172,9 +234,6 @@ def run_case(
 
 def _timed(base: Entry, implementation: str, cache: str, statistics: Statistics) -> Entry:
     return dataclasses.replace(base, implementation=implementation, cache=cache, **dataclasses.asdict(statistics))
-
-
-EXPLANATION = "explanation of a caption, embedded model, 3 objects"
 
 
 def run_explanation(timer: Timer, *, budget_s: float, max_samples: int) -> list[Entry]:
@@ -198,7 +257,8 @@ def run_explanation(timer: Timer, *, budget_s: float, max_samples: int) -> list[
     explanation = explainer.explain(scene.image)
     base = Entry("explanation", "explain", "tiny", EXPLANATION, len(explanation.targets), 0, "", timer.device, "warm")
     if explanation.answer != " ".join(scenes.caption(scene).answer).replace(" ,", ","):
-        return [dataclasses.replace(base, implementation=name, reason="the answer is wrong") for name in calls]
+        reason = "the answer is wrong"
+        return [dataclasses.replace(base, implementation=name, reason=reason, wrong=True) for name in calls]
     timed = measure(timer, list(calls.values()), cold=False, budget_s=budget_s, max_samples=max_samples)
     return [_timed(base, name, "warm", statistics) for name, statistics in zip(calls, timed, strict=True)]
 
@@ -218,10 +278,9 @@ def run(plan: BenchmarkPlan, progress: Callable[[str], None] = lambda name: None
     limits = measure_limits(timer)
     entries: list[Entry] = []
     notes: list[str] = []
-    explain = plan.only in EXPLANATION
-    if not cases and not explain:
+    if not cases and not plan.explains():
         raise ValueError(f"bench: only must be part of a case's name, got {plan.only!r}")
-    if explain:
+    if plan.explains():
         progress(EXPLANATION)
         entries += run_explanation(timer, budget_s=min(20.0, plan.total_s / 6), max_samples=min(plan.max_samples, 30))
     for index, case in enumerate(cases):
@@ -234,6 +293,7 @@ def run(plan: BenchmarkPlan, progress: Callable[[str], None] = lambda name: None
         compiled = case.quick and not plan.quick  # compilation takes longer than the rest of a case
         with torch.no_grad():
             candidates = implementations(case, plan.device, backends, compiled=compiled)
+            candidates += [found for item in plan.custom for found in item.implementations(case, plan.device)]
             entries += run_case(
                 case,
                 timer,

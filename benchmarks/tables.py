@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dcam_fast.benchmarks.results import Entry, Results
+from dcam_fast.benchmarks.results import Entry, Results, origin_of
 from dcam_fast.output.tables import markdown_table
 
 SCOPES = {
@@ -24,6 +24,7 @@ COLUMNS = {
     "times as fast": "speedup over the first baseline of the same case and cache, in the same run",
 }
 HEADINGS = ["", "cache", *COLUMNS]
+STYLES = {"dcam_fast": "green", "custom": "cyan", "baseline": ""}
 
 
 def readable(seconds: float) -> str:
@@ -61,7 +62,7 @@ def rows(entries: list[Entry]) -> Iterator[list[str]]:
     """The rows of a case: cold, warm, then the implementations that were not timed."""
     for cache in ("cold", "warm"):
         timed = [entry for entry in entries if entry.cache == cache and entry.median is not None]
-        first = next((e.median for e in timed if not e.implementation.startswith("dcam_fast")), None)
+        first = next((entry.median for entry in timed if origin_of(entry.implementation) == "baseline"), None)
         for entry in timed:
             p10, median, p90 = entry.percentiles
             spread = f"{readable(p10)} to {readable(p90)}"
@@ -84,7 +85,7 @@ def terminal(results: Results) -> Group:
         for case, entries in grouped(results, scope):
             table.add_row(Text(case, "bold"))
             for row in rows(entries):
-                table.add_row(*row, style="green" if row[0].startswith("dcam_fast") else "")
+                table.add_row(*row, style=STYLES[origin_of(row[0])])
             table.add_section()
         if table.row_count:
             parts.append(table)

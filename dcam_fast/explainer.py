@@ -16,7 +16,7 @@ from dcam_fast.attribution.methods.gradient_cam import GradientCAM
 from dcam_fast.attribution.methods.presets import method_named
 from dcam_fast.attribution.resources import computing
 from dcam_fast.budget import Budget, CostModel, levels
-from dcam_fast.checks import check_switch
+from dcam_fast.checks import check_text
 from dcam_fast.config import RefineConfig
 from dcam_fast.explanation import Explanation
 from dcam_fast.images import ImageSource
@@ -219,13 +219,14 @@ class Explainer:
         """
         began, limits = time.perf_counter(), interruptible(timeout, cancel)
         with limits, computing(self.adapter, self.resources):
+            check_options("explain", prompt, profile, generation, scores)
             requested = checked_targets(targets, "explain")
-            request = ExplainRequest(image, prompt, answer, requested)
+            request = ExplainRequest(image, prompt, answer, requested, generation)
             if budget_ms is not None:
                 budget = Budget(budget_ms, levels(method_named(method), scores, self.adapter), self._costs, began)
                 budget.check(requested, generation if answer is None else None)
-                return budget.explain(self._preparation.checked_session(request, method, profile, generation, scores))
-            session = self._preparation.checked_session(request, method, profile, generation, scores)
+                return budget.explain(self._preparation.checked_session(request, method, profile, scores))
+            session = self._preparation.checked_session(request, method, profile, scores)
             started = time.perf_counter()
             trajectory = session.answer()
             return session.explained(trajectory, {"generate": time.perf_counter() - started})
@@ -248,9 +249,8 @@ class Explainer:
         request after another.
 
         Maps and scores are bitwise those of `explain` for the same answer. Answers that are generated together are
-        the same, unless two tokens are nearly equally likely; see `Adapter.generate_many`.
-
-        Closing the iterator, or leaving it, stops the work.
+        the same, unless two tokens are nearly equally likely; see `Adapter.generate_many`. Closing or leaving the
+        iterator stops the work.
 
         Args:
             requests: read as they are needed. What their iterator raises is raised after the results before it.
@@ -272,15 +272,15 @@ class Explainer:
             RequestError
         """
         method_named(method)
-        check_options("explain_many", None, profile, generation)
-        check_switch("explain_many", "scores", scores)
+        check_options("explain_many", None, profile, generation, scores)
         if not isinstance(requests, Iterable):
             raise TypeError(f"explain_many: requests must be an iterable of ExplainRequest, got {requests!r}")
 
         def prepare(request: ExplainRequest) -> Session:
             if not isinstance(request, ExplainRequest):
                 raise TypeError(f"explain_many: request must be an ExplainRequest, got {request!r}")
-            return self._preparation.checked_session(request, method, profile, generation, scores)
+            own = request if request.generation is not None else replace(request, generation=generation)
+            return self._preparation.checked_session(own, method, profile, scores)
 
         return explained_in_order(requests, prepare, self.adapter, self.resources)
 
@@ -335,4 +335,5 @@ class Explainer:
         Raises:
             ValueError: for an image or a prompt that the model cannot process.
         """
+        check_text("Explainer.encode", "prompt", prompt)
         return self._preparation.encode(image, prompt)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from dcam_fast.attribution import AttributionMethod, Resources
-from dcam_fast.attribution.answer_states import check_state
 from dcam_fast.attribution.methods.presets import METHODS, method_named
 from dcam_fast.checks import check_switch, check_text
 from dcam_fast.config import RefineConfig
@@ -14,11 +13,11 @@ from dcam_fast.config import profile as profile_named
 from dcam_fast.encodings import EncodingCache
 from dcam_fast.images import ImageSource, load_image
 from dcam_fast.many import ExplainRequest
-from dcam_fast.models.adapter import Adapter, Inputs
+from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import given_trajectory
 from dcam_fast.ops.cuda_graphs import GraphCache
-from dcam_fast.session import Session, check_contrasts, checked_targets, choose
+from dcam_fast.session import Session, check_contrasts, check_given, checked_targets
 
 
 class Preparation:
@@ -40,25 +39,17 @@ class Preparation:
         return self._encodings.encode(load_image(image), self._adapter.default_prompt if prompt is None else prompt)
 
     def checked_session(
-        self,
-        request: ExplainRequest,
-        method: str | AttributionMethod,
-        profile: str | RefineConfig | None,
-        generation: Generation,
-        scores: bool,
+        self, request: ExplainRequest, method: str | AttributionMethod, profile: str | RefineConfig | None, scores: bool
     ) -> Session:
-        """The session of a request, all of whose arguments are checked. `generation` is that of a request without one.
-        Raises as `Explainer.explain`."""
+        """The session of a request of `Explainer.explain`, all of whose arguments are checked. Raises as that does."""
         requested, settings = checked_targets(request.targets, "explain"), method_named(method)
-        generation = generation if request.generation is None else request.generation
-        check_options("explain", request.prompt, profile, generation)
-        check_switch("explain", "scores", scores)
+        generation = DEFAULT_GENERATION if request.generation is None else request.generation
+        check_options("explain", request.prompt, profile, generation, scores)
         check_contrasts(requested, self._adapter, settings, "explain")
         given = None
         if request.answer is not None:
             given = given_trajectory(request.answer, self._adapter, generation)
-            check_state(given, getattr(settings, "state", "final"), self._adapter.mask_token)
-            choose(requested, self._adapter, given)  # checks the targets before any work
+            check_given(requested, self._adapter, given, settings)
         session = self.session(request.image, request.prompt, name_of(method), settings, profile)
         return replace(session, targets=requested, generation=generation, given=given, scores=scores)
 
@@ -71,6 +62,8 @@ class Preparation:
         profile: str | RefineConfig | None,
     ) -> Session:
         """A session of options that are checked."""
+        if method.target_layers is not None:
+            self._adapter.check_layers(method.target_layers)
         named = profile_named(profile) if isinstance(profile, str) else profile
         config = method.profile if named is None else named
         return Session(
@@ -85,9 +78,10 @@ class Preparation:
         )
 
 
-def check_options(caller: str, prompt: str | None, profile: str | RefineConfig | None, generation: Generation) -> None:
+def check_options(caller: str, prompt: object, profile: object, generation: object, scores: object = True) -> None:
     """Raises TypeError or ValueError for an option of the wrong type or value."""
     check_text(caller, "prompt", prompt)
+    check_switch(caller, "scores", scores)
     if isinstance(profile, str):
         profile_named(profile)
     elif profile is not None and not isinstance(profile, RefineConfig):

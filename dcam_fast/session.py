@@ -16,8 +16,9 @@ from torch import Tensor
 from dcam_fast._version import __version__
 from dcam_fast.attribution import AttributionMethod, Resources, scores
 from dcam_fast.attribution.answer import Answer
+from dcam_fast.attribution.answer_states import check_state
 from dcam_fast.attribution.claims import claims
-from dcam_fast.attribution.contrasts import ContrastedWord, encode_instead, encode_other
+from dcam_fast.attribution.contrasts import ContrastedWord, contrast_targets, encode_instead, encode_other
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM, check_contrastable
 from dcam_fast.attribution.methods.shared import describe
 from dcam_fast.attribution.refinement import refined
@@ -245,6 +246,21 @@ def check_contrasts(targets: CheckedTargets, adapter: Adapter[Any], method: Attr
         encode_other(adapter, contrast.instead)
 
 
+def check_given(
+    targets: CheckedTargets, adapter: Adapter[Any], trajectory: Trajectory, method: AttributionMethod
+) -> None:
+    """Checks that a given answer has the state of a method and the words of its targets.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    state: Any = getattr(method, "state", "final")
+    check_state(trajectory, state, adapter.mask_token)
+    for word in choose(targets, adapter, trajectory):
+        if isinstance(word, ContrastedWord):
+            contrast_targets(trajectory, word, state, adapter.mask_token)
+
+
 def choose(
     targets: CheckedTargets, adapter: Adapter[Any], trajectory: Trajectory, caller: str = "explain"
 ) -> list[Word]:
@@ -264,7 +280,8 @@ def choose(
         if isinstance(target, int):
             if target >= trajectory.length:
                 last = trajectory.length - 1
-                raise ValueError(f"{caller}: target must be a position from 0 to {last}, got {target}")
+                need = f"a position from 0 to {last}" if last >= 0 else "left out for an empty answer"
+                raise ValueError(f"{caller}: target must be {need}, got {target}")
             if int(trajectory.tokens[target]) == adapter.mask_token:
                 raise ValueError(f"{caller}: target must be a position with a token, got {target}, which is masked")
             chosen.append(Word(_text_at(target, words, adapter, trajectory), (target,)))
@@ -272,7 +289,7 @@ def choose(
         run = find_run(target.word if isinstance(target, Contrast) else target, words)
         if run is None:
             answer = " ".join(word.text for word in words)
-            raise ValueError(f"{caller}: target must be words of the answer ({answer}), got {target!r}")
+            raise ValueError(f"{caller}: target must be words of the answer ({answer}), got {str(target)!r}")
         word = Word(_text_of(run, adapter, trajectory), positions_in(run))
         chosen.append(_contrasted(target, word, adapter, trajectory) if isinstance(target, Contrast) else word)
     return chosen

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+
+class Format(StrEnum):
+    """What a command prints."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
 
 Model = Annotated[
     str, typer.Option(metavar="PATH", help="tiny (the embedded model), a checkpoint's folder, or its Hub id.")

@@ -16,10 +16,11 @@ from dcam_fast.benchmarks.implementations import Implementation, available_backe
 from dcam_fast.benchmarks.op_cases import BenchmarkCase, all_cases, disagreement, exact, make_inputs
 from dcam_fast.benchmarks.plots import write_plots
 from dcam_fast.benchmarks.results import Entry, Results, now
-from dcam_fast.benchmarks.suite import BenchmarkPlan, check_correctness, quick_plan, run_case
+from dcam_fast.benchmarks.suite import BenchmarkPlan, Rejection, check_correctness, quick_plan, run_case
 from dcam_fast.benchmarks.tables import compare, markdown
 from dcam_fast.benchmarks.timing import Limits, Statistics, Timer, cache_bytes, schedule
-from dcam_fast.cli import benchmarks as command
+from dcam_fast.cli import bench_output
+from dcam_fast.cli.options import Format
 
 SMALL = [
     BenchmarkCase("op", "pool", "elementwise", 2, (5, 7), 32, "bfloat16"),
@@ -48,7 +49,7 @@ def test_wrong_implementations_are_rejected(wrong):
     case = SMALL[2]
 
     def build(case, inputs):
-        right = exact(case, inputs)
+        right = exact(case, inputs).float()
         if wrong == "raises":
             raise RuntimeError("no such kernel")
         answer = {"value": right + 3e-5, "shape": right[..., 1:], "nan": right * torch.nan}[wrong]
@@ -175,26 +176,28 @@ def test_baselines_are_cut_first():
     case = SMALL[2]
     candidates = implementations(case, "cpu", available_backends("cpu"), compiled=False)
     calls, rejected = check_correctness(case, "cpu", candidates, ends=time.monotonic() - 1)
-    assert set(calls) == {candidate.name for candidate in candidates if candidate.ours}
-    assert rejected == {candidate.name: "cut for time" for candidate in candidates if not candidate.ours}
+    assert set(calls) == {candidate.name for candidate in candidates if candidate.origin == "dcam_fast"}
+    baselines = [candidate.name for candidate in candidates if candidate.origin == "baseline"]
+    assert rejected == dict.fromkeys(baselines, Rejection("cut for time"))
 
 
 def test_cut_cases_are_named():
-    found = suite.run(dataclasses.replace(quick_plan(only="refine"), total_s=0.0))
+    found = suite.run(dataclasses.replace(quick_plan(BenchmarkPlan(only="refine")), total_s=0.0))
     assert found.entries == []
-    assert found.notes == [f"cut for time: {case.name}" for case in quick_plan(only="refine").cases()]
+    assert found.notes == [f"cut for time: {case.name}" for case in quick_plan(BenchmarkPlan(only="refine")).cases()]
 
 
 def test_quick_plan_counts_elapsed_time():
-    assert quick_plan(elapsed_s=7.0).total_s == quick_plan().total_s - 7.0
+    plan = BenchmarkPlan(op="pool")
+    assert quick_plan(plan, elapsed_s=7.0).total_s == quick_plan().total_s - 7.0
+    assert quick_plan(plan).op == "pool"
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_output_without_a_terminal_is_markdown(monkeypatch, terminal):
+def test_output_without_a_terminal_is_markdown(terminal):
     """One line per row, of any width; a terminal gets a table that fits."""
-    monkeypatch.setattr(command, "run", lambda plan, progress: results())
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=40, soft_wrap=True, highlight=False)
-    command.bench("cpu", True, "", (), None, console)
+    bench_output.print_results(results(), Format.TABLE, console)
     line = "| dcam_fast cpu | cold | 1.00 ms | 900.0 µs to 1.10 ms | 50% |  |"
     assert (line in text.getvalue().splitlines()) != terminal

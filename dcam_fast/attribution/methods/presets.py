@@ -39,7 +39,7 @@ METHODS: Final[dict[str, AttributionMethod]] = {
     "activation": Activation(),
     "random": Random(),
 }
-NEEDED: Final = ("claim", "raw_maps")  # of every method
+NEEDED: Final = ("target_layers", "profile", "claim", "raw_maps")  # of every method
 
 
 def method_named(method: str | AttributionMethod) -> AttributionMethod:

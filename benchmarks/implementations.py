@@ -162,12 +162,9 @@ def _guided_call(tensors: Inputs, settings: dict[str, Any], options: dict[str, A
     """`diffusion_cam` with a guide, which the op does not take: two ops."""
     grid, aggregation = settings.pop("grid"), settings.pop("aggregation")
     activations, gradients = tensors
-
-    def call() -> Tensor:
-        maps = ops.pool(activations, gradients, None, aggregation, **options)
-        return ops.refine(maps.view(-1, *grid), **settings, **options)
-
-    return call
+    pool: Call = functools.partial(ops.pool, activations, gradients, None, aggregation, **options)
+    refine: Callable[[Tensor], Tensor] = functools.partial(ops.refine, **settings, **options)
+    return lambda: refine(pool().view(-1, *grid))
 
 
 def _array_entry(case: BenchmarkCase, inputs: Inputs) -> Call:

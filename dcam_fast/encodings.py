@@ -22,6 +22,9 @@ class EncodingCache:
         adapter: that encodes.
         size: how many results are kept; 0 for none.
 
+    Raises:
+        ValueError: for another size.
+
     Example:
         >>> from dcam_fast import sample_image
         >>> from dcam_fast.models import load
@@ -32,6 +35,8 @@ class EncodingCache:
     """
 
     def __init__(self, adapter: Adapter[Any], size: int) -> None:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise ValueError(f"Explainer: encodings must be a whole number from 0, got {size!r}")
         self._adapter, self._size = adapter, size
         self._kept: OrderedDict[Key, Inputs] = OrderedDict()
         self._lock = threading.Lock()

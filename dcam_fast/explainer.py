@@ -13,7 +13,7 @@ import torch
 from dcam_fast import models
 from dcam_fast.attribution import AttributionMethod, Resources
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
-from dcam_fast.attribution.methods.presets import METHODS, method_named
+from dcam_fast.attribution.methods.presets import METHODS, method_for
 from dcam_fast.attribution.resources import computing
 from dcam_fast.budget import Budget, CostModel, levels
 from dcam_fast.checks import check_switch, check_text
@@ -226,7 +226,9 @@ class Explainer:
             requested = checked_targets(targets, "explain")
             request = ExplainRequest(image, prompt, answer, requested, generation)
             if budget_ms is not None:
-                budget = Budget(budget_ms, levels(method_named(method), scores, self.adapter), self._costs, began)
+                budget = Budget(
+                    budget_ms, levels(method_for(self.adapter, method), scores, self.adapter), self._costs, began
+                )
                 budget.check(requested, generation if answer is None else None)
                 return budget.explain(self._checked(request, method, profile, scores))
             session = self._checked(request, method, profile, scores)
@@ -274,7 +276,7 @@ class Explainer:
             Explanation
             RequestError
         """
-        method_named(method)
+        method_for(self.adapter, method)
         _check_options("explain_many", None, profile, generation, scores)
         if not isinstance(requests, Iterable):
             raise TypeError(f"explain_many: requests must be an iterable of ExplainRequest, got {requests!r}")
@@ -319,7 +321,7 @@ class Explainer:
             DeadlineExceeded, Cancelled: as in `explain`, also from the steps.
         """
         limits = interruptible(timeout, cancel, "stream")
-        settings = method_named(method)
+        settings = method_for(self.adapter, method)
         _check_options("stream", prompt, profile, generation)
         if not isinstance(settings, GradientCAM):
             raise ValueError(f"stream: method must be a GradientCAM or the name of one, got {method!r}")
@@ -345,7 +347,7 @@ class Explainer:
         self, request: ExplainRequest, method: str | AttributionMethod, profile: str | RefineConfig | None, scores: bool
     ) -> Session:
         """The session of a request of `explain`, checked, with image and prompt encoded."""
-        requested, settings = checked_targets(request.targets, "explain"), method_named(method)
+        requested, settings = checked_targets(request.targets, "explain"), method_for(self.adapter, method)
         generation = DEFAULT_GENERATION if request.generation is None else request.generation
         _check_options("explain", request.prompt, profile, generation, scores)
         check_contrasts(requested, self.adapter, settings, "explain")
@@ -364,8 +366,6 @@ class Explainer:
         settings: AttributionMethod,
         profile: str | RefineConfig | None,
     ) -> Session:
-        if settings.target_layers is not None:
-            self.adapter.check_layers(settings.target_layers)
         named = profile_named(profile) if isinstance(profile, str) else profile
         config = settings.profile if named is None else named
         return Session(

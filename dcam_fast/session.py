@@ -161,7 +161,7 @@ class Session:
                 **describe(self.method),
                 "layers": list(self._layers),
                 "profile": self.profile_name,
-                "claims": claims(Answer(adapter, self.inputs, trajectory), self.method, self.scores),
+                "claims": claims(Answer(adapter, self.inputs, trajectory), self.method, chosen, self.scores),
                 "seconds": {**seconds, "explain": explaining},
             },
         )
@@ -240,7 +240,9 @@ def check_contrasts(targets: CheckedTargets, adapter: Adapter[Any], method: Attr
     if not contrasts:
         return
     if not isinstance(method, GradientCAM):
-        raise ValueError(f"{caller}: method must be a GradientCAM or the name of one for a Contrast, got {method!r}")
+        raise ValueError(
+            f"{caller}: method must be a GradientCAM or the name of one for a Contrast, got {type(method).__name__}"
+        )
     check_contrastable(method.objective)
     for contrast in contrasts:
         encode_other(adapter, contrast.instead)

@@ -161,9 +161,9 @@ def _backend_call(backend: str) -> Build:
 def _guided_call(tensors: Inputs, settings: dict[str, Any], options: dict[str, Any]) -> Call:
     """`diffusion_cam` with a guide, which the op does not take: two ops."""
     grid, aggregation = settings.pop("grid"), settings.pop("aggregation")
-    activations, gradients = tensors
-    pool: Call = functools.partial(ops.pool, activations, gradients, None, aggregation, **options)
-    refine: Callable[[Tensor], Tensor] = functools.partial(ops.refine, **settings, **options)
+    A, G = tensors
+    pool = functools.partial(ops.pool, A, G, None, aggregation, **options)
+    refine = functools.partial(ops.refine, **settings, **options)
     return lambda: refine(pool().view(-1, *grid))
 
 

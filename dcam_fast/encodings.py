@@ -23,12 +23,8 @@ class EncodingCache:
         size: how many results are kept; 0 for none.
 
     Raises:
-<<<<<<< HEAD
         TypeError: if `size` is not an integer.
         ValueError: if it is negative.
-=======
-        ValueError: for another size.
->>>>>>> breaker
 
     Example:
         >>> from dcam_fast import sample_image
@@ -40,13 +36,9 @@ class EncodingCache:
     """
 
     def __init__(self, adapter: Adapter[Any], size: int) -> None:
-<<<<<<< HEAD
         if isinstance(size, bool) or not isinstance(size, int):
             raise TypeError(f"Explainer: encodings must be a whole number from 0, got {size!r}")
         if size < 0:
-=======
-        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
->>>>>>> breaker
             raise ValueError(f"Explainer: encodings must be a whole number from 0, got {size!r}")
         self._adapter, self._size = adapter, size
         self._kept: OrderedDict[Key, Inputs] = OrderedDict()

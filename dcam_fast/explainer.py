@@ -28,7 +28,6 @@ from dcam_fast.many import ExplainRequest, RequestError, explained_in_order
 from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerLike, given_trajectory
-from dcam_fast.ops.cuda_graphs import GraphCache
 from dcam_fast.session import Session, TargetsLike, check_contrasts, checked_targets, choose
 from dcam_fast.streaming import Stream
 
@@ -36,7 +35,7 @@ from dcam_fast.streaming import Stream
 class Explainer:
     """Explains the answers of one model.
 
-    It holds the model and, on a GPU, the CUDA graphs of its last refinements. Calls do not depend on each other.
+    It holds the model. Calls do not depend on each other.
 
     Example:
         >>> from dcam_fast import Explainer, sample_image
@@ -69,7 +68,6 @@ class Explainer:
         """
         self.adapter = adapter
         self.resources = Resources(max_memory, compile, deterministic)
-        self._graphs = GraphCache()
         self._costs = CostModel()
         self._encodings = EncodingCache(adapter, encodings)
 
@@ -378,7 +376,6 @@ class Explainer:
             config=config,
             profile_name=profile if isinstance(profile, str) else repr(config),
             resources=self.resources,
-            graphs=self._graphs,
         )
 
 

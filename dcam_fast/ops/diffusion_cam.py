@@ -117,7 +117,8 @@ def _check_out(
     past = workspace.data_ptr() % _WORKSPACE_ALIGNMENT
     if past:
         raise ValueError(
-            f"{caller}: workspace must begin at a multiple of {_WORKSPACE_ALIGNMENT} bytes, got one {past} bytes past it"
+            f"{caller}: workspace must begin at a multiple of {_WORKSPACE_ALIGNMENT} bytes, "
+            f"got one {past} bytes past it"
         )
     inputs = {"activations": activations, "gradients": gradients, "cells": cells, "repetition": repetitions}
     check_apart(caller, "workspace", workspace, out=out, flags=flags, **inputs)

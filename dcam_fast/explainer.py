@@ -33,7 +33,7 @@ from dcam_fast.streaming import Stream
 class Explainer:
     """Explains the answers of one model.
 
-    It holds the model and, on a GPU, the CUDA graphs of its last refinements. Calls do not depend on each other.
+    It holds the model. Calls do not depend on each other.
 
     Example:
         >>> from dcam_fast import Explainer, sample_image

@@ -16,7 +16,6 @@ from dcam_fast.many import ExplainRequest
 from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import given_trajectory
-from dcam_fast.ops.cuda_graphs import GraphCache
 from dcam_fast.session import Session, check_contrasts, check_given, checked_targets
 
 
@@ -31,7 +30,6 @@ class Preparation:
 
     def __init__(self, adapter: Adapter[Any], resources: Resources, encodings: int) -> None:
         self._adapter, self._resources = adapter, resources
-        self._graphs = GraphCache()
         self._encodings = EncodingCache(adapter, encodings)
 
     def encode(self, image: ImageSource, prompt: str | None) -> Inputs:
@@ -72,7 +70,6 @@ class Preparation:
             config=config,
             profile_name=profile if isinstance(profile, str) else repr(config),
             resources=self._resources,
-            graphs=self._graphs,
         )
 
 

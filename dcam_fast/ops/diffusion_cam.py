@@ -116,9 +116,8 @@ def _check_out(
     check_apart(caller, "flags", flags, repetition=repetitions)
     past = workspace.data_ptr() % _WORKSPACE_ALIGNMENT
     if past:
-        raise ValueError(
-            f"{caller}: workspace must begin at a multiple of {_WORKSPACE_ALIGNMENT} bytes, got one {past} bytes past it"
-        )
+        need = f"begin at a multiple of {_WORKSPACE_ALIGNMENT} bytes"
+        raise ValueError(f"{caller}: workspace must {need}, got one {past} bytes past it")
     inputs = {"activations": activations, "gradients": gradients, "cells": cells, "repetition": repetitions}
     check_apart(caller, "workspace", workspace, out=out, flags=flags, **inputs)
 

@@ -79,7 +79,7 @@ def test_an_answer_is_watched_while_it_is_written(page: Any, service: FakeServic
         service.steps.release()
         (token,) = event["tokens"]
         page.locator(f'.caption:text-is("{token["text"]}")').wait_for()
-        page.locator(f'#status:has-text("Step {number}: ")').wait_for()
+        page.locator(f'#status:has-text("Step {number}: “{token["text"].strip()}”")').wait_for()
         wait_for_states(page, count - number - 1, 1, number)
         assert strongest_cell(page) == token["position"], "the map of the word just written"
         assert page.locator(".tile").count() == number + 1

@@ -148,8 +148,10 @@ def test_the_image_is_brushed_by_keyboard(opened: Open) -> None:
     assert after["width"] == pytest.approx(before["width"], abs=1)
     assert after["height"] > before["height"]
     assert page.locator("#status").inner_text().startswith("Looked at the selection: “")
+    assert page.locator(".hint").is_hidden()
     page.keyboard.press("Escape")
     brush.wait_for(state="hidden")
+    assert page.locator(".hint").is_visible()
 
 
 def states(page: Any) -> dict[int, str]:

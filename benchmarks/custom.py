@@ -35,11 +35,15 @@ class CustomImplementation:
     op: str
     function: Callable[..., Tensor]
 
+    def implementation(self) -> Implementation:
+        """As an implementation of the cases of its op."""
+        return Implementation(self.name, self._build, origin="custom")
+
     def implementations(self, case: BenchmarkCase, device: str) -> list[Implementation]:
         """What to run of a case; on a GPU also as a CUDA graph, as for the backends of this package."""
         if case.op != self.op:
             return []
-        found = [Implementation(self.name, self._build, origin="custom")]
+        found = [self.implementation()]
         if device != "cpu":
             found.append(Implementation(f"{self.name}, CUDA graph", graph_of(self._build), origin="custom"))
         return found

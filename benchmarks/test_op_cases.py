@@ -10,15 +10,12 @@ from typing import Any
 import pytest
 
 from dcam_fast.benchmarks.implementations import available_backends, implementations
-from dcam_fast.benchmarks.suite import check_correctness, quick_plan
+
+pytest_plugins = ["dcam_fast.benchmarks.pytest_cases"]
 
 
-@pytest.mark.parametrize("case", quick_plan().cases(), ids=lambda case: case.name)
 @pytest.mark.parametrize("backend", available_backends("cpu"))
-def test_backend(benchmark: Any, case: Any, backend: str) -> None:
-    name = f"dcam_fast {backend}"
-    ours = [found for found in implementations(case, "cpu", [backend], compiled=False) if found.name == name]
-    calls, rejected = check_correctness(case, "cpu", ours)
-    assert rejected == {}
-    benchmark.group = case.name
-    benchmark(calls[name])
+def test_backend(benchmark: Any, op_case: Any, backend: str) -> None:
+    found = {item.name: item for item in implementations(op_case.case, "cpu", [backend], compiled=False)}
+    benchmark.group = op_case.case.name
+    benchmark(op_case.checked_call(found[f"dcam_fast {backend}"]))

@@ -13,7 +13,7 @@ import torch
 from dcam_fast import models
 from dcam_fast.attribution import AttributionMethod, Resources
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
-from dcam_fast.attribution.methods.presets import method_named
+from dcam_fast.attribution.methods.presets import method_for
 from dcam_fast.attribution.resources import computing
 from dcam_fast.budget import Budget, CostModel, levels
 from dcam_fast.checks import check_text
@@ -33,7 +33,7 @@ from dcam_fast.streaming import Stream
 class Explainer:
     """Explains the answers of one model.
 
-    It holds the model and, on a GPU, the CUDA graphs of its last refinements. Calls do not depend on each other.
+    It holds the model. Calls do not depend on each other.
 
     Example:
         >>> from dcam_fast import Explainer, sample_image
@@ -223,7 +223,9 @@ class Explainer:
             requested = checked_targets(targets, "explain")
             request = ExplainRequest(image, prompt, answer, requested, generation)
             if budget_ms is not None:
-                budget = Budget(budget_ms, levels(method_named(method), scores, self.adapter), self._costs, began)
+                budget = Budget(
+                    budget_ms, levels(method_for(self.adapter, method), scores, self.adapter), self._costs, began
+                )
                 budget.check(requested, generation if answer is None else None)
                 return budget.explain(self._preparation.checked_session(request, method, profile, scores))
             session = self._preparation.checked_session(request, method, profile, scores)
@@ -271,7 +273,7 @@ class Explainer:
             Explanation
             RequestError
         """
-        method_named(method)
+        method_for(self.adapter, method)
         check_options("explain_many", None, profile, generation, scores)
         if not isinstance(requests, Iterable):
             raise TypeError(f"explain_many: requests must be an iterable of ExplainRequest, got {requests!r}")
@@ -316,7 +318,7 @@ class Explainer:
             DeadlineExceeded, Cancelled: as in `explain`, also from the steps.
         """
         limits = interruptible(timeout, cancel, "stream")
-        settings = method_named(method)
+        settings = method_for(self.adapter, method)
         check_options("stream", prompt, profile, generation)
         if not isinstance(settings, GradientCAM):
             raise ValueError(f"stream: method must be a GradientCAM or the name of one, got {method!r}")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from dcam_fast.attribution import AttributionMethod, Resources
-from dcam_fast.attribution.methods.presets import METHODS, method_named
+from dcam_fast.attribution.methods.presets import METHODS, method_for
 from dcam_fast.checks import check_switch, check_text
 from dcam_fast.config import RefineConfig
 from dcam_fast.config import profile as profile_named
@@ -16,7 +16,6 @@ from dcam_fast.many import ExplainRequest
 from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import given_trajectory
-from dcam_fast.ops.cuda_graphs import GraphCache
 from dcam_fast.session import Session, check_contrasts, check_given, checked_targets
 
 
@@ -31,7 +30,6 @@ class Preparation:
 
     def __init__(self, adapter: Adapter[Any], resources: Resources, encodings: int) -> None:
         self._adapter, self._resources = adapter, resources
-        self._graphs = GraphCache()
         self._encodings = EncodingCache(adapter, encodings)
 
     def encode(self, image: ImageSource, prompt: str | None) -> Inputs:
@@ -42,7 +40,7 @@ class Preparation:
         self, request: ExplainRequest, method: str | AttributionMethod, profile: str | RefineConfig | None, scores: bool
     ) -> Session:
         """The session of a request of `Explainer.explain`, all of whose arguments are checked. Raises as that does."""
-        requested, settings = checked_targets(request.targets, "explain"), method_named(method)
+        requested, settings = checked_targets(request.targets, "explain"), method_for(self._adapter, method)
         generation = DEFAULT_GENERATION if request.generation is None else request.generation
         check_options("explain", request.prompt, profile, generation, scores)
         check_contrasts(requested, self._adapter, settings, "explain")
@@ -62,8 +60,6 @@ class Preparation:
         profile: str | RefineConfig | None,
     ) -> Session:
         """A session of options that are checked."""
-        if method.target_layers is not None:
-            self._adapter.check_layers(method.target_layers)
         named = profile_named(profile) if isinstance(profile, str) else profile
         config = method.profile if named is None else named
         return Session(
@@ -74,7 +70,6 @@ class Preparation:
             config=config,
             profile_name=profile if isinstance(profile, str) else repr(config),
             resources=self._resources,
-            graphs=self._graphs,
         )
 
 

@@ -29,7 +29,6 @@ from dcam_fast.explanation import Explanation
 from dcam_fast.models.adapter import DEFAULT_GENERATION, OPEN, Adapter, Inputs, Trajectory, Word
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.text import pieces_of, spell
-from dcam_fast.ops.cuda_graphs import GraphCache
 from dcam_fast.words import BROKEN, find_run, is_content, is_sign, positions_in, split_parts
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,6 @@ class Session:
         config: how maps are refined.
         profile_name: its name in the provenance.
         resources: what passes may use of the machine.
-        graphs: CUDA graphs of the explainer's refinements.
         targets: the words that get maps.
         generation: how the answer is generated.
         given: the answer, where another engine wrote it. None: the model answers.
@@ -64,7 +62,6 @@ class Session:
     config: RefineConfig
     profile_name: str
     resources: Resources
-    graphs: GraphCache
     targets: CheckedTargets = "content"
     generation: Generation = DEFAULT_GENERATION
     given: Trajectory | None = None
@@ -95,7 +92,7 @@ class Session:
 
     def refined(self, raw: Tensor, known: Tensor) -> Tensor:
         """Refined maps float32 `[T, h, w]`. `known` are the tokens of the answer so far, int64 `[n]`."""
-        return refined(raw, self.config, self.inputs, known, self.graphs)
+        return refined(raw, self.config, self.inputs, known)
 
     def token(self, trajectory: Trajectory, position: int) -> Token:
         """The token at an answer position."""
@@ -161,7 +158,7 @@ class Session:
                 **describe(self.method),
                 "layers": list(self._layers),
                 "profile": self.profile_name,
-                "claims": claims(Answer(adapter, self.inputs, trajectory), self.method, self.scores),
+                "claims": claims(Answer(adapter, self.inputs, trajectory), self.method, chosen, self.scores),
                 "seconds": {**seconds, "explain": explaining},
             },
         )
@@ -240,7 +237,9 @@ def check_contrasts(targets: CheckedTargets, adapter: Adapter[Any], method: Attr
     if not contrasts:
         return
     if not isinstance(method, GradientCAM):
-        raise ValueError(f"{caller}: method must be a GradientCAM or the name of one for a Contrast, got {method!r}")
+        raise ValueError(
+            f"{caller}: method must be a GradientCAM or the name of one for a Contrast, got {type(method).__name__}"
+        )
     check_contrastable(method.objective)
     for contrast in contrasts:
         encode_other(adapter, contrast.instead)

@@ -2,8 +2,9 @@
 
 `dcam-fast serve` starts a service on a free port, for which the document writes 8000. Blocks with curl run in a shell.
 
-A block after the line `<!-- not run: REASON -->` is skipped, for one of `REASONS`. A block after the line
-`<!-- run with: OPTIONS -->` runs each command with these options, which make it short.
+A block after the line `<!-- not run: REASON -->` is skipped, for one of `REASONS`, and after `<!-- needs: PROGRAM -->`
+where this program is not installed. A block after the line `<!-- run with: OPTIONS -->` runs each command with these
+options, which make it short. A block after `<!-- file: NAME -->` is written to this file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -47,6 +49,8 @@ class Block:
     code: str
     options: tuple[str, ...] = ()
     reason: str | None = None
+    needs: str | None = None
+    file: str | None = None
 
 
 def blocks(text: str) -> Iterator[Block]:
@@ -57,6 +61,8 @@ def blocks(text: str) -> Iterator[Block]:
             match["code"],
             tuple(shlex.split(value)) if kind == "run with" else (),
             value if kind == "not run" else None,
+            value if kind == "needs" else None,
+            value if kind == "file" else None,
         )
 
 
@@ -91,6 +97,13 @@ def run_curl(block: Block) -> None:
     assert run.returncode == 0, f"{block.code}\n{run.stderr.decode()}"
 
 
+def run_pytest(arguments: list[str]) -> None:
+    """Runs pytest on files of the document, in a separate process."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
 def run_commands(block: Block, services: Services) -> None:
     for line in block.code.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
@@ -99,6 +112,10 @@ def run_commands(block: Block, services: Services) -> None:
                 continue
             case ["./run", "dcam-fast", "serve", *_]:
                 services.start()
+                continue
+            case ["pytest", *arguments]:
+                pytest.importorskip("pytest_benchmark", reason="pytest-benchmark is not installed")
+                run_pytest(arguments)
                 continue
             case ["./run", "demo", *arguments]:
                 given = ["demo", *arguments, "--scenes", "1"]
@@ -116,6 +133,10 @@ def run_blocks(path: Path, services: Services) -> None:
         block = replace(written, code=written.code.replace(ADDRESS, services.address))
         if block.reason is not None:
             assert block.reason in REASONS, f"{path.name}: {block.reason!r} is not a reason to skip a block"
+        elif block.needs is not None and shutil.which(block.needs) is None:
+            continue
+        elif block.file is not None:
+            Path(block.file).write_text(block.code, "utf-8")
         elif block.language == "python":
             exec(compile(block.code, f"{path.name}: {block.code[:60]}", "exec"), names)
         elif "curl " in block.code:
@@ -129,8 +150,11 @@ def run_blocks(path: Path, services: Services) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_blocks_run_as_pasted(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a command may add the folder
     with mock.patch.dict(METRICS), mock.patch.dict(FORMATS), Services() as services:  # a document may register its own
         run_blocks(path, services)
+    for file in tmp_path.glob("*.py"):
+        sys.modules.pop(file.stem, None)
 
 
 def test_documents_with_another_test_are_in_it() -> None:
@@ -144,3 +168,5 @@ def test_marks_are_parsed() -> None:
     assert list(blocks(text)) == [
         Block("bash", "x\n", reason="needs a GPU"), Block("python", "y\n"), Block("sh", "z\n", ("--limit", "1"))
     ]  # fmt: skip
+    text = "<!-- file: a.py -->\n```python\nx\n```\n<!-- needs: c++ -->\n```bash\ny\n```\n"
+    assert list(blocks(text)) == [Block("python", "x\n", file="a.py"), Block("bash", "y\n", needs="c++")]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcam_fast import Explainer, Explanation, Generation, GivenAnswer, GradientCAM, sample_image
+from dcam_fast import Contrast, Explainer, Explanation, Generation, GivenAnswer, GradientCAM, sample_image
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.models.adapter import AdapterError, Trajectory
 from dcam_fast.models.given import AnswerFormat
@@ -267,3 +267,9 @@ def test_an_explanation_without_steps_is_saved_drawn_and_loaded(tiny: Explainer,
     assert [piece.text for piece in loaded.pieces() if piece.token] == ["a", "red", "ring"]
     assert loaded.contact_sheet().size == explanation.contact_sheet().size
     assert "ring" in loaded.to_html()
+
+
+def test_room_in_a_given_answer_is_checked_before_any_work(tiny: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(type(tiny.adapter), "encode")
+    with pytest.raises(ValueError, match=r"^Contrast: instead must be at most 34 tokens, .* got 35$"):
+        tiny.explain(sample_image(), targets=[Contrast("ring", "red " * 35)], answer="a red ring")

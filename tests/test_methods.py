@@ -222,6 +222,8 @@ def test_layers_are_checked_before_any_work(layers: tuple[int, ...]) -> None:
         for call in (explainer.explain, explainer.stream):
             with pytest.raises(AdapterError, match=r"^check_layers: layers? must be "):
                 call(PIXELS, method=GradientCAM(target_layers=layers))
+        with pytest.raises(AdapterError, match=r"^check_layers: layers? must be "):
+            explainer.explain_many([], method=GradientCAM(target_layers=layers))
 
 
 def test_a_method_has_all_parts_of_one() -> None:

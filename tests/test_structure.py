@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # From the lowest to the highest; those of one line do not import each other.
 ORDER = (
-    ("_version", "checks", "config", "json_entries", "folders", "torch_modes", "words"),
+    ("_version", "checks"),
+    ("config", "json_entries", "folders", "torch_modes", "words"),
     ("contrast", "images", "interruption"),
     ("ops", "scenes"),
     ("kernels", "models"),

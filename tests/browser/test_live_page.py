@@ -164,6 +164,8 @@ def test_an_edited_answer_that_is_refused_can_be_mended(open_page: Open, service
     service.failure = (422, "answer must be a text that fake can write")
     page.get_by_role("button", name="Edit the answer and explain it again").click()
     box = page.locator(".pane").first.get_by_label("Answer to explain")
+    button = page.get_by_role("button", name="Explain this answer")
+    assert button.bounding_box()["y"] + button.bounding_box()["height"] <= page.locator("#timeline").bounding_box()["y"]
     box.fill("a green Zebra")
     page.get_by_role("button", name="Explain this answer").click()
     page.locator("#status.error").wait_for()

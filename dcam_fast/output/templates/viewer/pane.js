@@ -107,7 +107,7 @@ class Pane {
   tile(selection) {
     const { run } = this, frame = run.last, target = run.targets[selection.target], name = run.nameOf(selection, frame);
     const scores = target ? [shown(target.groundedness)] : [];
-    const tile = make("button", { type: "button", className: "tile", "aria-pressed": "false", "aria-label": this.description(selection) },
+    const tile = make("button", { type: "button", className: "tile", title: name, "aria-pressed": "false", "aria-label": this.description(selection) },
       make("span", { className: "thumb" }, make("img", { src: run.image.src, alt: "" }), make("img", { className: "map", alt: "" })),
       make("span", { className: "label" }, make("span", { dir: "auto" }, name), ...scores.map(text => make("span", {}, text))));
     if (target) tile.append(bar(target.groundedness));
@@ -434,6 +434,7 @@ class Pane {
       this.edit.hidden = false;
       this.startEdit.hidden = true;
       text.focus();
+      this.edit.scrollIntoView({ block: "nearest" });
     });
     const close = () => {
       this.edit.hidden = true;

@@ -106,6 +106,13 @@ def _eager(case: BenchmarkCase) -> Callable[..., Tensor]:
     return pool if case.op == "pool" else lambda A, G, *guide: refine(pool(A, G).view(-1, *case.grid), *guide)
 
 
+def _reads_results(case: BenchmarkCase) -> bool:
+    """Whether `_eager` is the reference where that decides on the host, so that no CUDA graph can capture it."""
+    if case.op in ("pool", "diffusion_cam") and case.aggregation not in POOLINGS:
+        return True
+    return case.op in ("refine", "diffusion_cam") and not case.variant.endswith("released")
+
+
 def _eager_call(case: BenchmarkCase, inputs: Inputs) -> Call:
     run = _eager(case)
     return lambda: run(*inputs)
@@ -117,22 +124,24 @@ def _compiled_call(case: BenchmarkCase, inputs: Inputs) -> Call:
     return lambda: run(*inputs)
 
 
-def captured(call: Call) -> Call:
-    """The call as a CUDA graph.
+def captured(call: Call, device: torch.device) -> Call:
+    """The call, whose tensors are on `device`, as a CUDA graph.
 
     Raises:
         UnavailableError: It cannot be captured.
     """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
+    # torch's stream for captures is of the device that was the first: on another a graph would record nothing
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
-            result = call()
+        # a capture that fails leaves its stream the current one, and this gives the former back
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                call()
+            with torch.cuda.graph(graph, stream=side):
+                result = call()
+        torch.cuda.current_stream(device).wait_stream(side)
     except RuntimeError as error:
         raise UnavailableError(f"cannot be captured in a graph: {str(error).splitlines()[0]}") from error
 
@@ -162,8 +171,8 @@ def _guided_call(tensors: Inputs, settings: dict[str, Any], options: dict[str, A
     """`diffusion_cam` with a guide, which the op does not take: two ops."""
     grid, aggregation = settings.pop("grid"), settings.pop("aggregation")
     A, G = tensors
-    pool = functools.partial(ops.pool, A, G, None, aggregation, **options)
-    refine = functools.partial(ops.refine, **settings, **options)
+    pool: Call = functools.partial(ops.pool, A, G, None, aggregation, **options)
+    refine: Callable[[Tensor], Tensor] = functools.partial(ops.refine, **settings, **options)
     return lambda: refine(pool().view(-1, *grid))
 
 
@@ -176,7 +185,7 @@ def _array_entry(case: BenchmarkCase, inputs: Inputs) -> Call:
 
 def graph_of(build: Build) -> Build:
     """The calls of `build`, each captured as a CUDA graph."""
-    return lambda case, inputs: captured(build(case, inputs))
+    return lambda case, inputs: captured(build(case, inputs), inputs[0].device)
 
 
 def available_backends(device: str) -> list[str]:
@@ -205,7 +214,7 @@ def implementations(case: BenchmarkCase, device: str, backends: list[str], *, co
     found.append(Implementation("PyTorch eager", _eager_call))
     if compiled:
         found.append(Implementation("torch.compile", _compiled_call))
-    if not on_cpu:
+    if not on_cpu and not _reads_results(case):
         found.append(Implementation("PyTorch eager, CUDA graph", graph_of(_eager_call)))
     if case.op == "refine" and case.targets == 1 and not case.guided and "cpu" in backends:
         found.append(Implementation("dcam_fast cpu, NumPy entry", _array_entry, origin="dcam_fast"))

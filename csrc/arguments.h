@@ -196,12 +196,18 @@ inline Tensor new_maps(const std::vector<Tensor>& gradients, const std::optional
     return new_floats(gradients[0], {gradients[0].size(0), height, width});
 }
 
+constexpr uintptr_t kWorkspaceAlignment = 16;
+
 // Checks of the buffers of `diffusion_cam_out`, in addition to `check_pool_out`.
 inline void check_diffusion_cam_out(const Tensor& out, const Tensor& flags, const Tensor& workspace,
                                     const std::vector<Tensor>& activations, const std::vector<Tensor>& gradients,
                                     const std::optional<Tensor>& cells, const std::optional<Tensor>& repetitions) {
     constexpr const char* caller = "diffusion_cam_out";
     check(out.dim() == 3 && out.size(0) == flags.numel(), caller, ": out must be [T, h, w]");
+    // the CUDA kernels store 16 bytes at a time
+    const auto past = reinterpret_cast<uintptr_t>(workspace.const_data_ptr()) % kWorkspaceAlignment;
+    check(past == 0, caller, ": workspace must begin at a multiple of ", kWorkspaceAlignment, " bytes, got one ", past,
+          " bytes past it");
     check_apart(caller, "workspace", workspace, "out", out);
     check_apart(caller, "workspace", workspace, "flags", flags);
     check_apart(caller, "workspace", workspace, "activations", activations);

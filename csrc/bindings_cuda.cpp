@@ -125,11 +125,14 @@ void pool_out(Tensor out, Tensor flags, const std::vector<Tensor>& activations, 
 
 // -------------------------------------------------------------------------------------------------------------- refine
 
+// For the current device.
 void check_sizes(const dcam::RefineParams& p) {
+    int64_t most = 0;
+    check_cuda("refine", dcam::cuda::refine_max_cells(&most));
     for (int64_t i = 0; i < (p.grids ? p.count : 1); ++i) {
         const int64_t height = p.grids ? p.grids[2 * i] : p.height, width = p.grids ? p.grids[2 * i + 1] : p.width;
-        check(height <= dcam::cuda::kMaxCells / width, "refine: maps must have at most ", dcam::cuda::kMaxCells,
-              " cells with backend 'cuda', got ", height, " x ", width);
+        check(height <= most / width, "refine: maps must have at most ", most,
+              " cells with backend 'cuda' on this GPU, got ", height, " x ", width);
     }
 }
 
@@ -231,9 +234,6 @@ void diffusion_cam_out(Tensor out, Tensor flags, Tensor workspace, const std::ve
               workspace.numel() >= layers.workspace(),
           "diffusion_cam_out: workspace must be contiguous float32 [", layers.workspace(), "] at least, got ",
           workspace.numel());
-    // the kernels store 16 bytes at a time
-    check(reinterpret_cast<uintptr_t>(workspace.const_data_ptr()) % 16 == 0,
-          "diffusion_cam_out: workspace must begin at a multiple of 16 bytes");
     if (out.numel() == 0) return;
     layers.launch(workspace.mutable_data_ptr<float>(), flags.mutable_data_ptr<int32_t>(), device.stream);
     check_cuda("diffusion_cam_out", dcam::cuda::refine(refinement.params, device.stream));

@@ -10,8 +10,13 @@
 #include "dcam/pool.h"
 #include "dcam/refine.h"
 
-#ifndef DCAM_CUDA_ARCHS
+#ifdef DCAM_CUDA_ARCHS
+#include "dcam/cuda/probe.h"
+#else
 #define DCAM_CUDA_ARCHS ""
+namespace dcam::cuda {
+const char* unavailable_reason() { return "the extension was built without CUDA kernels"; }
+}  // namespace dcam::cuda
 #endif
 
 namespace py = pybind11;
@@ -70,6 +75,8 @@ PYBIND11_MODULE(_C, m) {
     py::list settings;
     for (const char* name : dcam::RefineSettings::names) settings.append(name);
     m.attr("refine_settings") = py::tuple(settings);
+    m.def("cuda_unavailable_reason", &dcam::cuda::unavailable_reason,
+          "Why no CUDA kernel can run on the current device; None: they can.");
     m.def("cpu_kernels", [] { return dcam::kernels().name; }, "The instruction set in use.");
     m.def("use_cpu_kernels", &dcam::use_kernels, "Choose an instruction set (base, avx2, avx512); False: not here.");
     m.def("num_threads", &dcam::num_threads, "How many threads a CPU op may use, the calling one included.");

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dcam_fast.attribution import AttributionMethod
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
+from dcam_fast.checks import ABOVE_ZERO, check_number
 from dcam_fast.explanation import Explanation
 from dcam_fast.interruption import DeadlineExceeded, check_interruption, interruptible
 from dcam_fast.models.adapter import Adapter, Trajectory, Word
@@ -176,10 +177,9 @@ class Budget:
     clock: Callable[[], float] = time.perf_counter
 
     def __post_init__(self) -> None:
-        if isinstance(self.ms, bool) or not isinstance(self.ms, int | float):
-            raise TypeError(f"explain: budget_ms must be a number or None, got {self.ms!r}")
-        if not (math.isfinite(self.ms) and self.ms > 0):
-            raise ValueError(f"explain: budget_ms must be above 0, got {self.ms!r}")
+        need = "a positive number of milliseconds or None"
+        ms = check_number("explain", "budget_ms", self.ms, need, minimum=ABOVE_ZERO)
+        object.__setattr__(self, "ms", ms)
 
     def check(self, targets: CheckedTargets, generation: Generation | None) -> None:
         """Checks that the fastest level will fit, as far as its stages were measured.
@@ -205,7 +205,7 @@ class Budget:
         if self.clock() - self.costs.measured_at > STALE:
             self.costs.forget()
             return
-        raise BudgetError(f"explain: budget_ms must be at least {needed} for {fastest.name}, got {self.ms}")
+        raise BudgetError(f"explain: budget_ms must be at least {needed} for {fastest.name}, got {self.ms:g}")
 
     def explain(self, session: Session) -> Explanation:
         """The most exact explanation that fits, of a session that was prepared since `started`.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from typing import SupportsIndex
+from numbers import Real
+from typing import Any, Final, SupportsIndex
+
+ABOVE_ZERO: Final = math.ulp(0)  # the smallest positive number
 
 
 def check_count(caller: str, name: str, value: SupportsIndex | None) -> int | None:
@@ -32,7 +36,41 @@ def check_switch(caller: str, name: str, value: object) -> None:
         raise TypeError(f"{caller}: {name} must be True or False, got {value!r}")
 
 
+def check_number(caller: str, name: str, value: Any, need: str, *, minimum: float) -> float:
+    """Check a finite number, also of NumPy; returns it as a float.
+
+    Args:
+        caller: that messages name.
+        name: of the argument.
+        value: the argument.
+        need: what it must be, for messages.
+        minimum: the smallest number that is allowed.
+
+    Raises:
+        TypeError: `value` is no number.
+        ValueError: it is smaller, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{caller}: {name} must be {need}, got {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:  # an int that is too large
+        number = math.inf
+    if not (math.isfinite(number) and number >= minimum):
+        raise ValueError(f"{caller}: {name} must be {need}, got {value!r}")
+    return number
+
+
 def check_text(caller: str, name: str, value: object) -> None:
-    """Raise TypeError unless the value is a str or None."""
-    if value is not None and not isinstance(value, str):
+    """Raise TypeError unless the value is a str or None, and ValueError for half of a character."""
+    if value is None:
+        return
+    if not isinstance(value, str):
         raise TypeError(f"{caller}: {name} must be a str or None, got {value!r}")
+    check_whole(caller, name, value)
+
+
+def check_whole(caller: str, name: str, value: str) -> None:
+    """Raise ValueError for a text with a lone surrogate: no tokenizer reads it and no file holds it."""
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{caller}: {name} must be text without lone surrogates, got {value!r}")

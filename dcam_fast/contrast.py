@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dcam_fast.checks import check_whole
 from dcam_fast.words import split_parts
 
 
@@ -22,7 +23,7 @@ class Contrast:
 
     Raises:
         TypeError: if one of them is not a str.
-        ValueError: if one of them has no word or sign in it.
+        ValueError: if one of them has no word or sign in it, or half of a character.
 
     Example:
         >>> from dcam_fast import Contrast, Explainer, sample_image
@@ -40,8 +41,17 @@ class Contrast:
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise TypeError(f"Contrast: {name} must be a str, got {value!r}")
+            check_whole("Contrast", name, value)
             if not split_parts(value):
                 raise ValueError(f"Contrast: {name} must be words or a sign, got {value!r}")
+
+    def __str__(self) -> str:
+        """As results and messages name it.
+
+        >>> print(Contrast("red", "blue"))
+        red > blue
+        """
+        return f"{self.word} > {self.instead}"
 
 
 def split_contrast(target: str) -> str | Contrast:

@@ -12,31 +12,28 @@ import torch
 
 from dcam_fast import models
 from dcam_fast.attribution import AttributionMethod, Resources
-from dcam_fast.attribution.answer_states import check_state
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM
-from dcam_fast.attribution.methods.presets import METHODS, method_named
+from dcam_fast.attribution.methods.presets import method_for
 from dcam_fast.attribution.resources import computing
 from dcam_fast.budget import Budget, CostModel, levels
-from dcam_fast.checks import check_switch, check_text
+from dcam_fast.checks import check_text
 from dcam_fast.config import RefineConfig
-from dcam_fast.config import profile as profile_named
-from dcam_fast.encodings import EncodingCache
 from dcam_fast.explanation import Explanation
-from dcam_fast.images import ImageSource, load_image
+from dcam_fast.images import ImageSource
 from dcam_fast.interruption import Cancellation, interruptible
 from dcam_fast.many import ExplainRequest, RequestError, explained_in_order
 from dcam_fast.models.adapter import DEFAULT_GENERATION, Adapter, Inputs
 from dcam_fast.models.generation import Generation
-from dcam_fast.models.given import AnswerLike, given_trajectory
-from dcam_fast.ops.cuda_graphs import GraphCache
-from dcam_fast.session import Session, TargetsLike, check_contrasts, checked_targets, choose
+from dcam_fast.models.given import AnswerLike
+from dcam_fast.preparation import Preparation, check_options, name_of
+from dcam_fast.session import Session, TargetsLike, checked_targets
 from dcam_fast.streaming import Stream
 
 
 class Explainer:
     """Explains the answers of one model.
 
-    It holds the model and, on a GPU, the CUDA graphs of its last refinements. Calls do not depend on each other.
+    It holds the model. Calls do not depend on each other.
 
     Example:
         >>> from dcam_fast import Explainer, sample_image
@@ -69,9 +66,8 @@ class Explainer:
         """
         self.adapter = adapter
         self.resources = Resources(max_memory, compile, deterministic)
-        self._graphs = GraphCache()
         self._costs = CostModel()
-        self._encodings = EncodingCache(adapter, encodings)
+        self._preparation = Preparation(adapter, self.resources, encodings)
 
     @classmethod
     def from_pretrained(
@@ -223,13 +219,16 @@ class Explainer:
         """
         began, limits = time.perf_counter(), interruptible(timeout, cancel)
         with limits, computing(self.adapter, self.resources):
+            check_options("explain", prompt, profile, generation, scores)
             requested = checked_targets(targets, "explain")
             request = ExplainRequest(image, prompt, answer, requested, generation)
             if budget_ms is not None:
-                budget = Budget(budget_ms, levels(method_named(method), scores, self.adapter), self._costs, began)
+                budget = Budget(
+                    budget_ms, levels(method_for(self.adapter, method), scores, self.adapter), self._costs, began
+                )
                 budget.check(requested, generation if answer is None else None)
-                return budget.explain(self._checked(request, method, profile, scores))
-            session = self._checked(request, method, profile, scores)
+                return budget.explain(self._preparation.checked_session(request, method, profile, scores))
+            session = self._preparation.checked_session(request, method, profile, scores)
             started = time.perf_counter()
             trajectory = session.answer()
             return session.explained(trajectory, {"generate": time.perf_counter() - started})
@@ -252,9 +251,8 @@ class Explainer:
         request after another.
 
         Maps and scores are bitwise those of `explain` for the same answer. Answers that are generated together are
-        the same, unless two tokens are nearly equally likely; see `Adapter.generate_many`.
-
-        Closing the iterator, or leaving it, stops the work.
+        the same, unless two tokens are nearly equally likely; see `Adapter.generate_many`. Closing or leaving the
+        iterator stops the work.
 
         Args:
             requests: read as they are needed. What their iterator raises is raised after the results before it.
@@ -275,9 +273,8 @@ class Explainer:
             Explanation
             RequestError
         """
-        method_named(method)
-        _check_options("explain_many", None, profile, generation)
-        check_switch("explain_many", "scores", scores)
+        method_for(self.adapter, method)
+        check_options("explain_many", None, profile, generation, scores)
         if not isinstance(requests, Iterable):
             raise TypeError(f"explain_many: requests must be an iterable of ExplainRequest, got {requests!r}")
 
@@ -285,7 +282,7 @@ class Explainer:
             if not isinstance(request, ExplainRequest):
                 raise TypeError(f"explain_many: request must be an ExplainRequest, got {request!r}")
             own = request if request.generation is not None else replace(request, generation=generation)
-            return self._checked(own, method, profile, scores)
+            return self._preparation.checked_session(own, method, profile, scores)
 
         return explained_in_order(requests, prepare, self.adapter, self.resources)
 
@@ -321,13 +318,13 @@ class Explainer:
             DeadlineExceeded, Cancelled: as in `explain`, also from the steps.
         """
         limits = interruptible(timeout, cancel, "stream")
-        settings = method_named(method)
-        _check_options("stream", prompt, profile, generation)
+        settings = method_for(self.adapter, method)
+        check_options("stream", prompt, profile, generation)
         if not isinstance(settings, GradientCAM):
             raise ValueError(f"stream: method must be a GradientCAM or the name of one, got {method!r}")
         committed = replace(settings, state="committed")
         with limits, computing(self.adapter, self.resources):
-            session = self._session(image, prompt, f"{_name_of(method)}, streamed", committed, profile)
+            session = self._preparation.session(image, prompt, f"{name_of(method)}, streamed", committed, profile)
             return Stream(session, self.adapter.denoise(session.inputs, generation), limits)
 
     def encode(self, image: ImageSource, prompt: str | None = None) -> Inputs:
@@ -340,60 +337,5 @@ class Explainer:
         Raises:
             ValueError: for an image or a prompt that the model cannot process.
         """
-        return self._encodings.encode(load_image(image), self.adapter.default_prompt if prompt is None else prompt)
-
-    def _checked(
-        self, request: ExplainRequest, method: str | AttributionMethod, profile: str | RefineConfig | None, scores: bool
-    ) -> Session:
-        """The session of a request of `explain`, checked, with image and prompt encoded."""
-        requested, settings = checked_targets(request.targets, "explain"), method_named(method)
-        generation = DEFAULT_GENERATION if request.generation is None else request.generation
-        _check_options("explain", request.prompt, profile, generation)
-        check_switch("explain", "scores", scores)
-        check_contrasts(requested, self.adapter, settings, "explain")
-        given = None
-        if request.answer is not None:
-            given = given_trajectory(request.answer, self.adapter, generation)
-            check_state(given, getattr(settings, "state", "final"), self.adapter.mask_token)
-            choose(requested, self.adapter, given)  # checks the targets before any work
-        session = self._session(request.image, request.prompt, _name_of(method), settings, profile)
-        return replace(session, targets=requested, generation=generation, given=given, scores=scores)
-
-    def _session(
-        self,
-        image: ImageSource,
-        prompt: str | None,
-        method_name: str,
-        settings: AttributionMethod,
-        profile: str | RefineConfig | None,
-    ) -> Session:
-        named = profile_named(profile) if isinstance(profile, str) else profile
-        config = settings.profile if named is None else named
-        inputs = self.encode(image, prompt)
-        return Session(
-            adapter=self.adapter,
-            inputs=inputs,
-            method=settings,
-            method_name=method_name,
-            config=config,
-            profile_name=profile if isinstance(profile, str) else repr(config),
-            resources=self.resources,
-            graphs=self._graphs,
-        )
-
-
-def _check_options(caller: str, prompt: str | None, profile: str | RefineConfig | None, generation: Generation) -> None:
-    """Raises TypeError or ValueError for an option of the wrong type or value."""
-    check_text(caller, "prompt", prompt)
-    if isinstance(profile, str):
-        profile_named(profile)
-    elif profile is not None and not isinstance(profile, RefineConfig):
-        raise TypeError(f"{caller}: profile must be a name, a RefineConfig or None, got {profile!r}")
-    if not isinstance(generation, Generation):
-        raise TypeError(f"{caller}: generation must be a Generation, got {generation!r}")
-
-
-def _name_of(method: str | AttributionMethod) -> str:
-    if isinstance(method, str):
-        return method
-    return next((name for name, known in METHODS.items() if known == method), "custom")
+        check_text("Explainer.encode", "prompt", prompt)
+        return self._preparation.encode(image, prompt)

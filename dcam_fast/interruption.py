@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar
+
+from dcam_fast.checks import ABOVE_ZERO, check_number
 
 V = TypeVar("V")
 _now = time.monotonic
@@ -25,7 +27,6 @@ class Cancelled(Interrupted):
     """The call's cancellation was set."""
 
 
-@runtime_checkable
 class Cancellation(Protocol):
     """Whatever says that a call should stop, such as a `threading.Event`."""
 
@@ -62,11 +63,9 @@ class interruptible:  # noqa: N801 - it is used like contextlib's functions
         self, timeout: float | None = None, cancel: Cancellation | None = None, caller: str = "explain"
     ) -> None:
         if timeout is not None:
-            if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-                raise TypeError(f"{caller}: timeout must be a positive number of seconds or None, got {timeout!r}")
-            if not (math.isfinite(timeout) and timeout > 0):
-                raise ValueError(f"{caller}: timeout must be a positive number of seconds or None, got {timeout!r}")
-        if cancel is not None and (isinstance(cancel, type) or not isinstance(cancel, Cancellation)):
+            need = "a positive number of seconds or None"
+            timeout = check_number(caller, "timeout", timeout, need, minimum=ABOVE_ZERO)
+        if cancel is not None and (isinstance(cancel, type) or not callable(getattr(cancel, "is_set", None))):
             raise TypeError(f"{caller}: cancel must be a threading.Event, have is_set() or be None, got {cancel!r}")
         self._timeout, self._cancel, self._caller = timeout, cancel, caller
         self._deadline = math.inf if timeout is None else _now() + timeout
@@ -76,7 +75,7 @@ class interruptible:  # noqa: N801 - it is used like contextlib's functions
         self._tokens.append(_active.set((*_active.get(), self)))
         try:
             check_interruption()
-        except Interrupted:
+        except BaseException:  # also what a cancellation of the caller's raises
             _active.reset(self._tokens.pop())
             raise
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from dcam_fast._version import __version__
 from dcam_fast.attribution import AttributionMethod, Resources, scores
 from dcam_fast.attribution.answer import Answer
+from dcam_fast.attribution.answer_states import check_state
 from dcam_fast.attribution.claims import claims
-from dcam_fast.attribution.contrasts import ContrastedWord, encode_instead, encode_other
+from dcam_fast.attribution.contrasts import ContrastedWord, contrast_targets, encode_instead, encode_other
 from dcam_fast.attribution.methods.gradient_cam import GradientCAM, check_contrastable
 from dcam_fast.attribution.methods.shared import describe
 from dcam_fast.attribution.refinement import refined
@@ -28,7 +29,6 @@ from dcam_fast.explanation import Explanation
 from dcam_fast.models.adapter import DEFAULT_GENERATION, OPEN, Adapter, Inputs, Trajectory, Word
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.text import pieces_of, spell
-from dcam_fast.ops.cuda_graphs import GraphCache
 from dcam_fast.words import BROKEN, find_run, is_content, is_sign, positions_in, split_parts
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,6 @@ class Session:
         config: how maps are refined.
         profile_name: its name in the provenance.
         resources: what passes may use of the machine.
-        graphs: CUDA graphs of the explainer's refinements.
         targets: the words that get maps.
         generation: how the answer is generated.
         given: the answer, where another engine wrote it. None: the model answers.
@@ -63,7 +62,6 @@ class Session:
     config: RefineConfig
     profile_name: str
     resources: Resources
-    graphs: GraphCache
     targets: CheckedTargets = "content"
     generation: Generation = DEFAULT_GENERATION
     given: Trajectory | None = None
@@ -94,7 +92,7 @@ class Session:
 
     def refined(self, raw: Tensor, known: Tensor) -> Tensor:
         """Refined maps float32 `[T, h, w]`. `known` are the tokens of the answer so far, int64 `[n]`."""
-        return refined(raw, self.config, self.inputs, known, self.graphs)
+        return refined(raw, self.config, self.inputs, known)
 
     def token(self, trajectory: Trajectory, position: int) -> Token:
         """The token at an answer position."""
@@ -160,7 +158,7 @@ class Session:
                 **describe(self.method),
                 "layers": list(self._layers),
                 "profile": self.profile_name,
-                "claims": claims(Answer(adapter, self.inputs, trajectory), self.method, self.scores),
+                "claims": claims(Answer(adapter, self.inputs, trajectory), self.method, chosen, self.scores),
                 "seconds": {**seconds, "explain": explaining},
             },
         )
@@ -239,10 +237,27 @@ def check_contrasts(targets: CheckedTargets, adapter: Adapter[Any], method: Attr
     if not contrasts:
         return
     if not isinstance(method, GradientCAM):
-        raise ValueError(f"{caller}: method must be a GradientCAM or the name of one for a Contrast, got {method!r}")
+        raise ValueError(
+            f"{caller}: method must be a GradientCAM or the name of one for a Contrast, got {type(method).__name__}"
+        )
     check_contrastable(method.objective)
     for contrast in contrasts:
         encode_other(adapter, contrast.instead)
+
+
+def check_given(
+    targets: CheckedTargets, adapter: Adapter[Any], trajectory: Trajectory, method: AttributionMethod
+) -> None:
+    """Checks that a given answer has the state of a method and the words of its targets.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    state: Any = getattr(method, "state", "final")
+    check_state(trajectory, state, adapter.mask_token)
+    for word in choose(targets, adapter, trajectory):
+        if isinstance(word, ContrastedWord):
+            contrast_targets(trajectory, word, state, adapter.mask_token)
 
 
 def choose(
@@ -264,7 +279,8 @@ def choose(
         if isinstance(target, int):
             if target >= trajectory.length:
                 last = trajectory.length - 1
-                raise ValueError(f"{caller}: target must be a position from 0 to {last}, got {target}")
+                need = f"a position from 0 to {last}" if last >= 0 else "left out for an empty answer"
+                raise ValueError(f"{caller}: target must be {need}, got {target}")
             if int(trajectory.tokens[target]) == adapter.mask_token:
                 raise ValueError(f"{caller}: target must be a position with a token, got {target}, which is masked")
             chosen.append(Word(_text_at(target, words, adapter, trajectory), (target,)))
@@ -272,7 +288,7 @@ def choose(
         run = find_run(target.word if isinstance(target, Contrast) else target, words)
         if run is None:
             answer = " ".join(word.text for word in words)
-            raise ValueError(f"{caller}: target must be words of the answer ({answer}), got {target!r}")
+            raise ValueError(f"{caller}: target must be words of the answer ({answer}), got {str(target)!r}")
         word = Word(_text_of(run, adapter, trajectory), positions_in(run))
         chosen.append(_contrasted(target, word, adapter, trajectory) if isinstance(target, Contrast) else word)
     return chosen

@@ -302,7 +302,14 @@ def test_a_level_measured_under_load_is_tried_again(measured: Calls) -> None:
 
 @pytest.mark.parametrize(
     ("budget", "error"),
-    [("1", TypeError), (True, TypeError), (0, ValueError), (-5, ValueError), (math.nan, ValueError)],
+    [
+        ("1", TypeError),
+        (True, TypeError),
+        (0, ValueError),
+        (-5, ValueError),
+        (math.nan, ValueError),
+        (10**400, ValueError),
+    ],
 )
 def test_budgets_are_checked_before_any_work(budget: Any, error: type[Exception]) -> None:
     explainer = Explainer.from_pretrained("tiny")
@@ -310,6 +317,22 @@ def test_budgets_are_checked_before_any_work(budget: Any, error: type[Exception]
         patch.setattr(explainer.adapter, "encode", lambda *_: pytest.fail("encoded"))
         with pytest.raises(error, match=r"^explain: budget_ms must be "):
             explainer.explain(IMAGE, budget_ms=budget)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"generation": "fast"}, {"scores": 1}, {"profile": 3}, {"prompt": 5}, {"prompt": "\ud800"}]
+)
+def test_other_options_are_checked_before_the_budget(arguments: dict[str, Any]) -> None:
+    (name,) = arguments
+    with pytest.raises((TypeError, ValueError), match=f"^explain: {name} must be "):
+        Explainer.from_pretrained("tiny").explain(IMAGE, budget_ms=100, **arguments)
+
+
+def test_budgets_of_numpy() -> None:
+    explanation = Explainer.from_pretrained("tiny").explain(
+        IMAGE, targets=[0], generation=Generation(steps=1), budget_ms=np.float32(60_000)
+    )
+    assert json.loads(json.dumps(explanation.provenance["budget"]))["ms"] == 60_000
 
 
 def test_a_budget_with_time_for_everything_changes_nothing_else() -> None:

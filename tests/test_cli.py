@@ -142,6 +142,8 @@ def test_explain_options(run: Callable[..., Any], fake: type[FakeExplainer], tmp
         (("--answer", "a red ring"), "", "a red ring"),
         (("--answer", ""), "", ""),
         (("--answer-file", "answer.txt"), "a red ring\n", "a red ring"),
+        (("--answer-file", "answer.txt"), "\ufeffa red ring", "a red ring"),
+        (("--answer-file", "answer.JSON"), '{"text": "a red ring"}', "a red ring"),
         (("--answer-file", "answer.json"), '{"text": "a red ring"}', "a red ring"),
         (("--answer-file", "answer.json"), '{"tokens": [1, 2]}', GivenAnswer((1, 2))),
         (("--answer-file", "answer.json"), '{"tokens": [1, 2], "steps": [1, 0]}', GivenAnswer((1, 2), (1, 0))),
@@ -150,7 +152,7 @@ def test_explain_options(run: Callable[..., Any], fake: type[FakeExplainer], tmp
 def test_explain_a_given_answer(
     run: Callable[..., Any], fake: type[FakeExplainer], tmp_path: Path, options: Any, content: str, expected: Any
 ) -> None:
-    for name in ("answer.txt", "answer.json"):
+    for name in ("answer.txt", "answer.json", "answer.JSON"):
         (tmp_path / name).write_text(content)
     result = run("explain", picture(tmp_path / "photo.png"), *options)
     assert result.exit_code == 0, result.output
@@ -161,6 +163,10 @@ def test_explain_a_given_answer(
     ("content", "message"),
     [
         ('{"steps": [1]}', "explain: content must be an object with 'text' or 'tokens'"),
+        (
+            '{"text": "a", "steps": [1]}',
+            "content must be an object with either 'text' or 'tokens', got 'text' and",
+        ),
         ('{"tokens": [1, "a"]}', "explain: tokens[1] must be an integer"),
         ('{"tokens": [1], "steps": []}', "GivenAnswer: steps must be as many as the tokens, 1, or None, got 0"),
         ("a red ring", "explain: --answer-file must be JSON"),
@@ -171,6 +177,13 @@ def test_answer_files_that_hold_no_answer(run: Callable[..., Any], tmp_path: Pat
     result = run("explain", picture(tmp_path / "photo.png"), "--answer-file", "answer.json")
     assert result.exit_code == 1
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("name", ["nowhere.txt", "nowhere.json", "."])
+def test_answer_files_that_do_not_exist(run: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    result = run("explain", picture(tmp_path / "photo.png"), "--answer-file", name)
+    assert result.exit_code == 1
+    assert f"explain: --answer-file must be a file that exists, got '{name}'" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -354,7 +354,7 @@ def test_given_answers_have_contrasts_without_steps(explainer: Explainer) -> Non
 def test_what_the_answer_must_have(explainer: Explainer) -> None:
     with pytest.raises(ValueError, match=r"^Contrast: instead must be other words than 'a', got 'A'$"):
         explainer.explain(IMAGE, targets=[Contrast("a", "A")])
-    with pytest.raises(ValueError, match=r"^explain: target must be words of the answer \(.*\), got Contrast"):
+    with pytest.raises(ValueError, match=r"^explain: target must be words of the answer \(.*\), got 'zebra > a'$"):
         explainer.explain(IMAGE, targets=[Contrast("zebra", "a")])
 
 
@@ -369,6 +369,7 @@ def test_no_other_method_is_a_gradient_cam() -> None:
     [
         (("", "blue"), ValueError, "^Contrast: word must be words or a sign, got ''$"),
         (("red", " "), ValueError, "^Contrast: instead must be words or a sign, got ' '$"),
+        (("red", "\ud800"), ValueError, "^Contrast: instead must be text without lone surrogates, got "),
         (("red", 3), TypeError, "^Contrast: instead must be a str, got 3$"),
     ],
 )

@@ -261,7 +261,7 @@ def test_depth_of_all_layers_is_exact(answer: Answer) -> None:
     short = token_maps(answer, targets, GradientCAM(target_layers=(1,), depth=1))
     assert short.isfinite().all()
     assert (short - exact).abs().max() > 1e-3
-    with pytest.raises(ValueError, match="GradientCAM: depth must be at least one layer, got 0"):
+    with pytest.raises(ValueError, match="GradientCAM: depth must be a positive whole number or None, got 0"):
         token_maps(answer, targets, GradientCAM(depth=0))
 
 

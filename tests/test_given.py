@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcam_fast import Explainer, Explanation, Generation, GivenAnswer, GradientCAM, sample_image
+from dcam_fast import Contrast, Explainer, Explanation, Generation, GivenAnswer, GradientCAM, sample_image
 from dcam_fast.attribution.answer_states import canvases
 from dcam_fast.models.adapter import AdapterError, Trajectory
 from dcam_fast.models.given import AnswerFormat
@@ -130,6 +130,9 @@ TOO_MANY = [RED] * (LENGTH + 1)
         ("ein Hündchen 🐶", ValueError, "which its tokenizer turns into"),
         ([1.5], TypeError, "explain: answer must be a sequence of integers, got one with 1.5"),
         ([True], TypeError, "got one with True"),
+        ([torch.tensor(1.5)], TypeError, "explain: answer must be a sequence of integers, got one with tensor"),
+        ([np.ones(2, int)], TypeError, "explain: answer must be a sequence of integers, got one with array"),
+        ("a \ud800", ValueError, "explain: answer must be text without lone surrogates, got "),
         (torch.zeros(2, 3, dtype=torch.int64), TypeError, "got one with"),
         (
             b"red",
@@ -193,12 +196,28 @@ def test_an_unknown_target_of_a_given_answer_is_found_before_any_work(
         ({"tokens": torch.full((LENGTH,), 9999)}, "got 9999 at position 0"),
         ({"steps": torch.zeros(2, dtype=torch.int64)}, "answer.steps must be int64"),
         ({"length": LENGTH + 1}, f"answer.length must be 0 to {LENGTH}, got {LENGTH + 1}"),
+        ({"tokens": [RED]}, rf"answer.tokens must be int64 \[{LENGTH}\] on cpu, got list"),
+        ({"steps": torch.full((LENGTH,), -1)}, "answer.steps must be from 0, got -1"),
+        ({"length": 2.0}, f"answer.length must be 0 to {LENGTH}, got 2.0"),
+        ({"length": None}, f"answer.length must be 0 to {LENGTH}, got None"),
         ({"canvases": torch.zeros(1, LENGTH)}, "answer.canvases must be None for this model, got a tensor"),
     ],
 )
 def test_trajectories_of_another_model(tiny: Explainer, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=f"^explain: .*{message}"):
         tiny.explain(sample_image(), answer=replace(generated(tiny), **change))
+
+
+def test_a_trajectory_must_be_finished(tiny: Explainer) -> None:
+    first = next(iter(tiny.adapter.denoise(tiny.encode(sample_image()), Generation(steps=4))))
+    for answer in (first, replace(first, steps=None)):
+        with pytest.raises(ValueError, match=f"^explain: answer must be finished, got the mask token {MASK} "):
+            tiny.explain(sample_image(), answer=answer)
+
+
+def test_positions_of_an_empty_answer(tiny: Explainer) -> None:
+    with pytest.raises(ValueError, match=r"^explain: target must be left out for an empty answer, got 0$"):
+        tiny.explain(sample_image(), targets=[0], answer="")
 
 
 def test_white_space_around_a_text_does_not_matter(tiny: Explainer) -> None:
@@ -248,3 +267,9 @@ def test_an_explanation_without_steps_is_saved_drawn_and_loaded(tiny: Explainer,
     assert [piece.text for piece in loaded.pieces() if piece.token] == ["a", "red", "ring"]
     assert loaded.contact_sheet().size == explanation.contact_sheet().size
     assert "ring" in loaded.to_html()
+
+
+def test_room_in_a_given_answer_is_checked_before_any_work(tiny: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(type(tiny.adapter), "encode")
+    with pytest.raises(ValueError, match=r"^Contrast: instead must be at most 34 tokens, .* got 35$"):
+        tiny.explain(sample_image(), targets=[Contrast("ring", "red " * 35)], answer="a red ring")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -227,8 +228,10 @@ def test_an_interrupted_stream_ends_its_generation() -> None:
         ({"timeout": float("nan")}, ValueError, "timeout must be a positive number of seconds or None, got nan"),
         ({"timeout": float("inf")}, ValueError, "timeout must be a positive number of seconds or None, got inf"),
         ({"timeout": True}, TypeError, "timeout must be a positive number of seconds or None, got True"),
+        ({"timeout": 10**400}, ValueError, "timeout must be a positive number of seconds or None, got 10000"),
         ({"timeout": "1"}, TypeError, "timeout must be a positive number of seconds or None, got '1'"),
         ({"cancel": True}, TypeError, r"cancel must be a threading.Event, have is_set\(\) or be None, got True"),
+        ({"cancel": SimpleNamespace(is_set=True)}, TypeError, "cancel must be .* got namespace"),
         ({"cancel": threading.Event}, TypeError, r"cancel must be .* got <class 'threading.Event'>"),
     ],
 )
@@ -238,6 +241,26 @@ def test_arguments(arguments: dict[str, Any], error: type[Exception], message: s
     for call in (explainer.explain, explainer.stream):
         with pytest.raises(error, match=f"{call.__name__}: {message}"):
             call("no-such-file.png", **arguments)
+
+
+class Broken:
+    """A cancellation whose source is gone."""
+
+    def is_set(self) -> bool:
+        raise ConnectionError("no connection")
+
+
+def test_an_error_of_a_cancellation_ends_with_its_call() -> None:
+    explainer = Explainer(TinyAdapter())
+    for call in (explainer.explain, explainer.stream):
+        with pytest.raises(ConnectionError):
+            call(PICTURE, cancel=Broken())
+    check_interruption()  # asks no cancellation of a call that has ended
+
+
+def test_timeouts_of_numpy() -> None:
+    with interruptible(np.float32(100)), interruptible(np.int64(100)):
+        check_interruption()
 
 
 def test_limits_nest(time: Time) -> None:

@@ -8,6 +8,7 @@ to cell n is `ATTENTION[p, n] * HEAD[:, v]`.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from dcam_fast.attribution.methods.presets import method_named
 from dcam_fast.attribution.methods.random import Random
 from dcam_fast.attribution.methods.shared import all_raw_maps, describe
 from dcam_fast.attribution.methods.tam import Tam, activation_maps, context_of
+from dcam_fast.config import DEFAULT, RefineConfig
 from dcam_fast.explainer import Explainer
 from dcam_fast.models.adapter import (
     DEFAULT_GENERATION,
@@ -182,6 +184,59 @@ def test_llava_cam_sums_the_logits_of_a_phrase_and_of_the_answer(adapter: PaperA
 def test_llava_cam_checks_its_settings(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LlavaCam(**setting)
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "message"),
+    [
+        ({"objective": "margin"}, ValueError, "objective must be one of logprob, .* or a callable, got 'margin'"),
+        ({"objective": []}, ValueError, r"objective must be one of .*, got \[\]"),
+        ({"state": "last"}, ValueError, "state must be a step or one of committed, .*, got 'last'"),
+        ({"state": True}, ValueError, "state must be a step or one of .*, got True"),
+        ({"state": -1}, ValueError, "state must be a step or one of .*, got -1"),
+        ({"aggregation": "sum"}, ValueError, "aggregation must be one of pooled, .*, got 'sum'"),
+        ({"target_layers": 2}, TypeError, "target_layers must be a sequence of integers, got 2"),
+        ({"target_layers": (1.0,)}, TypeError, "target_layers must be a sequence of integers, got one with 1.0"),
+        ({"depth": 0}, ValueError, "depth must be a positive whole number or None, got 0"),
+        ({"depth": "1"}, TypeError, "depth must be a positive whole number or None, got '1'"),
+        ({"shared": "yes"}, TypeError, "shared must be True or False, got 'yes'"),
+        ({"profile": "default"}, TypeError, "profile must be a RefineConfig .*, got 'default'"),
+    ],
+)
+def test_gradient_cam_checks_its_settings(setting: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^GradientCAM: {message}"):
+        GradientCAM(**setting)
+
+
+def test_settings_of_numpy_are_those_of_python() -> None:
+    method = GradientCAM(state=np.int64(3), target_layers=np.array([1, 2]), depth=np.int8(1))  # type: ignore[arg-type]
+    assert method == GradientCAM(state=3, target_layers=(1, 2), depth=1)
+    json.dumps(describe(method))
+
+
+@pytest.mark.parametrize("layers", [(), (2, 1), (5,), (99,), (-1,)])
+def test_layers_are_checked_before_any_work(layers: tuple[int, ...]) -> None:
+    explainer = Explainer(TinyAdapter())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explainer.adapter, "encode", lambda *_: pytest.fail("encoded"))
+        for call in (explainer.explain, explainer.stream):
+            with pytest.raises(AdapterError, match=r"^check_layers: layers? must be "):
+                call(PIXELS, method=GradientCAM(target_layers=layers))
+        with pytest.raises(AdapterError, match=r"^check_layers: layers? must be "):
+            explainer.explain_many([], method=GradientCAM(target_layers=layers))
+
+
+def test_a_method_has_all_parts_of_one() -> None:
+    @dataclass(frozen=True)
+    class WithoutLayers:
+        profile: RefineConfig = DEFAULT
+        claim: str = ""
+
+        def raw_maps(self, answer: Answer, words: Any) -> Tensor:
+            return answer.zeros(len(words))
+
+    with pytest.raises(TypeError, match=r"^explain: method must be one of .* or an AttributionMethod, got "):
+        Explainer(TinyAdapter()).explain(PIXELS, method=WithoutLayers())  # type: ignore[arg-type]
 
 
 def test_smoothed_llava_cam_is_the_mean_over_seeded_noise(adapter: PaperAdapter) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcam_fast import METHODS, Explainer, Explanation, scenes
+from dcam_fast import METHODS, Contrast, Explainer, Explanation, sample_image, scenes
 from dcam_fast.attribution import scores
 from dcam_fast.attribution.answer import Answer
 from dcam_fast.attribution.by_word import positions_of
@@ -209,3 +209,19 @@ def test_claims_follow_the_settings() -> None:
     assert changed.claim.output == "the logit of each token"
     assert changed.claim.state == "committed"
     assert "1 layers above" in changed.claim.score
+
+
+def test_claims_name_contrasts() -> None:
+    explainer = Explainer.from_pretrained("tiny")
+
+    def output(*targets: str | Contrast) -> Any:
+        claims: Any = explainer.explain(sample_image(), targets=targets, answer="a red ring", scores=False).provenance[
+            "claims"
+        ]
+        return claims["output"]
+
+    compared, plain = output("a", Contrast("Red", "blue")), output("a")
+    assert compared["contrasts"] == ["red > blue"]
+    assert "less that over the other word" in compared["text"]
+    assert "contrasts" not in plain
+    assert compared["text"].startswith(plain["text"])

@@ -12,8 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # From the lowest to the highest; those of one line do not import each other.
 ORDER = (
-    ("_version", "checks", "config", "interruption", "json_entries", "folders", "torch_modes", "words"),
-    ("contrast", "images"),
+    ("_version", "checks"),
+    ("config", "json_entries", "folders", "torch_modes", "words"),
+    ("contrast", "images", "interruption"),
     ("ops", "scenes"),
     ("kernels", "models"),
     ("attribution", "explained_answer", "environment"),
@@ -21,6 +22,7 @@ ORDER = (
     ("explanation",),
     ("encodings", "session", "testing"),
     ("budget", "many", "streaming"),
+    ("preparation",),
     ("explainer",),
     ("evaluation", "service"),
     ("benchmarks",),

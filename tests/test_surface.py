@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +38,16 @@ def test_type_checkers_see_the_same_names() -> None:
     source = Path(importlib.import_module("dcam_fast").__file__ or "").read_text("utf-8")
     for name, module in dcam_fast._MODULE_OF.items():
         assert f"from dcam_fast.{module} import" in source, name
+
+
+def test_the_api_page_has_every_class_and_function() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "api.rst").read_text("utf-8")
+    modules = [importlib.import_module(name) for name in re.findall(r"automodule:: (\S+)", page)]
+    for name in dcam_fast.__all__:
+        value = getattr(dcam_fast, name)
+        if isinstance(value, type) or inspect.isfunction(value):
+            is_member = any(getattr(module, name, None) is value for module in modules)
+            assert is_member or f":: dcam_fast.{name}\n" in page, name
 
 
 def test_import_alone_loads_no_torch() -> None:

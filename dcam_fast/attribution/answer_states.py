@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Literal, get_args
 
 import torch
@@ -62,6 +63,20 @@ def check_state(trajectory: Trajectory, state: State, mask_token: int) -> None:
     canvases(trajectory, trajectory.tokens.new_zeros(0), state, mask_token)
 
 
+def checked_state(caller: str, state: object) -> State:
+    """An answer state, a name or a step as an int.
+
+    Raises:
+        ValueError: naming the caller, for anything else.
+    """
+    if isinstance(state, Integral) and not isinstance(state, bool) and int(state) >= 0:
+        return int(state)
+    for name in get_args(StateName):
+        if isinstance(state, str) and state == name:
+            return name  # type: ignore[no-any-return]
+    raise _unknown(state, caller)
+
+
 def _steps(trajectory: Trajectory, state: State, mask_token: int) -> Tensor:
     """The steps, if those of all positions that generation wrote are known."""
     steps = trajectory.known_steps(state)
@@ -103,5 +118,5 @@ def _check_step(step: int, last: int) -> None:
         raise AdapterError(f"explain: state as a step must be 0 to {last}, which generation ran, got {step}")
 
 
-def _unknown(state: object) -> ValueError:
-    return ValueError(f"explain: state must be a step or one of {', '.join(get_args(StateName))}, got {state!r}")
+def _unknown(state: object, caller: str = "explain") -> ValueError:
+    return ValueError(f"{caller}: state must be a step or one of {', '.join(get_args(StateName))}, got {state!r}")

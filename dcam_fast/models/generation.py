@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from numbers import Integral
 
-from dcam_fast.checks import check_count
+from dcam_fast.checks import check_count, check_number
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,12 @@ class Generation:
     def __post_init__(self) -> None:
         for name in ("steps", "block_length"):
             object.__setattr__(self, name, check_count("Generation", name, getattr(self, name)))
-        temperature = self.temperature
-        if temperature is not None:
-            if isinstance(temperature, bool) or not isinstance(temperature, int | float):
-                raise TypeError(f"Generation: temperature must be a number or None, got {temperature!r}")
-            if not (math.isfinite(temperature) and temperature >= 0):
-                raise ValueError(f"Generation: temperature must be at least 0, got {temperature!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+        if self.temperature is not None:
+            need = "a number from 0 or None"
+            temperature = check_number("Generation", "temperature", self.temperature, need, minimum=0)
+            object.__setattr__(self, "temperature", temperature)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral):
             raise TypeError(f"Generation: seed must be a whole number, got {self.seed!r}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"Generation: seed must be from 0 to 2**63 - 1, got {self.seed!r}")
+        object.__setattr__(self, "seed", int(self.seed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dcam_fast.checks import check_whole
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.trajectory import NO_MASK, OPEN, Trajectory
 
@@ -69,9 +71,18 @@ def integers(caller: str, name: str, values: object) -> tuple[int, ...]:
     if not isinstance(items, Sequence) or isinstance(items, str | bytes | bytearray):
         raise TypeError(f"{caller}: {name} must be a sequence of integers, got {values!r}")
     for item in items:
-        if isinstance(item, bool | np.bool_) or not isinstance(item, SupportsIndex):
+        if isinstance(item, bool | np.bool_) or not _is_index(item):
             raise TypeError(f"{caller}: {name} must be a sequence of integers, got one with {item!r}")
     return tuple(map(operator.index, items))
+
+
+def _is_index(item: object) -> bool:
+    """Whether `operator.index` takes it: of arrays and tensors, those that hold one integer."""
+    try:
+        operator.index(item)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return not (isinstance(item, Tensor) and item.dtype is torch.bool)
 
 
 @dataclass(frozen=True)
@@ -118,18 +129,32 @@ class AnswerFormat:
         Raises:
             ValueError: for another.
         """
-        tokens, steps = trajectory.tokens, trajectory.steps
-        for tensor, name in ((tokens, "tokens"), (tokens if steps is None else steps, "steps")):
-            if tensor.shape != (self.length,) or tensor.dtype != torch.int64 or tensor.device != device:
-                got = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}"
-                raise ValueError(f"explain: answer.{name} must be int64 [{self.length}] on {device}, got {got}")
+        tokens, steps, canvases = trajectory.tokens, trajectory.steps, trajectory.canvases
+        _check_tensor("tokens", tokens, (self.length,), device)
         self._check_ids(tokens.tolist())
-        if not 0 <= trajectory.length <= self.length:
-            raise ValueError(f"explain: answer.length must be 0 to {self.length}, got {trajectory.length}")
-        if (trajectory.canvases is None) == (self.mask_token == NO_MASK):
-            need, got = ("a tensor", "None") if trajectory.canvases is None else ("None", "a tensor")
+        if steps is not None:
+            _check_tensor("steps", steps, (self.length,), device)
+            if bool((steps < 0).any()):
+                raise ValueError(f"explain: answer.steps must be from 0, got {int(steps.min())}")
+        length = trajectory.length
+        if not isinstance(length, Integral) or isinstance(length, bool) or not 0 <= length <= self.length:
+            raise ValueError(f"explain: answer.length must be 0 to {self.length}, got {length!r}")
+        if (canvases is None) == (self.mask_token == NO_MASK):
+            need, got = ("a tensor", "None") if canvases is None else ("None", "a tensor")
             raise ValueError(f"explain: answer.canvases must be {need} for this model, got {got}")
+        if canvases is not None:
+            _check_tensor("canvases", canvases, (None, None), device)
+        # a step may have written the mask token itself
+        text = tokens[:length] if steps is None else tokens[:length].where(steps[:length] == OPEN, NO_MASK - 1)
+        self._check_finished(text)
         return trajectory
+
+    def _check_finished(self, text: Tensor) -> None:
+        for position in (text == self.mask_token).nonzero().flatten().tolist():
+            raise ValueError(
+                f"explain: answer must be finished, got the mask token {self.mask_token} in its text, at position "
+                f"{position}"
+            )
 
     def _check_ids(self, tokens: Sequence[int]) -> None:
         for position, token in enumerate(tokens):
@@ -145,11 +170,7 @@ class AnswerFormat:
             raise ValueError(f"explain: answer must be at most {self.length} tokens, got {len(tokens)}")
         self._check_ids(tokens)
         length = next((position for position, token in enumerate(tokens) if token in self.end_tokens), len(tokens))
-        for position, token in enumerate(tokens[:length]):
-            if token == self.mask_token:
-                raise ValueError(
-                    f"explain: answer must be finished, got the mask token {token} in its text, at position {position}"
-                )
+        self._check_finished(torch.tensor(tokens[:length], dtype=torch.int64))
         return length
 
     def _completed(self, tokens: tuple[int, ...], length: int) -> tuple[int, ...]:
@@ -170,6 +191,17 @@ class AnswerFormat:
                 )
             tokens = (*tokens, self.end)
         return (*tokens, *[self.padding] * (self.length - len(tokens)))
+
+
+def _check_tensor(name: str, value: object, shape: tuple[int | None, ...], device: torch.device) -> None:
+    """Raises TypeError or ValueError unless a field of an answer is an int64 tensor; None is a side of any length."""
+    need = f"int64 [{', '.join('n' if side is None else str(side) for side in shape)}] on {device}"
+    if not isinstance(value, Tensor):
+        raise TypeError(f"explain: answer.{name} must be {need}, got {type(value).__name__}")
+    fits = value.ndim == len(shape) and all(b is None or a == b for a, b in zip(value.shape, shape, strict=True))
+    if not fits or value.dtype != torch.int64 or value.device != device:
+        got = f"{value.dtype} {list(value.shape)} on {value.device}"
+        raise ValueError(f"explain: answer.{name} must be {need}, got {got}")
 
 
 def given_trajectory(answer: AnswerLike, adapter: Adapter[Any], generation: Generation) -> Trajectory:
@@ -202,6 +234,7 @@ def _encoded(text: str, adapter: Adapter[Any]) -> list[int]:
     Raises:
         ValueError: if they do not spell it, apart from white space around it.
     """
+    check_whole("explain", "answer", text)
     tokens = adapter.encode_answer(text)
     spelled = adapter.decode(torch.tensor(tokens, dtype=torch.int64))
     if spelled.strip() != text.strip():

@@ -113,10 +113,10 @@ def one_device(device_map: object) -> str:
     """
     if isinstance(device_map, str) and device_map in AUTOMATIC:
         count = torch.cuda.device_count()
-        places: set[object] = {f"cuda:{index}" for index in range(count)} or {"cpu"}
+        named: list[object] = [f"cuda:{index}" for index in range(count)] or ["cpu"]
     else:
-        places = set(device_map.values()) if isinstance(device_map, Mapping) else {device_map}
-    names = {f"cuda:{place}" if isinstance(place, int) else str(place) for place in places}
+        named = list(device_map.values()) if isinstance(device_map, Mapping) else [device_map]
+    names = {f"cuda:{place}" if isinstance(place, int) else str(place) for place in named}
     if len(names) != 1:
         raise AdapterError(
             f"load: device_map must place the whole model on one device, got {', '.join(sorted(names)) or 'none'}; "

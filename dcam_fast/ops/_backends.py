@@ -72,6 +72,8 @@ def _find_cuda_problem() -> str | None:
         return "this torch was built without CUDA"
     if not torch.cuda.is_available():
         return "torch finds no NVIDIA GPU"
+    if (problem := native.cuda_unavailable_reason()) is not None:
+        return f"its kernels, for compute capability 8.0 and later, cannot run on this GPU: {problem}"
     return None
 
 

@@ -24,6 +24,7 @@ from dcam_fast.ops.pool import (
 )
 from dcam_fast.ops.refine import check_image_side, check_no_guide, check_ratios
 
+_WORKSPACE_ALIGNMENT = 16  # bytes, as in csrc/arguments.h
 _WEIGHTED = ("pooled", "grad_cam", "grad_cam_paper")
 
 
@@ -113,6 +114,10 @@ def _check_out(
     check_pool_out(caller, out, flags, activations, gradients, cells)
     check_apart(caller, "out", out, repetition=repetitions)
     check_apart(caller, "flags", flags, repetition=repetitions)
+    past = workspace.data_ptr() % _WORKSPACE_ALIGNMENT
+    if past:
+        need = f"begin at a multiple of {_WORKSPACE_ALIGNMENT} bytes"
+        raise ValueError(f"{caller}: workspace must {need}, got one {past} bytes past it")
     inputs = {"activations": activations, "gradients": gradients, "cells": cells, "repetition": repetitions}
     check_apart(caller, "workspace", workspace, out=out, flags=flags, **inputs)
 
@@ -245,7 +250,8 @@ def diffusion_cam_out(
     Args:
         out: float32 [T, h, w], contiguous; receives the maps.
         flags: int32 [T], contiguous; receives 1 for maps that NaN or Inf reached (they are zeros), else 0.
-        workspace: float32, contiguous, of at least `diffusion_cam_workspace(...)` values.
+        workspace: float32, contiguous, of at least `diffusion_cam_workspace(...)` values. It begins at a multiple of
+            16 bytes, as every new tensor does.
         activations: as in `pool`.
         gradients: as in `pool`.
         cells: as in `pool`.

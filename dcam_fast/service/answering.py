@@ -53,7 +53,7 @@ class WrittenAnswer:
     """An answer, whole or so far.
 
     Attributes:
-        text: up to the first masked position.
+        text: up to the first masked position while it is being written, then all of it.
         length: tokens of it.
         is_complete: whether the model ended it with an end token; else the canvas is full.
         prompt_tokens: of the image and the prompt.
@@ -109,7 +109,9 @@ def answer(explainer: Explainer, request: ExplanationRequest, job: Job) -> Writt
             written = _written(adapter, trajectory, prompt_tokens, time.perf_counter() - started)
             job.emit(written)
     assert written is not None, "an answer has at least one step"
-    return written
+    finished = written.trajectory  # in which some models leave masks
+    text = adapter.decode(finished.tokens[: finished.length])
+    return replace(written, text=text, length=finished.length)
 
 
 def _written(adapter: Adapter[Any], trajectory: Trajectory, prompt_tokens: int, seconds: float) -> WrittenAnswer:

@@ -60,11 +60,13 @@ def create_app(explainer: Explainer, settings: ServiceSettings | None = None) ->
     for router in (explanations.router(service), openai_api.router(service), pages.router(service)):
         app.include_router(router)
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> Response:
         """Whether the process answers at all."""
         return Response()
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready")
     async def ready() -> Response:
         """Whether requests are taken: the model is warm and the service does not shut down."""

@@ -100,7 +100,13 @@ class Chat:
         return self.rest(text) if text.startswith(self.sent) else ""
 
     def rest(self, text: str) -> str:
-        """The part of a text that has not been sent; it counts as sent from now on."""
+        """The part of a text that has not been sent; it counts as sent from now on.
+
+        Raises:
+            ServiceError: if the text begins otherwise than what was sent.
+        """
+        if not text.startswith(self.sent):
+            raise ServiceError(500, "answer_changed", "service: answer must begin as streamed, got another beginning")
         new = text[len(self.sent) :]
         self.sent += new
         return new

@@ -57,6 +57,12 @@ def strongest_cell(page: Any, pane: int = 0) -> int:
     )
 
 
+def in_sight(page: Any, selector: str) -> bool:
+    """Whether an element lies wholly inside the window."""
+    box, window = page.locator(selector).first.bounding_box(), page.viewport_size
+    return box["y"] >= 0 and box["y"] + box["height"] <= window["height"]
+
+
 def wait_for_states(page: Any, masked: int, new: int, settled: int) -> None:
     for name, count in (("masked", masked), ("new", new), ("settled", settled)):
         selector = f".answer:has(.piece.{name})" if count else f".answer:not(:has(.piece.{name}))"
@@ -147,6 +153,36 @@ def test_an_edited_answer_is_explained_beside(page: Any, service: FakeService) -
     assert service.bodies[1]["answer"] == "a green Ring"
     assert service.bodies[1]["prompt"] == service.bodies[0]["prompt"]
     assert service.bodies[1]["image"] == service.bodies[0]["image"]
+
+
+def test_an_edited_answer_that_is_refused_can_be_mended(open_page: Open, service: FakeService) -> None:
+    """The text stays, and the error is in sight wherever the page is scrolled to."""
+    page = open_page(service.address, allowed=("422",))
+    page.get_by_role("button", name="noise").click()
+    page.locator("#chosen").wait_for()
+    finish(page, service)
+    service.failure = (422, "answer must be a text that fake can write")
+    page.get_by_role("button", name="Edit the answer and explain it again").click()
+    box = page.locator(".pane").first.get_by_label("Answer to explain")
+    button = page.get_by_role("button", name="Explain this answer")
+    assert button.bounding_box()["y"] + button.bounding_box()["height"] <= page.locator("#timeline").bounding_box()["y"]
+    box.fill("a green Zebra")
+    page.get_by_role("button", name="Explain this answer").click()
+    page.locator("#status.error").wait_for()
+    assert box.is_visible()
+    assert box.input_value() == "a green Zebra"
+    page.locator("#about").scroll_into_view_if_needed()
+    assert in_sight(page, "#status")
+
+
+def test_the_image_is_brought_into_sight(open_page: Open, service: FakeService) -> None:
+    """On a small screen too, where the form fills the window; and it stays there when the answer is complete."""
+    page = open_page(service.address, viewport={"width": 360, "height": 740})
+    page.get_by_role("button", name="noise").click()
+    page.locator("#chosen").wait_for()
+    finish(page, service)
+    page.locator("#submit:focus").wait_for()
+    assert in_sight(page, ".view")
 
 
 def test_a_contrast_is_one_click_away(page: Any, service: FakeService) -> None:

@@ -147,7 +147,7 @@ def test_the_image_is_brushed_by_keyboard(opened: Open) -> None:
     assert after["x"] < before["x"]
     assert after["width"] == pytest.approx(before["width"], abs=1)
     assert after["height"] > before["height"]
-    assert page.locator("#status").inner_text().startswith("Looked at the selection: ")
+    assert page.locator("#status").inner_text().startswith("Looked at the selection: “")
     page.keyboard.press("Escape")
     brush.wait_for(state="hidden")
 

@@ -25,11 +25,12 @@ CPU = torch.device("cpu")
         ({"steps": -1}, ValueError, "steps must be a positive whole number or None, got -1"),
         ({"block_length": True}, TypeError, "block_length must be a positive whole number or None, got True"),
         ({"block_length": 0}, ValueError, "block_length must be a positive whole number or None, got 0"),
-        ({"temperature": True}, TypeError, "temperature must be a number or None, got True"),
-        ({"temperature": "hot"}, TypeError, "temperature must be a number or None, got 'hot'"),
-        ({"temperature": -0.1}, ValueError, "temperature must be at least 0, got -0.1"),
-        ({"temperature": float("nan")}, ValueError, "temperature must be at least 0, got nan"),
-        ({"temperature": float("inf")}, ValueError, "temperature must be at least 0, got inf"),
+        ({"temperature": True}, TypeError, "temperature must be a number from 0 or None, got True"),
+        ({"temperature": "hot"}, TypeError, "temperature must be a number from 0 or None, got 'hot'"),
+        ({"temperature": -0.1}, ValueError, "temperature must be a number from 0 or None, got -0.1"),
+        ({"temperature": float("nan")}, ValueError, "temperature must be a number from 0 or None, got nan"),
+        ({"temperature": float("inf")}, ValueError, "temperature must be a number from 0 or None, got inf"),
+        ({"temperature": 10**400}, ValueError, "temperature must be a number from 0 or None, got 1000"),
         ({"seed": None}, TypeError, "seed must be a whole number, got None"),
         ({"seed": 1.0}, TypeError, "seed must be a whole number, got 1.0"),
         ({"seed": -1}, ValueError, r"seed must be from 0 to 2\*\*63 - 1, got -1"),
@@ -39,6 +40,13 @@ CPU = torch.device("cpu")
 def test_options(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"Generation: {message}"):
         Generation(**options)
+
+
+def test_options_of_numpy() -> None:
+    options = Generation(np.int64(3), np.uint8(2), np.float32(0.5), np.int32(7))
+    assert options == Generation(3, 2, 0.5, 7)
+    assert {type(option) for option in (options.steps, options.block_length, options.seed)} == {int}
+    assert type(options.temperature) is float
 
 
 def test_noise_is_that_of_torchs_own_generator() -> None:

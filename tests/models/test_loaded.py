@@ -21,6 +21,7 @@ from dcam_fast.models.freezing import frozen
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.pretrained import head_logits
 from dcam_fast.models.tiny import WEIGHTS
+from dcam_fast.models.tiny.adapter import TinyAdapter
 from dcam_fast.models.tiny.modeling import TinyForMaskedDiffusion
 
 PROMPT = "describe the image"
@@ -260,7 +261,7 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, lis
         requests.append(local_files_only)
         if name != "owner/tiny" or (local_files_only and not folder.exists()):
             raise FileNotFoundError("no such model. Really.\nMore lines")
-        if not (folder / "model.safetensors").exists():
+        if not local_files_only and not (folder / "model.safetensors").exists():
             make_model().save_pretrained(folder)
             (folder / "tokenizer.json").write_bytes((WEIGHTS / "tokenizer.json").read_bytes())
         return str(folder)
@@ -296,3 +297,19 @@ def test_what_is_no_hub_id_is_a_folder(snapshot: tuple[Path, list[bool]], name: 
     with pytest.raises(AdapterError, match=r"a folder with a config\.json, or a Hub id, got"):
         models.load(name)
     assert not snapshot[1]
+
+
+def test_a_processor_of_another_family_is_refused() -> None:
+    with pytest.raises(AdapterError, match=r"^tiny: processor must be a tokenizers.Tokenizer or None, got int$"):
+        Explainer.from_model(TinyAdapter().model, 5)
+
+
+def test_a_device_map_of_the_wrong_type_is_refused() -> None:
+    with pytest.raises(AdapterError, match=r"^load: device must be one that is available .*, got '\[1\]'$"):
+        Explainer.from_pretrained(device_map=[1])
+
+
+@pytest.mark.parametrize("encodings", [-1, True, 1.5, "2", None])
+def test_the_number_of_encodings_is_checked(encodings: Any) -> None:
+    with pytest.raises(ValueError, match=r"^Explainer: encodings must be a whole number from 0, got "):
+        Explainer(TinyAdapter(), encodings=encodings)

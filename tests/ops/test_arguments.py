@@ -234,6 +234,9 @@ RAW = {
     "diffusion_cam_out": lambda op: op.diffusion_cam_out(
         torch.empty(2, 6), FLAGS, WORKSPACE, [A], [G], None, 1, PACKED, 0.0, None, 0.0
     ),
+    "workspace inside a tensor": lambda op: op.diffusion_cam_out(
+        torch.empty(2, 2, 3), FLAGS, torch.empty(9)[1:], [A], [G], None, 1, PACKED, 0.0, None, 0.0
+    ),
 }
 
 

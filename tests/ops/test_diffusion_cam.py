@@ -7,6 +7,7 @@ import torch
 
 from dcam_fast import ops
 from dcam_fast.config import RELEASED, UNGUIDED
+from dcam_fast.ops import _backends
 
 
 def operands(random, T=3, S=20, D=33):
@@ -67,6 +68,11 @@ def test_out_checks_its_buffers(random):
         ops.diffusion_cam_out(out, flags.long(), workspace, A, G)
     with pytest.raises(ValueError, match=r"^diffusion_cam_out: workspace must be contiguous"):
         ops.diffusion_cam_out(out, flags, workspace.double(), A, G)
+    message = r"^diffusion_cam_out: workspace must begin at a multiple of 16 bytes, got one 4 bytes past it$"
+    for backend in ("cpu", "reference"):
+        if _backends.BACKENDS[backend].unavailable_reason() is None:
+            with pytest.raises(ValueError, match=message):
+                ops.diffusion_cam_out(out, flags, torch.empty(9)[1:], A, G, backend=backend)
 
 
 def test_compile(random):

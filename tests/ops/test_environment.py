@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -182,6 +183,22 @@ def test_triton_backend():
     assert not loaded
     assert reason is not None
     assert error.startswith("rank_filter: backend must be one that can run here, got 'triton': " + reason)
+
+
+@pytest.mark.parametrize(
+    "problem", [None, "no kernel image is available for execution on the device", "CUDA driver version is insufficient"]
+)
+def test_a_gpu_that_the_kernels_cannot_run_on(monkeypatch, problem):
+    """A GPU older than the kernels, or a driver older than their runtime: torch reports a GPU, and CUDA the problem."""
+    built = SimpleNamespace(cuda_archs="80 90a", cuda_unavailable_reason=lambda: problem)
+    monkeypatch.setattr(_backends, "native", built)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    reason = _backends._find_cuda_problem.__wrapped__()
+    if problem is None:
+        assert reason is None
+    else:
+        assert reason.endswith(f"cannot run on this GPU: {problem}")
 
 
 def test_env():

@@ -12,7 +12,6 @@ MODULES = (
     "json_entries",
     "environment",
     "torch_modes",
-    "ops.cuda_graphs",
     "ops.diffusion_cam",
     "ops.guided_filter",
     "ops.overlay",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -10,10 +9,10 @@ import pytest
 import torch
 
 from dcam_fast import ops
+from dcam_fast.benchmarks.implementations import captured
 from dcam_fast.config import DEFAULT, RELEASED
 from dcam_fast.images import grid_boxes
 from dcam_fast.ops import _backends, reference
-from dcam_fast.ops.cuda_graphs import GraphCache
 
 _REASON = _backends.BACKENDS["cuda"].unavailable_reason()
 pytestmark = [
@@ -41,12 +40,19 @@ def test_identical_runs(aggregation):
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_capture(aggregation):
-    """A replay reads what its buffers hold then."""
+    """Into given buffers; a replay reads what its inputs hold then."""
     A, G = operands()
-    cache = GraphCache(2)
+    out, flags = torch.empty(6, 27, 27, device="cuda"), torch.empty(6, dtype=torch.int32, device="cuda")
+    workspace = torch.empty(ops.diffusion_cam_workspace(G, aggregation=aggregation), device="cuda")
+
+    def run():
+        ops.diffusion_cam_out(out, flags, workspace, A, G, None, aggregation, RELEASED, backend="cuda")
+        return out
+
+    replay = captured(run, A.device)
     for scale in (1, -1):
-        got = cache.diffusion_cam(A, G * scale, (27, 27), None, aggregation, RELEASED)
-        assert torch.equal(got, ops.diffusion_cam(A, G * scale, (27, 27), None, aggregation, RELEASED, backend="cuda"))
+        G.mul_(scale)
+        assert torch.equal(replay(), ops.diffusion_cam(A, G, (27, 27), None, aggregation, RELEASED, backend="cuda"))
 
 
 @pytest.mark.parametrize("grid", [(27, 27), (48, 48), (96, 96)], ids=str)
@@ -75,42 +81,11 @@ def test_capture_of_guided_maps(backend, side):
         maps = ops.pool(A, G, aggregation="pooled", check=False, backend=backend).view(-1, side, side)
         return ops.refine(maps, DEFAULT, guide=guide, repetition=0.1, check=False, backend=backend)
 
-    side_stream = torch.cuda.Stream()
-    side_stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side_stream):
-        run()
-    torch.cuda.current_stream().wait_stream(side_stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = run()
+    replay = captured(run, torch.device("cuda"))
     for scale in (1, -1):
         G.mul_(scale)
         guide.copy_(guide.flip(2))
-        graph.replay()
-        assert torch.equal(captured, run())
-
-
-def test_cached_graph_of_guided_maps():
-    A, G = operands()
-    random, cache = torch.Generator().manual_seed(6), GraphCache(2)
-    for config in (DEFAULT, replace(DEFAULT, guide_radius=1)):
-        for _ in range(2):
-            guide = torch.rand(3, 27, 27, generator=random).cuda()
-            got = cache.diffusion_cam(A, G, (27, 27), None, "pooled", config, guide=guide)
-            maps = ops.pool(A, G, aggregation="pooled", backend="cuda").view(-1, 27, 27)
-            assert torch.equal(got, ops.refine(maps, config, guide=guide, backend="cuda"))
-
-
-@pytest.mark.parametrize("config", [RELEASED, DEFAULT], ids=["released", "default"])
-def test_cached_graph_of_refinements(config):
-    """As the explainer asks for them: the first call of a kind plain, the others by a graph."""
-    random, cache = torch.Generator().manual_seed(8), GraphCache()
-    for ratio in (0.0, 0.3, 0.1):
-        maps, guide = (torch.rand(count, 27, 27, generator=random).cuda() for count in (5, 3))
-        options = {"guide": guide if config.needs_guide else None, "repetition": ratio}
-        assert cache.serves(maps)
-        expected = ops.refine(maps, config, **options, backend="cuda")
-        torch.testing.assert_close(cache.refine(maps, config, **options), expected, rtol=0, atol=1e-6)
+        assert torch.equal(replay(), run())
 
 
 @pytest.mark.parametrize("backend", ["cuda", "triton"])
@@ -127,34 +102,30 @@ def test_capture_of_pixels(backend):
         options = {"check": False, "backend": backend}
         return ops.overlay(maps, image, boxes, **options), ops.upsample(maps, boxes, (300, 400), **options)
 
-    side_stream = torch.cuda.Stream()
-    side_stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side_stream):
-        run()
-    torch.cuda.current_stream().wait_stream(side_stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = run()
+    replay = captured(run, torch.device("cuda"))
     for shift in (0.0, 5.5):
         boxes.add_(shift)
         maps.copy_(maps.flip(2))
-        graph.replay()
-        assert all(map(torch.equal, captured, run()))
+        assert all(map(torch.equal, replay(), run()))
 
 
-def test_two_threads_capture_and_compute():
-    """Each has its own cache, while the other allocates and launches."""
+@pytest.mark.parametrize("config", [replace(DEFAULT, denoise="none"), DEFAULT], ids=["plain", "guided"])
+def test_two_threads_with_maps_of_two_sizes(config):
+    """Both sizes need more shared memory than a kernel has unasked."""
     random = torch.Generator().manual_seed(9)
-    maps, guide = (torch.rand(count, 27, 27, generator=random).cuda() for count in (5, 3))
-    expected = ops.refine(maps, DEFAULT, guide=guide, backend="cuda")
 
-    def work(_):
-        cache = GraphCache()
-        return [cache.refine(maps, DEFAULT, guide=guide) for _ in range(20)]
+    def work(side):
+        maps, guide = given[side]
+        return [ops.refine(maps, config, guide=guide, backend="cuda") for _ in range(200)]
 
+    sides = (80, 72) if config.needs_guide else (128, 96)
+    given = {side: [torch.rand(count, side, side, generator=random).cuda() for count in (5, 3)] for side in sides}
+    if not config.needs_guide:
+        given = {side: (maps, None) for side, (maps, _) in given.items()}
+    expected = {side: ops.refine(given[side][0], config, guide=given[side][1], backend="cuda") for side in sides}
     with ThreadPoolExecutor(2) as pool:
-        for got in itertools.chain(*pool.map(work, range(2))):
-            torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+        for side, found in zip(sides, pool.map(work, sides), strict=True):
+            assert all(torch.equal(maps, expected[side]) for maps in found)
 
 
 def test_streams():
@@ -179,6 +150,9 @@ def test_other_device():
     assert maps.device == A.device
     assert torch.cuda.current_device() == 0
     assert (maps.cpu() - reference.pool(A.cpu(), G.cpu())).abs().max() <= 3e-6
+    replay = captured(lambda: ops.pool(A, G, check=False, backend="cuda"), A.device)
+    G.neg_()
+    assert torch.equal(replay(), ops.pool(A, G, backend="cuda"))
 
 
 def test_no_such_row():

@@ -200,8 +200,9 @@ async def test_small_routes(explainer: Explainer) -> None:
         assert (await at.client.get("/viewer.js")).headers["content-type"].startswith("text/javascript")
         assert (await at.client.get("/viewer.css")).headers["content-type"].startswith("text/css")
         for path in ("/health", "/ready"):
-            answer = await at.client.get(path)
-            assert (answer.status_code, answer.content) == (200, b"")
+            for method in ("GET", "HEAD"):  # probes of load balancers
+                answer = await at.client.request(method, path)
+                assert (answer.status_code, answer.content) == (200, b"")
         paths = (await at.client.get("/openapi.json")).json()["paths"]
         assert {"/v1/explanations", "/v1/explanations/stream", "/v1/chat/completions"} <= paths.keys()
 

@@ -27,10 +27,8 @@ int64_t field_bytes(const GuidedParams& p) { return p.height * p.width * static_
 
 // Whether that fits the shared memory of a thread block on the current device.
 bool fits(const GuidedParams& p) {
-    int device = 0, bytes = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess &&
-           field_bytes(p) <= bytes;
+    int64_t bytes = 0;
+    return shared_limit(&bytes) == cudaSuccess && field_bytes(p) <= bytes;
 }
 
 // Of the statistics, up to where fields may begin.
@@ -119,16 +117,6 @@ __global__ void __launch_bounds__(kMapThreads, 1) guided_maps(const __grid_const
     }
 }
 
-cudaError_t launch_in_shared(const GuidedParams& p, int threads, cudaStream_t stream) {
-    const int64_t bytes = field_bytes(p);
-    if (bytes > kSharedWithoutAsking) {
-        const cudaError_t error = cudaFuncSetAttribute(guided_maps<true>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                       static_cast<int>(bytes));
-        if (error != cudaSuccess) return error;
-    }
-    return launch(guided_maps<true>, dim3(static_cast<unsigned>(p.count)), dim3(threads), bytes, stream, p, nullptr);
-}
-
 }  // namespace
 
 int64_t guided_workspace(const GuidedParams& p) {
@@ -147,7 +135,9 @@ cudaError_t guided_filter(const GuidedParams& given, float* workspace, cudaStrea
         launch(guide_windows, dim3(static_cast<unsigned>(blocks)), dim3(kStatisticsThreads), 0, stream, p);
     if (error != cudaSuccess) return error;
     const int threads = threads_for(cells, kMapThreads);
-    if (fits(p)) return launch_in_shared(p, threads, stream);
+    if (fits(p))
+        return launch_with_shared(guided_maps<true>, 0, dim3(static_cast<unsigned>(p.count)), dim3(threads),
+                                  static_cast<size_t>(field_bytes(p)), stream, p, nullptr);
     return launch(guided_maps<false>, dim3(static_cast<unsigned>(std::min(p.count, kBlocksInMemory))), dim3(threads), 0,
                   stream, p, reinterpret_cast<Fields*>(workspace + statistics_floats(p)));
 }

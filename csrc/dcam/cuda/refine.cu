@@ -18,6 +18,7 @@ constexpr int kWideThreads = 256;    // windows up to 11 x 11, in 255
 constexpr int kHeld = 4;             // cells that a thread can hold in registers
 constexpr int64_t kRagged = 128;     // maps of a ragged batch that one launch's arguments describe
 constexpr int kFilterThreads = 128;
+constexpr int64_t kCellBytes = 2 * sizeof(float);  // of shared memory: two maps
 
 struct Grid {
     uint32_t offset;  // in cells, from the first map of the launch
@@ -37,7 +38,8 @@ struct Arguments {
     Grid grids[kRagged];
 };
 
-struct Memory {
+// As large as the compiler makes it: dynamic shared memory begins after it at a multiple of 16 bytes.
+struct alignas(16) Memory {
     ReduceMemory reduce;
     SelectMemory select;
 };
@@ -291,16 +293,18 @@ bool may_be_wide(const RefineSettings& s, int64_t height, float image_side) {
 
 template <int C, bool Wide>
 cudaError_t launch_refine(const Arguments& args, int64_t count, int threads, int64_t cells, cudaStream_t stream) {
-    const size_t shared = 2 * static_cast<size_t>(cells) * sizeof(float);
-    if (shared + sizeof(Memory) > kSharedWithoutAsking) {
-        const cudaError_t error = cudaFuncSetAttribute(refine_map<C, Wide>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                       static_cast<int>(shared));
-        if (error != cudaSuccess) return error;
-    }
-    return launch(refine_map<C, Wide>, dim3(static_cast<unsigned>(count)), dim3(threads), shared, stream, args);
+    return launch_with_shared(refine_map<C, Wide>, sizeof(Memory), dim3(static_cast<unsigned>(count)), dim3(threads),
+                              static_cast<size_t>(cells) * kCellBytes, stream, args);
 }
 
 }  // namespace
+
+cudaError_t refine_max_cells(int64_t* cells) {
+    int64_t limit = 0;
+    const cudaError_t error = shared_limit(&limit);
+    *cells = std::min(kMaxCells, (limit - static_cast<int64_t>(sizeof(Memory))) / kCellBytes);
+    return error;
+}
 
 cudaError_t refine(const RefineParams& p, cudaStream_t stream) {
     const RefineSettings& s = p.settings;
@@ -322,9 +326,11 @@ cudaError_t refine(const RefineParams& p, cudaStream_t stream) {
     const int64_t step = p.grids ? kRagged : std::max<int64_t>(p.count, 1);
     // a batch of one size is looked at once
     const auto shapes = [&](int64_t begin) { return p.grids ? std::min(begin + kRagged, p.count) : begin + 1; };
+    int64_t most = 0;
+    if (const cudaError_t error = refine_max_cells(&most); error != cudaSuccess) return error;
     for (int64_t begin = 0; begin < p.count; begin += step)
         for (int64_t i = begin; i < shapes(begin); ++i)
-            if (height(i) < 1 || width(i) < 1 || height(i) > kMaxCells / width(i)) return cudaErrorInvalidValue;
+            if (height(i) < 1 || width(i) < 1 || height(i) > most / width(i)) return cudaErrorInvalidValue;
 
     for (int64_t begin = 0; begin < p.count; begin += step) {
         const int64_t count = std::min(step, p.count - begin);

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, get_args
 
 import torch
 from torch import Tensor
 
 from dcam_fast import ops
 from dcam_fast.attribution.answer import Answer
-from dcam_fast.attribution.answer_states import State, canvases
+from dcam_fast.attribution.answer_states import State, canvases, checked_state
 from dcam_fast.attribution.by_word import mean_by_word, word_index
 from dcam_fast.attribution.contrasts import ContrastedWord, contrast_targets
 from dcam_fast.attribution.engine import capture, differentiate
 from dcam_fast.attribution.methods.protocol import Claim
 from dcam_fast.attribution.objectives import Objective, ObjectiveName
 from dcam_fast.attribution.target_batch import TargetBatch
+from dcam_fast.checks import check_count, check_switch
 from dcam_fast.config import DEFAULT, RefineConfig
 from dcam_fast.models.adapter import NO_MASK, AdapterError, Trajectory, Word
+from dcam_fast.models.given import integers
 
 OUTPUTS: Final[dict[ObjectiveName, str]] = {
     "logprob": "the log-probability",
@@ -45,6 +47,10 @@ class GradientCAM:
             mean of the tokens' maps, which is exact.
         profile: how the raw map is refined unless the caller chooses another profile.
 
+    Raises:
+        ValueError, TypeError: for a value that no model can be explained with. Layers and steps that one model does not
+            have are found when it is explained.
+
     Example:
         >>> from dcam_fast import Explainer, GradientCAM, sample_image
         >>> method = GradientCAM(objective="logit", aggregation="grad_cam")
@@ -60,6 +66,22 @@ class GradientCAM:
     depth: int | None = None
     shared: bool = False
     profile: RefineConfig = DEFAULT
+
+    def __post_init__(self) -> None:
+        if not callable(self.objective) and self.objective not in get_args(ObjectiveName):
+            need = f"one of {', '.join(get_args(ObjectiveName))} or a callable"
+            raise ValueError(f"GradientCAM: objective must be {need}, got {self.objective!r}")
+        object.__setattr__(self, "state", checked_state("GradientCAM", self.state))
+        if self.aggregation not in ops.AGGREGATIONS:
+            need = f"one of {', '.join(ops.AGGREGATIONS)}"
+            raise ValueError(f"GradientCAM: aggregation must be {need}, got {self.aggregation!r}")
+        if self.target_layers is not None:
+            object.__setattr__(self, "target_layers", integers("GradientCAM", "target_layers", self.target_layers))
+        object.__setattr__(self, "depth", check_count("GradientCAM", "depth", self.depth))
+        check_switch("GradientCAM", "shared", self.shared)
+        if not isinstance(self.profile, RefineConfig):
+            need = "a RefineConfig (dcam_fast.profile returns the named ones)"
+            raise TypeError(f"GradientCAM: profile must be {need}, got {self.profile!r}")
 
     @property
     def claim(self) -> Claim:

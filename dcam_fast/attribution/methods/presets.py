@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import is_dataclass
-from typing import Final
+from typing import Any, Final
 
 from dcam_fast.attribution.methods.activation import Activation
 from dcam_fast.attribution.methods.attention_rollout import AttentionRollout
@@ -13,6 +13,7 @@ from dcam_fast.attribution.methods.protocol import AttributionMethod
 from dcam_fast.attribution.methods.random import Random
 from dcam_fast.attribution.methods.tam import Tam
 from dcam_fast.config import RAW, RELEASED
+from dcam_fast.models.adapter import Adapter
 
 # Diffusion-CAM (arXiv 2604.11005) with this package's settings, and as published
 DIFFUSION_CAM: Final = GradientCAM()
@@ -39,7 +40,7 @@ METHODS: Final[dict[str, AttributionMethod]] = {
     "activation": Activation(),
     "random": Random(),
 }
-NEEDED: Final = ("claim", "raw_maps")  # of every method
+NEEDED: Final = ("target_layers", "profile", "claim", "raw_maps")  # of every method
 
 
 def method_named(method: str | AttributionMethod) -> AttributionMethod:
@@ -57,3 +58,16 @@ def method_named(method: str | AttributionMethod) -> AttributionMethod:
     if isinstance(method, type) or not is_dataclass(method) or not all(hasattr(method, name) for name in NEEDED):
         raise TypeError(f"{need}, got {method!r}")
     return method
+
+
+def method_for(adapter: Adapter[Any], method: str | AttributionMethod) -> AttributionMethod:
+    """A method as from `method_named`, whose target layers the model has.
+
+    Raises:
+        ValueError, TypeError: as `method_named`.
+        AdapterError: for layers that it does not have.
+    """
+    known = method_named(method)
+    if known.target_layers is not None:
+        adapter.check_layers(known.target_layers)
+    return known

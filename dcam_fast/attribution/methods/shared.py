@@ -30,7 +30,7 @@ def all_raw_maps(methods: Mapping[str, AttributionMethod], answer: Answer, words
     for name, method in methods.items():
         if isinstance(method, GradientCAM):
             layers = answer.layers(method.target_layers)
-            same_passes = replace(method, aggregation="", profile=RAW, target_layers=layers)
+            same_passes = replace(method, aggregation="pooled", profile=RAW, target_layers=layers)
             groups.setdefault(same_passes, []).append(name)
         else:
             maps[name] = method.raw_maps(answer, words)

@@ -191,14 +191,18 @@ def _read_answer(file: Path) -> str | GivenAnswer:
     from dcam_fast.json_entries import read_json
     from dcam_fast.models.given import GivenAnswer
 
-    if file.suffix != ".json":
+    if not file.is_file():
+        raise FileNotFoundError(f"explain: --answer-file must be a file that exists, got '{file}'")
+    if file.suffix.lower() != ".json":
         try:
-            return file.read_text("utf-8").strip()
+            return file.read_text("utf-8-sig").strip()  # some editors begin a file with a byte order mark
         except UnicodeDecodeError as error:
             raise ValueError(f"explain: --answer-file must be UTF-8 text, got '{file}': {error}") from error
     record = read_json(file, "explain", "--answer-file")
     fields = record.fields()
     if "text" in fields:
+        if excluded := sorted({"tokens", "steps"} & fields.keys()):
+            raise record.error("an object with either 'text' or 'tokens'", f"'text' and {excluded[0]!r}")
         return fields["text"].text()
     names = [name for name in ("tokens", "steps") if name in fields]
     lists = {name: tuple(item.integer() for item in fields[name].list()) for name in names}

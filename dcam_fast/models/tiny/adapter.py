@@ -76,6 +76,8 @@ def adapter_of(model: Any, processor: Any = None, *, name: str, attention: Atten
     """See `dcam_fast.models.adapter_of`. The processor is a tokenizer, by default the embedded one."""
     if not isinstance(model, TinyForMaskedDiffusion):
         raise AdapterError(f"tiny: model must be a TinyForMaskedDiffusion, got {type(model).__name__}")
+    if not isinstance(processor, Tokenizer | None):
+        raise AdapterError(f"tiny: processor must be a tokenizers.Tokenizer or None, got {type(processor).__name__}")
     return TinyAdapter(model, processor, name=name, attention="prefix" if attention is None else attention)
 
 

@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
 #define __global__
@@ -79,6 +80,7 @@ struct Warp {
 constexpr size_t kWithoutAsking = 48 * 1024;
 inline size_t shared_limit = 227 * 1024;
 inline std::map<const void*, size_t> requested;
+inline std::function<void()> other_thread;  // a call that comes, once, between a request and the launch it is for
 
 // Launches are noted, not run.
 inline bool dry = false;
@@ -224,6 +226,7 @@ template <class... Parameters>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), int, int bytes) {
     if (static_cast<size_t>(bytes) > emulator::shared_limit) return cudaErrorInvalidValue;
     emulator::requested[reinterpret_cast<const void*>(kernel)] = static_cast<size_t>(bytes);
+    if (const auto call = std::exchange(emulator::other_thread, nullptr)) call();
     return cudaSuccess;
 }
 

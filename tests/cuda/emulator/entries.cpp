@@ -32,6 +32,21 @@ int64_t most_shared() {
     return static_cast<int64_t>(most);
 }
 
+// The most that a kernel may have, of those that asked for it.
+int64_t most_requested() {
+    size_t most = 0;
+    for (const auto& [kernel, bytes] : emulator::requested) most = std::max(most, bytes);
+    return static_cast<int64_t>(most);
+}
+
+// Makes `call` come between the next request for shared memory and the launch it is for.
+void set_other_thread(void (*call)()) { emulator::other_thread = call; }
+
+int64_t refine_max_cells() {
+    int64_t cells = 0;
+    return dcam::cuda::refine_max_cells(&cells) == cudaSuccess ? cells : -1;
+}
+
 int refine(const float* maps, float* out, int32_t* flags, const int64_t* grids, const int64_t* offsets,
            const float* repetitions, int64_t count, int64_t height, int64_t width, float repetition, float image_side,
            const double* packed) {

@@ -146,7 +146,7 @@ class Live {
   /** Explains an answer that the user wrote, in the other pane. */
   async explainAnswer(pane, answer) {
     const { targets, ...request } = pane.run.request;
-    await this.explain(this.app.beside(pane), pane.run.image, { ...request, answer, targets: typeof targets === "string" ? targets : "content" }, false);
+    return this.explain(this.app.beside(pane), pane.run.image, { ...request, answer, targets: typeof targets === "string" ? targets : "content" }, false);
   }
 
   /** Explains why a word was written rather than another, in the other pane. */
@@ -156,11 +156,15 @@ class Live {
     await this.explain(this.app.beside(pane), pane.run.image, { ...request, ...given, targets: [{ word: pane.run.wordOf(target), instead }] }, false);
   }
 
-  /** Sends a request and shows what comes back. @param {Pane} pane @param {boolean} streams  whether step by step */
+  /**
+   * Sends a request and shows what comes back.
+   * @param {Pane} pane @param {boolean} streams  whether step by step
+   * @returns {Promise<boolean>} whether an explanation came back
+   */
   async explain(pane, image, request, streams) {
     if (this.running) {
       say("An explanation is running. Cancel it first.", true);
-      return;
+      return false;
     }
     const run = new Run(image, request), body = { ...request, image: image.src };
     this.running = new AbortController();
@@ -170,11 +174,14 @@ class Live {
       if (streams) await this.watch(pane, run, body);
       else run.finish(await (await this.request("v1/explanations", body, this.running.signal)).json());
       this.app.open(pane, run);
+      if (!streams) this.reveal(pane);
       say(`Explained ${run.targets.length} ${run.targets.length === 1 ? "word" : "words"}.`);
       if (run.record.id) history.replaceState(null, "", `?run=${encodeURIComponent(run.record.id)}`);
+      return true;
     } catch (error) {
       if (error.name === "AbortError") say(run.steps.length ? `Canceled after step ${run.lastStep}.` : "Canceled.");
       else say(error.message, true);
+      return false;
     } finally {
       this.running = null;
       this.busy(false);
@@ -191,18 +198,24 @@ class Live {
       if (event !== "step") continue;
       run.add(value);
       this.app.open(pane, run);
-      if (run.steps.length === 1 && pane.view.getBoundingClientRect().top > innerHeight / 2) pane.element.scrollIntoView();
+      if (run.steps.length === 1) this.reveal(pane);
       const masked = value.canvas.filter(({ text }) => text === null).length;
-      say(`Step ${value.index}: ${value.tokens.map(token => token.text.trim()).join(", ") || "no new words"}${masked ? `; ${masked} masked` : ""}`);
+      say(`Step ${value.index}: ${value.tokens.map(token => `“${token.text.trim()}”`).join(", ") || "no new words"}${masked ? `; ${masked} masked` : ""}`);
     }
     throw new Error("The service ended the stream before the explanation.");
+  }
+
+  /** Scrolls to a pane unless all of its image can be seen. */
+  reveal(pane) {
+    const { top, bottom } = pane.view.getBoundingClientRect();
+    if (top < 0 || bottom > innerHeight) pane.element.scrollIntoView();
   }
 
   busy(isBusy) {
     at("submit").hidden = isBusy;
     at("cancel").hidden = !isBusy;
-    if (isBusy) at("cancel").focus();
-    else if (document.activeElement === document.body) at("submit").focus();
+    if (isBusy) at("cancel").focus({ preventScroll: true });
+    else if (document.activeElement === document.body) at("submit").focus({ preventScroll: true });
     document.body.classList.toggle("busy", isBusy);
   }
 

@@ -6,6 +6,12 @@ const MOST_PIXELS = 1920 * 1080;  // of a drawn map; larger views are scaled up
 const THUMBNAIL = 208;  // pixels of the longer side
 const thumbnail = make("canvas");
 const LISTED = 8;  // words named for a selection of the image
+const SCORES = [
+  { key: "groundedness", name: "Groundedness", title: "How much of the word's probability is lost without the place that its map points at, times how focused the map is" },
+  { key: "image_share", name: "Image share", title: "The part of the word's probability that is lost without the image" },
+  { key: "prompt_share", name: "Prompt share", title: "The part of the word's probability that is lost without the prompt" },
+  { key: "answer_share", name: "Answer share", title: "The part of the word's probability that is lost without the other words of the answer" },
+];
 const same = (a, b) => a !== null && b !== null && a.target === b.target && a.position === b.position;
 
 class Pane {
@@ -23,7 +29,7 @@ class Pane {
     this.element = at("pane").content.firstElementChild.cloneNode(true);
     this.element.dataset.name = name;
     this.element.setAttribute("aria-label", `Explanation ${name}`);
-    for (const name of ["view", "map", "cells", "brush", "caption", "clear", "prompt", "answer", "edit", "facts", "inside", "tiles"]) {
+    for (const name of ["view", "map", "cells", "brush", "caption", "hint", "clear", "prompt", "answer", "edit", "facts", "inside", "tiles"]) {
       this[name] = this.element.querySelector(`.${name}`);
     }
     this.startEdit = this.element.querySelector(".start-edit");
@@ -58,7 +64,7 @@ class Pane {
     this.pinned = pinned ?? (run.best === null ? null : run.targetSelection(run.best));
     this.follows = !run.record;
     this.picture.src = run.image.src;
-    this.view.style.setProperty("--ratio", run.image.width / run.image.height);
+    this.element.style.setProperty("--ratio", run.image.width / run.image.height);
     this.view.setAttribute("aria-label", "Image. Arrow keys select a part of it, with Shift they resize the selection, Escape removes it.");
     this.prompt.textContent = run.prompt;
     this.startEdit.hidden = !this.app.live || !run.record;
@@ -101,7 +107,7 @@ class Pane {
   tile(selection) {
     const { run } = this, frame = run.last, target = run.targets[selection.target], name = run.nameOf(selection, frame);
     const scores = target ? [shown(target.groundedness)] : [];
-    const tile = make("button", { type: "button", className: "tile", "aria-pressed": "false", "aria-label": this.description(selection) },
+    const tile = make("button", { type: "button", className: "tile", title: name, "aria-pressed": "false", "aria-label": this.description(selection) },
       make("span", { className: "thumb" }, make("img", { src: run.image.src, alt: "" }), make("img", { className: "map", alt: "" })),
       make("span", { className: "label" }, make("span", { dir: "auto" }, name), ...scores.map(text => make("span", {}, text))));
     if (target) tile.append(bar(target.groundedness));
@@ -209,9 +215,8 @@ class Pane {
       this.facts.replaceChildren(title, make("p", { className: "note" }, run.explained(frame) ? "Maps of several words: the strongest at each place." : `Written at step ${written}. The map is of that moment.`));
       return;
     }
-    const scores = [["Groundedness", target.groundedness], ["Image share", target.image_share], ["Prompt share", target.prompt_share], ["Answer share", target.answer_share]];
-    const rows = scores.filter(([, value], index) => index === 0 || value !== undefined).map(([name, value]) =>
-      make("div", { className: "score" }, make("span", {}, name), bar(value), make("span", { className: "number" }, shown(value))));
+    const rows = SCORES.filter(({ key }, index) => index === 0 || target[key] !== undefined).map(({ key, name, title }) =>
+      make("div", { className: "score", title }, make("span", {}, name), bar(target[key]), make("span", { className: "number" }, shown(target[key]))));
     const steps = run.stepsOf(selection.target), rest = [`peak ${shown(target.peak, 3)}`, `spread ${shown(target.spread)}`];
     if (steps.length) rest.unshift(`written at step ${steps.join(", ")}`);
     if (target.instead) title.append(make("small", {}, ` rather than ${target.instead}`));
@@ -382,6 +387,7 @@ class Pane {
   select(rectangle) {
     this.rectangle = rectangle;
     this.brush.hidden = this.clear.hidden = !rectangle;
+    this.hint.hidden = !this.clear.hidden;
     this.shares = null;
     if (rectangle) {
       const { width, height } = this.run.image, [left, top, right, bottom] = rectangle;
@@ -415,7 +421,7 @@ class Pane {
 
   announceInside() {
     if (!this.rectangle) return;
-    const names = this.looking().slice(0, 3).map(({ word, share }) => `${this.run.nameOf(word, this.frame)} ${percent(share)}`);
+    const names = this.looking().slice(0, 3).map(({ word, share }) => `“${this.run.nameOf(word, this.frame)}” ${percent(share)}`);
     say(names.length ? `Looked at the selection: ${names.join(", ")}.` : "No word was explained.");
   }
 
@@ -428,19 +434,19 @@ class Pane {
       this.edit.hidden = false;
       this.startEdit.hidden = true;
       text.focus();
+      this.edit.scrollIntoView({ block: "nearest" });
     });
     const close = () => {
       this.edit.hidden = true;
       this.startEdit.hidden = false;
-      this.startEdit.focus();
+      this.startEdit.focus({ preventScroll: true });
     };
     this.edit.querySelector(".cancel").addEventListener("click", close);
     this.edit.addEventListener("keydown", event => { if (event.key === "Escape") close(); });
-    this.edit.addEventListener("submit", event => {
+    this.edit.addEventListener("submit", async event => {
       event.preventDefault();
       if (!text.value.trim()) return;
-      close();
-      this.app.live.explainAnswer(this, text.value);
+      if (await this.app.live.explainAnswer(this, text.value)) close();
     });
   }
 }

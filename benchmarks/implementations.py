@@ -171,9 +171,12 @@ def _guided_call(tensors: Inputs, settings: dict[str, Any], options: dict[str, A
     """`diffusion_cam` with a guide, which the op does not take: two ops."""
     grid, aggregation = settings.pop("grid"), settings.pop("aggregation")
     A, G = tensors
-    pool: Call = functools.partial(ops.pool, A, G, None, aggregation, **options)
-    refine: Callable[[Tensor], Tensor] = functools.partial(ops.refine, **settings, **options)
-    return lambda: refine(pool().view(-1, *grid))
+
+    def call() -> Tensor:
+        raw = ops.pool(A, G, None, aggregation, **options)
+        return ops.refine(raw.view(-1, *grid), **settings, **options)
+
+    return call
 
 
 def _array_entry(case: BenchmarkCase, inputs: Inputs) -> Call:

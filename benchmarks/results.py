@@ -81,7 +81,7 @@ class Entry:
 
     @property
     def share(self) -> float | None:
-        """Share of the machine's limit, at most 1; None if unknown."""
+        """Share of the machine's limit; None if unknown. Over 1 if the data were in a cache, or the machine busy."""
         return self.floor / self.median if self.floor and self.median else None
 
 

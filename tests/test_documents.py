@@ -10,6 +10,7 @@ options, which make it short. A block after `<!-- file: NAME -->` is written to 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import shutil
@@ -25,6 +26,7 @@ from unittest import mock
 import pytest
 from typer.testing import CliRunner
 
+import dcam_fast
 from dcam_fast import Explainer
 from dcam_fast.cli import app as cli
 from dcam_fast.evaluation.datasets import FORMATS
@@ -100,7 +102,8 @@ def run_curl(block: Block) -> None:
 def run_pytest(arguments: list[str]) -> None:
     """Runs pytest on files of the document, in a separate process."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    run = subprocess.run(command, capture_output=True, text=True)
+    path = os.pathsep.join([str(Path(dcam_fast.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
 

@@ -195,9 +195,11 @@ def steps(stage: str, folder: Path) -> Iterator[Step]:
 def run_steps(stage: str, folder: Path, ends: float) -> tuple[list[str], bool]:
     """Runs a stage until `ends` of `time.monotonic`. Returns notes, and whether all that ended was right."""
     notes, right = [], True
-    missing = [("pytest", importlib.util.find_spec("pytest"))] if stage == "first" else []
-    missing += [] if stage == "first" else [(name, tool(name)) for name in ("compute-sanitizer", "ncu")]
-    notes += [f"{name}: not installed" for name, found in missing if not found]
+    if stage == "first":
+        present = {"pytest": importlib.util.find_spec("pytest") is not None}
+    else:
+        present = {name: tool(name) is not None for name in ("compute-sanitizer", "ncu")}
+    notes += [f"{name}: not installed" for name, found in present.items() if not found]
     for number, step in enumerate(steps(stage, folder)):
         outcome = execute(step, min(step.seconds, ends - time.monotonic()))
         name = re.sub(r"[^a-z0-9]+", "-", step.name.lower())

@@ -263,8 +263,17 @@ def run_explanation(timer: Timer, *, budget_s: float, max_samples: int) -> list[
     return [_timed(base, name, "warm", statistics) for name, statistics in zip(calls, timed, strict=True)]
 
 
-def run(plan: BenchmarkPlan, progress: Callable[[str], None] = lambda name: None) -> Results:
+def run(
+    plan: BenchmarkPlan,
+    progress: Callable[[str], None] = lambda name: None,
+    save: Callable[[Results], None] = lambda results: None,
+) -> Results:
     """Runs a plan.
+
+    Args:
+        plan: what to run.
+        progress: gets the name of every case before it runs.
+        save: gets the results so far after every case.
 
     Raises:
         ValueError: A backend cannot run here, or no case matches `plan.only`.
@@ -283,6 +292,7 @@ def run(plan: BenchmarkPlan, progress: Callable[[str], None] = lambda name: None
     if plan.explains():
         progress(EXPLANATION)
         entries += run_explanation(timer, budget_s=min(20.0, plan.total_s / 6), max_samples=min(plan.max_samples, 30))
+        save(Results(now(), machine, limits, entries, notes))
     for index, case in enumerate(cases):
         left = ends - time.monotonic()
         if left <= 0:
@@ -291,17 +301,21 @@ def run(plan: BenchmarkPlan, progress: Callable[[str], None] = lambda name: None
         progress(case.name)
         share = 0.6 * left / (len(cases) - index)  # the rest is for inputs and correctness checks
         compiled = case.quick and not plan.quick  # compilation takes longer than the rest of a case
-        with torch.no_grad():
-            candidates = implementations(case, plan.device, backends, compiled=compiled)
-            candidates += [found for item in plan.custom for found in item.implementations(case, plan.device)]
-            entries += run_case(
-                case,
-                timer,
-                limits,
-                candidates,
-                budget_s=share,
-                max_samples=plan.max_samples,
-                min_samples=plan.min_samples,
-                ends=ends,
-            )
+        candidates = implementations(case, plan.device, backends, compiled=compiled)
+        candidates += [found for item in plan.custom for found in item.implementations(case, plan.device)]
+        try:
+            with torch.no_grad():
+                entries += run_case(
+                    case,
+                    timer,
+                    limits,
+                    candidates,
+                    budget_s=share,
+                    max_samples=plan.max_samples,
+                    min_samples=plan.min_samples,
+                    ends=ends,
+                )
+        except RuntimeError as error:  # no memory; or CUDA's, which every later call reports again
+            notes.append(f"failed: {case.name}: {(str(error).splitlines() or [''])[0][:120]}")
+        save(Results(now(), machine, limits, entries, notes))
     return Results(now(), machine, limits, entries, notes)

@@ -1,4 +1,4 @@
-"""CUDA graphs of the benchmarks, with a stub for what torch does on a GPU."""
+"""CUDA graphs of the benchmarks, with stubs for what torch does on a GPU."""
 
 from __future__ import annotations
 

@@ -181,6 +181,26 @@ def test_baselines_are_cut_first():
     assert rejected == dict.fromkeys(baselines, Rejection("cut for time"))
 
 
+def test_a_case_that_fails_leaves_the_results_of_the_others(monkeypatch):
+    """As after an error of CUDA's, which every later call reports again."""
+    run_case, saved = suite.run_case, []
+
+    def break_down(case, *args, **options):
+        if saved:
+            raise RuntimeError("CUDA error: misaligned address\nmore")
+        return run_case(case, *args, **options)
+
+    monkeypatch.setattr(suite, "run_case", break_down)
+    plan = BenchmarkPlan(quick=True, only="refine", total_s=2.0, max_samples=3)
+    first, *others = plan.cases()
+    found = suite.run(plan, save=lambda results: saved.append(Results.from_json(results.to_json())))
+    assert {entry.case for entry in found.entries} == {first.name}
+    assert found.notes == [f"failed: {case.name}: CUDA error: misaligned address" for case in others]
+    assert len(saved) == len(plan.cases())
+    assert saved[0].entries == found.entries
+    assert saved[0].notes == []
+
+
 def test_cut_cases_are_named():
     found = suite.run(dataclasses.replace(quick_plan(BenchmarkPlan(only="refine")), total_s=0.0))
     assert found.entries == []

@@ -36,7 +36,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Waits for the requests that are left; those that take too long are cancelled."""
         seconds = self._service.settings.drain_seconds
-        limit = asyncio.get_running_loop().call_later(seconds, self._service.worker.cancel_all)
+        limit = asyncio.get_running_loop().call_later(seconds, self._service.cancel_all)
         await super().shutdown(sockets)
         limit.cancel()
 

@@ -343,6 +343,29 @@ async def test_a_model_that_cannot_be_warmed_up_is_never_ready(caplog: pytest.Lo
     assert "cannot be warmed up: out_of_memory" in caplog.text
 
 
+@asynchronous
+async def test_the_end_does_not_wait_for_bodies() -> None:
+    explainer = FakeExplainer()
+    async with running(explainer) as at:
+        for path in ("/v1/explanations", "/v1/chat/completions"):
+            request, waits = RawRequest(path, b""), asyncio.Event()
+
+            async def receive(waits: asyncio.Event = waits) -> dict[str, object]:
+                waits.set()
+                return await asyncio.Event().wait()  # type: ignore[return-value]
+
+            request.receive = receive  # type: ignore[method-assign]
+            answering = asyncio.ensure_future(request.run(at.app))
+            await waits.wait()
+            at.service.cancel_all()
+            await answering
+            assert request.status == 503, path
+        late = await at.explain()
+        assert (late.status_code, late.json()["error"]["code"]) == (503, "shutting_down"), "its body came later"
+        assert len(explainer.calls) == 1, "nothing but warming up"
+        assert not at.service._reading
+
+
 def test_the_end_of_a_server_has_a_limit() -> None:
     reached, goes_on = threading.Event(), threading.Event()
 

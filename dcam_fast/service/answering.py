@@ -17,6 +17,7 @@ from dcam_fast.interruption import checked
 from dcam_fast.models.adapter import DEFAULT_GENERATION, NO_MASK, OPEN, Adapter, Inputs, Trajectory
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.given import AnswerLike
+from dcam_fast.service.errors import too_late
 from dcam_fast.service.worker import Job
 from dcam_fast.session import TargetsLike
 
@@ -70,7 +71,14 @@ class WrittenAnswer:
 
 
 def explain(explainer: Explainer, request: ExplanationRequest, job: Job) -> Explanation:
-    """An explanation."""
+    """An explanation.
+
+    Raises:
+        ServiceError: 504 if the budget was spent before the work began.
+    """
+    budget_ms = None if request.budget_ms is None else request.budget_ms - 1000 * job.seconds_so_far()
+    if budget_ms is not None and budget_ms <= 0:
+        raise too_late()
     explanation = explainer.explain(
         request.image,
         request.prompt,
@@ -80,7 +88,7 @@ def explain(explainer: Explainer, request: ExplanationRequest, job: Job) -> Expl
         profile=request.profile,
         generation=request.generation,
         scores=request.scores,
-        budget_ms=None if request.budget_ms is None else request.budget_ms - 1000 * job.seconds_so_far(),
+        budget_ms=budget_ms,
     )
     return on_cpu(explanation)
 

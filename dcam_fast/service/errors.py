@@ -23,6 +23,7 @@ TYPES: Final = {
     503: "server_error",
     504: "timeout_error",
 }
+MAX_QUOTED: Final = 1000  # characters of a message or parameter: both may quote the request
 GONE: Final = 499  # for logs and metrics: the client went away before its answer
 # How the package says that an argument is wrong: "<caller>: <argument> must be <need>, got <value>".
 ARGUMENT: Final = re.compile(r"\w[\w.]*: (?P<param>\w+) must be ")
@@ -44,8 +45,8 @@ class ServiceError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
-        self.param = param
+        self.message = _quoted(message)
+        self.param = None if param is None else _quoted(param)
         self.code = code
         self.headers = dict(headers or {})
 
@@ -57,6 +58,12 @@ class ServiceError(Exception):
     def response(self) -> Response:
         """The answer."""
         return json_response(self.body(), self.status, self.headers)
+
+
+def _quoted(text: str) -> str:
+    """A text that can be sent: not too long, and without halves of characters, which a form can have."""
+    short = text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
+    return short.encode(errors="replace").decode()
 
 
 def json_response(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

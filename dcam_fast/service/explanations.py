@@ -24,7 +24,7 @@ from dcam_fast.service import answering
 from dcam_fast.service.answering import ExplanationRequest
 from dcam_fast.service.errors import ServiceError, dump, json_response
 from dcam_fast.service.events import EventStream, event
-from dcam_fast.service.requests import read_body, read_form, unless_gone
+from dcam_fast.service.requests import read_form, unless_gone
 from dcam_fast.service.schemas import ContrastFields, ExplanationBody, ExplanationFields
 from dcam_fast.service.state import Service
 from dcam_fast.service.worker import Finished
@@ -97,8 +97,7 @@ def router(service: Service) -> APIRouter:
 
 async def read_request(service: Service, request: Request) -> tuple[ExplanationFields, ExplanationRequest]:
     """The fields of a request, and the arguments that they stand for; the image is decoded."""
-    settings = service.settings
-    body = await read_body(request, settings.max_body, settings.body_seconds)
+    body = await service.read(request)
     kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
     upload = None
     if kind == FORM:

@@ -17,6 +17,10 @@ from dcam_fast.service.errors import ServiceError
 
 FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 DATA_URL: Final = re.compile(r"data:image/[\w.+-]{1,32};base64,", re.ASCII | re.IGNORECASE)
+MAX_SIDE: Final = 32_768  # pixels: resizing and drawing a line of millions of pixels takes gigabytes and minutes
+MAX_SCANS: Final = 100  # of a JPEG: each pass over all pixels costs time and no bytes
+MARKER: Final = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")  # of JPEG, but those that stand in a scan
+END_OF_IMAGE, START_OF_SCAN = b"\xd9", b"\xda"
 NEED: Final = f"a picture ({', '.join(FORMATS)}) as a data: URL or base64"
 
 
@@ -42,7 +46,7 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """A file's bytes as uint8 `[H, W, 3]`. The size is checked before pixels are decoded.
 
     Raises:
-        ServiceError: 413 for more than `max_pixels`, 422 for anything that is no picture.
+        ServiceError: 413 for more than `max_pixels` or `MAX_SIDE`, 422 for anything that is no picture.
     """
     try:
         with warnings.catch_warnings():
@@ -55,10 +59,27 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     with image:
         if image.width * image.height > max_pixels:
             raise _too_large(max_pixels, f"{image.height} x {image.width}")
+        if max(image.size) > MAX_SIDE:
+            message = (
+                f"service: image must be of at most {MAX_SIDE:,} pixels a side, got {image.height} x {image.width}"
+            )
+            raise ServiceError(413, "image_too_large", message, "image")
+        if image.format in ("JPEG", "MPO") and count_scans(data) > MAX_SCANS:
+            raise _error(f"a JPEG of more than {MAX_SCANS} scans")
         try:
             return load_image(image)
         except ImageError as error:
             raise ServiceError(422, "invalid_image", str(error), "image") from error
+
+
+def count_scans(data: bytes) -> int:
+    """How many passes over its pixels a JPEG file makes; those of pictures in its metadata do not count."""
+    scans = place = 0
+    while (marker := MARKER.search(data, place)) and marker[1] != END_OF_IMAGE:
+        scans += marker[1] == START_OF_SCAN
+        has_length = place > 0  # the first marker is that of the file
+        place = marker.end() + (int.from_bytes(data[marker.end() : marker.end() + 2]) if has_length else 0)
+    return scans
 
 
 def _error(got: str) -> ServiceError:

@@ -88,7 +88,7 @@ class Gate:
         if hosts and _name_of(f"//{host}") not in hosts:
             raise ServiceError(400, "unknown_host", "service: Host must be a name of this service, got another")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
             raise ServiceError(403, "other_origin", "service: Origin must be this service, got another page's")
         key = self._settings.api_key
         if key is not None and scope["path"] not in OPEN_PATHS and not _has_key(headers.getlist("authorization"), key):

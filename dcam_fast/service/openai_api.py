@@ -22,7 +22,7 @@ from dcam_fast.service.answering import ExplanationRequest, WrittenAnswer
 from dcam_fast.service.errors import ServiceError, dump, json_response
 from dcam_fast.service.events import EventStream, event
 from dcam_fast.service.explanations import check_names, targets_of
-from dcam_fast.service.requests import read_body, unless_gone
+from dcam_fast.service.requests import unless_gone
 from dcam_fast.service.schemas import ChatBody, ImagePart
 from dcam_fast.service.state import Service
 from dcam_fast.service.worker import Finished, Job
@@ -162,8 +162,7 @@ def router(service: Service) -> APIRouter:
         with contextlib.ExitStack() as stack:
             deadline = stack.enter_context(service.place(request))
             settings = service.settings
-            raw = await read_body(request, settings.max_body, settings.body_seconds)
-            body = await service.aside(ChatBody.model_validate_json, raw)
+            body = await service.aside(ChatBody.model_validate_json, await service.read(request))
             asked = await _arguments(service, body)
             chat = Chat(body, service)
             job = service.worker.submit(lambda job: _work(service, asked, job, body), deadline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import signal
 import socket
@@ -12,6 +13,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from dcam_fast.service.connections import Connection
 from dcam_fast.service.state import Service
 
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -34,7 +36,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Waits for the requests that are left; those that take too long are cancelled."""
         seconds = self._service.settings.drain_seconds
-        limit = asyncio.get_running_loop().call_later(seconds, self._service.worker.cancel_all)
+        limit = asyncio.get_running_loop().call_later(seconds, self._service.cancel_all)
         await super().shutdown(sockets)
         limit.cancel()
 
@@ -49,16 +51,11 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server(address[:2], family=family, backlog=1024)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine alone.
-
-    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "0.0.0.0")]
-    [True, True, True, False]
-    """
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether a socket listens to this machine alone, under whatever name its address was given."""
+    address = ipaddress.ip_address(listener.getsockname()[0].partition("%")[0])
+    inner = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (inner or address).is_loopback
 
 
 def url_of(listener: socket.socket) -> str:
@@ -70,12 +67,15 @@ def url_of(listener: socket.socket) -> str:
 def server_of(app: FastAPI) -> Server:
     """A server of an application that `create_app` made; `run` it with a socket."""
     service: Service = app.state.service
+    settings = service.settings
+    connection = functools.partial(Connection, head_seconds=settings.body_seconds, read_seconds=settings.send_seconds)
     config = uvicorn.Config(
         app,
+        http=connection,  # type: ignore[arg-type]  # it is called, with what a connection takes
         log_config=None,
         access_log=False,
         server_header=False,
         lifespan="on",
-        timeout_graceful_shutdown=int(service.settings.drain_seconds + LAST_ANSWERS),
+        timeout_graceful_shutdown=int(settings.drain_seconds + LAST_ANSWERS),
     )
     return Server(config, service)

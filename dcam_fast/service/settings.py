@@ -19,8 +19,8 @@ class ServiceSettings:
         queue: requests that may wait or run; more are refused.
         max_body: bytes of a request or of a loaded image.
         max_pixels: of an image.
-        body_seconds: in which a request or a loaded image must arrive.
-        send_seconds: in which a client must take an event of a stream.
+        body_seconds: in which the head of a request, its body, or a loaded image must arrive.
+        send_seconds: in which a client must take an event of a stream, or a part of another answer.
         ping_seconds: between the comments that keep a silent stream open.
         drain_seconds: for which requests may go on after SIGTERM.
         runs: explanations that are kept for their links.

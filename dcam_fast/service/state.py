@@ -17,9 +17,10 @@ from dcam_fast.explainer import Explainer
 from dcam_fast.explanation import Explanation
 from dcam_fast.output.record import record_of
 from dcam_fast.service import images
-from dcam_fast.service.errors import ServiceError
+from dcam_fast.service.errors import ServiceError, stopping
 from dcam_fast.service.fetching import Fetcher
 from dcam_fast.service.metrics import Metrics
+from dcam_fast.service.requests import read_body
 from dcam_fast.service.runs import Runs
 from dcam_fast.service.settings import ServiceSettings
 from dcam_fast.service.worker import Worker
@@ -47,6 +48,7 @@ class Service:
         self.is_warm = False
         self.warming: asyncio.Future[None] | None = None
         self._helpers = ThreadPoolExecutor(HELPERS, "dcam-helper")
+        self._reading: set[asyncio.Future[bytes]] = set()
 
     @property
     def model(self) -> str:
@@ -69,6 +71,30 @@ class Service:
         deadline = None if seconds is None else self.worker.clock() + seconds
         with self.worker.place(deadline):
             yield deadline
+
+    async def read(self, request: Request) -> bytes:
+        """The body of a request.
+
+        Raises:
+            ServiceError: as `read_body`, and 503 if the service ends before it has arrived.
+        """
+        settings = self.settings
+        reading = asyncio.ensure_future(read_body(request, settings.max_body, settings.body_seconds))
+        self._reading.add(reading)
+        try:
+            await asyncio.wait({reading})
+            if reading.cancelled():
+                raise stopping()
+            return reading.result()
+        finally:
+            self._reading.discard(reading)
+            reading.cancel()
+
+    def cancel_all(self) -> None:
+        """Answers every request with an error: those that wait or run, and those whose body has not arrived."""
+        self.worker.cancel_all()
+        for reading in self._reading:
+            reading.cancel()
 
     def close(self) -> None:
         """Stops all work. Blocks until the worker's thread has ended."""

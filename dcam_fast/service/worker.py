@@ -139,6 +139,7 @@ class Worker:
     _running: Job | None = None
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _closed: bool = False
+    _cancelled: bool = False
     _taken: int = 0
     _mean: float = 0.0
     _draining: bool = False
@@ -164,8 +165,12 @@ class Worker:
         self._draining = True
 
     def cancel_all(self) -> None:
-        """Answers every request that waits or runs with an error, and stops what runs at its next step."""
+        """Answers every request that waits or runs with an error, and stops what runs at its next step.
+
+        No job is taken from now on.
+        """
         with self._changed:
+            self._cancelled = True
             jobs = [*self._waiting, *([self._running] if self._running else [])]
             self._waiting.clear()
         for job in jobs:
@@ -226,9 +231,15 @@ class Worker:
             self.check_deadline(self.clock() + budget_ms / 1000, self._taken - 1, 0)
 
     def submit(self, work: Callable[[Job], object], deadline: float | None = None) -> Job:
-        """A job that waits for the thread; `deadline` is by `clock`."""
+        """A job that waits for the thread; `deadline` is by `clock`.
+
+        Raises:
+            ServiceError: 503 after `cancel_all`.
+        """
         job = Job(work, deadline, self.clock, self._withdraw)
         with self._changed:
+            if self._cancelled:
+                raise stopping()
             self._waiting.append(job)
             self._changed.notify()
         return job

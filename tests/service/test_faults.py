@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import threading
 from collections.abc import Callable
 
@@ -292,6 +294,32 @@ async def test_a_budget_counts_from_the_request() -> None:
 
 
 @asynchronous
+async def test_a_budget_that_is_spent_in_the_queue_is_a_deadline_that_passed() -> None:
+    reached, goes_on = threading.Event(), threading.Event()
+    now = [0.0]
+
+    def wait() -> None:
+        reached.set()
+        goes_on.wait()
+        now[0] += 2.0
+
+    explainer = FakeExplainer(wait)
+    async with running(explainer) as at:
+        at.service.worker.clock = lambda: now[0]
+        at.service.worker._mean = 0.0
+        first = asyncio.ensure_future(at.explain())
+        await asyncio.to_thread(reached.wait)
+        second = asyncio.ensure_future(at.explain(budget_ms=1000))
+        while not at.service.worker._waiting:
+            await asyncio.sleep(0)
+        goes_on.set()
+        assert (await first).status_code == 200
+        answer = await second
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+        assert len(explainer.calls) == 2, "warming up and the first request"
+
+
+@asynchronous
 async def test_a_stream_has_no_budget_and_no_given_answer() -> None:
     async with running() as at:
         for fields, param in (
@@ -313,6 +341,29 @@ async def test_a_model_that_cannot_be_warmed_up_is_never_ready(caplog: pytest.Lo
         assert (await at.client.get("/ready")).status_code == 503
         assert (await at.client.get("/health")).status_code == 200
     assert "cannot be warmed up: out_of_memory" in caplog.text
+
+
+@asynchronous
+async def test_the_end_does_not_wait_for_bodies() -> None:
+    explainer = FakeExplainer()
+    async with running(explainer) as at:
+        for path in ("/v1/explanations", "/v1/chat/completions"):
+            request, waits = RawRequest(path, b""), asyncio.Event()
+
+            async def receive(waits: asyncio.Event = waits) -> dict[str, object]:
+                waits.set()
+                return await asyncio.Event().wait()  # type: ignore[return-value]
+
+            request.receive = receive  # type: ignore[method-assign]
+            answering = asyncio.ensure_future(request.run(at.app))
+            await waits.wait()
+            at.service.cancel_all()
+            await answering
+            assert request.status == 503, path
+        late = await at.explain()
+        assert (late.status_code, late.json()["error"]["code"]) == (503, "shutting_down"), "its body came later"
+        assert len(explainer.calls) == 1, "nothing but warming up"
+        assert not at.service._reading
 
 
 def test_the_end_of_a_server_has_a_limit() -> None:
@@ -338,3 +389,27 @@ def test_the_end_of_a_server_has_a_limit() -> None:
         release.start()
     release.join()
     assert [answer.status_code for answer in found] == [503] * 3
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /health HTTP/1.1\r\nHost: ", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\nGET "]
+)
+def test_a_connection_without_a_request_is_ended(sent: bytes) -> None:
+    with listening(body_seconds=0.05) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client, contextlib.suppress(ConnectionResetError):
+            client.sendall(sent)
+            while client.recv(4096):
+                pass
+        assert httpx.get(f"{url}/health").status_code == 200
+
+
+def test_a_connection_whose_client_reads_nothing_is_ended() -> None:
+    with listening(send_seconds=0.05) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((host, int(port)))
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    client.sendall(b"GET /viewer.js HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -11,7 +11,11 @@ import zlib
 from typing import Any
 
 import pytest
+from PIL import Image
 from serving import IMAGE, FakeExplainer, RawRequest, asynchronous, chat, data_url, png, running
+
+from dcam_fast.service import images
+from dcam_fast.service.errors import ServiceError
 
 OPEN = ("/", "/health", "/ready", "/viewer.js", "/viewer.css")
 CLOSED = ("/v1/models", "/v1/samples", "/v1/runs/x", "/metrics", "/openapi.json", "/nothing")
@@ -247,3 +251,58 @@ async def test_no_name_of_the_client_is_a_path() -> None:
             "//etc/passwd",
         ):
             assert (await at.client.get(path)).status_code == 404, path
+
+
+@asynchronous
+async def test_a_damaged_origin_is_another_one() -> None:
+    async with running() as at:
+        for origin in ("http://[", "service", "ftp://service", ""):
+            answer = await at.client.get("/v1/models", headers={"Origin": origin})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (403, "other_origin"), origin
+
+
+@asynchronous
+async def test_an_error_quotes_little_of_the_request() -> None:
+    async with running() as at:
+        answer = await at.client.post("/v1/explanations", json={"image": IMAGE, "k" * 1_000_000: 1})
+        assert answer.status_code == 422
+        assert len(answer.content) < 5000
+
+
+@asynchronous
+async def test_half_a_character_is_answered() -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="\\ud800"\r\n\r\n1\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=b; charset=unicode_escape"}
+    async with running() as at:
+        answer = await at.client.post("/v1/explanations", content=2 * part + b"--b--\r\n", headers=kind)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_field")
+
+
+def test_a_line_of_pixels_is_refused() -> None:
+    assert images.decode(png_of(20_000, 1, zlib.compress(bytes(60_001))), 1 << 24).shape == (1, 20_000, 3)
+    for width, height in ((40_000, 1), (1, 40_000)):
+        with pytest.raises(ServiceError, match="at most 32,768 pixels a side") as caught:
+            images.decode(png_of(width, height), 1 << 24)
+        assert caught.value.status == 413
+
+
+def jpeg(**options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (16, 16)).save(buffer, "jpeg", **options)
+    return buffer.getvalue()
+
+
+def test_scans_of_a_jpeg_are_counted() -> None:
+    assert images.count_scans(jpeg()) == 1
+    exif = Image.Exif()
+    exif[0x010E] = "\u00ff\u00da" * 200  # no scans: they stand in a segment
+    assert images.count_scans(jpeg(exif=exif)) == 1
+    assert images.count_scans(jpeg() + b"\xff\xda" * 200) == 1, "the file has ended"
+    progressive = jpeg(progressive=True)
+    scans = images.count_scans(progressive)
+    last = progressive[progressive.rfind(b"\xff\xda") : -2]
+    assert images.decode(progressive, 256).shape == (16, 16, 3)
+    bomb = progressive[:-2] + last * images.MAX_SCANS + b"\xff\xd9"
+    assert images.count_scans(bomb) == scans + images.MAX_SCANS
+    with pytest.raises(ServiceError, match="more than 100 scans"):
+        images.decode(bomb, 256)

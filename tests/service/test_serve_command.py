@@ -70,10 +70,22 @@ def test_the_key_may_be_in_the_environment_and_is_not_shown(started: list[Any]) 
 def test_a_service_for_everyone_without_a_key_says_so(started: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     listen = server.listen
     monkeypatch.setattr(server, "listen", lambda host, port: listen("127.0.0.1", port))
+    monkeypatch.setattr(server, "is_loopback", lambda listener: False)
     result = run("--host", "0.0.0.0")
     assert result.exit_code == 0, result.output
     assert "anyone who reaches this address" in result.output
     assert started[0].hosts == frozenset()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "LOCALHOST", "127.1"])
+def test_every_spelling_of_loopback_has_its_names_checked(
+    started: list[Any], monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    listen = server.listen
+    monkeypatch.setattr(server, "listen", lambda _, port: listen("127.0.0.1", port))  # no test asks a resolver
+    result = run("--host", host)
+    assert result.exit_code == 0, result.output
+    assert started[0].hosts == {"localhost", "127.0.0.1", "::1", host.lower()}
 
 
 def test_a_port_in_use_is_one_line(started: list[Any]) -> None:

@@ -43,18 +43,21 @@ def serve(
         raise RuntimeError(f"serve: needs the extra serve (pip install 'dcam_fast[serve]'): {error}") from error
     from dcam_fast.explainer import Explainer
 
-    is_private = server.is_loopback(host)
-    names = {*(name.lower() for name in allow_host or ()), *({*server.LOOPBACK, host} if is_private else ())}
-    settings = ServiceSettings(
-        api_key=api_key,
-        hosts=frozenset(names),
-        image_hosts=frozenset(name.lower() for name in allow_image_host or ()),
-        queue=queue,
-        drain_seconds=drain,
-    )
-    if not is_private and api_key is None:
-        error_console.print("note: anyone who reaches this address can use the service; --api-key protects it")
     with server.listen(host, port) as listener:
+        is_private = server.is_loopback(listener)
+        names = {
+            *(name.lower() for name in allow_host or ()),
+            *({*server.LOOPBACK, host.lower()} if is_private else ()),
+        }
+        settings = ServiceSettings(
+            api_key=api_key,
+            hosts=frozenset(names),
+            image_hosts=frozenset(name.lower() for name in allow_image_host or ()),
+            queue=queue,
+            drain_seconds=drain,
+        )
+        if not is_private and api_key is None:
+            error_console.print("note: anyone who reaches this address can use the service; --api-key protects it")
         loaded = load_explainer(model, device=device, trust_remote_code=trust_remote_code, dtype=dtype)
         app = create_app(Explainer(loaded.adapter, encodings=ENCODINGS), settings)
         out_console.print(server.url_of(listener), markup=False)

@@ -150,7 +150,7 @@ def router(service: Service) -> APIRouter:
         model = {"id": service.model, "object": "model", "created": started, "owned_by": "dcam_fast"}
         return json_response({"object": "list", "data": [model]})
 
-    @routes.get("/v1/models/{model}")
+    @routes.get("/v1/models/{model:path}")
     async def model(model: str) -> Response:
         """The same, by its name."""
         _check_model(service, model)

@@ -141,6 +141,24 @@ def test_a_run_can_be_canceled(page: Any, service: FakeService) -> None:
     page.locator('#step-is:text-is("step 0 of 1")').wait_for()
 
 
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_run_may_be_compared_while_it_is_written(page: Any, service: FakeService, closes: bool) -> None:
+    ask(page)
+    service.steps.release()
+    page.locator(".answer .piece.new").wait_for()
+    page.get_by_role("button", name="Compare").click()
+    page.locator(".answer").nth(1).locator(".piece").first.wait_for()
+    if closes:  # the pane that asked
+        page.get_by_role("button", name="Compare").click()
+    service.steps.release(len(service.events()))
+    page.locator('#status:text-is("Explained 4 words.")').wait_for()
+    answers = [page.locator(".answer").nth(pane) for pane in range(1 if closes else 2)]
+    for answer in answers:
+        answer.locator(".word").first.wait_for()
+        assert answer.locator(".word").count() == 4
+        assert answer.locator(".masked").count() == 0
+
+
 def test_an_edited_answer_is_explained_beside(page: Any, service: FakeService) -> None:
     finish(page, service)
     page.get_by_role("button", name="Edit the answer and explain it again").click()

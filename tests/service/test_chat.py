@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from serving import chat
+from serving import FakeExplainer, asynchronous, chat, running
 
 from dcam_fast.models.adapter import Trajectory
 from dcam_fast.service.answering import WrittenAnswer
@@ -62,3 +62,13 @@ def test_limits_and_why_an_answer_ends() -> None:
     assert chat_of(max_tokens=3).text(whole) == ("a b c", "stop")
     assert chat_of(max_tokens=2, stop="b").text(whole) == ("a ", "stop")
     assert chat_of(max_tokens=2).usage(whole) == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+
+
+@asynchronous
+async def test_a_model_with_a_slash_in_its_name_is_found() -> None:
+    explainer = FakeExplainer()
+    explainer.adapter.name = "owner/model"
+    async with running(explainer) as at:
+        for path in ("/v1/models/owner/model", "/v1/models/owner%2Fmodel"):
+            assert (await at.client.get(path)).json()["id"] == "owner/model"
+        assert (await at.client.get("/v1/models/owner")).status_code == 404

@@ -63,10 +63,11 @@ class App {
     this.repaints = setTimeout(() => { for (const pane of this.panes) if (pane.run) pane.paintTiles(); }, SETTLED);
   }
 
-  /** Shows a run in a pane, at its last frame. @param {Pane} pane @param {Run} run @param {Selection?} pinned */
+  /** Shows a run in a pane, at its last frame, and again where it is shown already. @param {Pane} pane @param {Run} run @param {Selection?} pinned */
   open(pane, run, pinned = null) {
     this.timeline.play(false);
-    pane.show(run, pinned);
+    const chosen = this.panes.includes(pane) ? pane : this.active;  // the pane may have been closed meanwhile
+    for (const each of this.panes) if (each === chosen || each.run === run) each.show(run, pinned);
     this.frame = this.last;
     this.layout();
   }

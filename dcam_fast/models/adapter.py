@@ -286,7 +286,8 @@ class Adapter(ABC, Generic[InputsT]):
 
     def layer(self, index: int, hidden: Hidden, inputs: InputsT) -> Hidden:
         """Runs layer `index` with the generation's attention topology; the default runs `prefix_layer` and
-        `canvas_layer`. The last layer need not compute the image stream where nothing reads it.
+        `canvas_layer`. Nothing reads the image at the output of the last layer: it need not compute the image stream,
+        and where the answer is no separate stream, it may return the answer's rows alone.
 
         Raises:
             AdapterError: where the canvas is not a separate stream and the family does not override this.

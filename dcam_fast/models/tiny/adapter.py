@@ -223,14 +223,21 @@ class TinyAdapter(Adapter[TinyInputs]):
         return Hidden(torch.cat((prefix.expand(len(canvas), -1, -1), canvas), 1))
 
     def layer(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
-        if hidden.canvas is None:
-            return Hidden(self.model.layers()[index](hidden.image, inputs.rotary_joint))
-        return super().layer(index, hidden, inputs)
+        if hidden.canvas is not None:
+            return super().layer(index, hidden, inputs)
+        layer = self.model.layers()[index]
+        if index < self.num_layers - 1:
+            return Hidden(layer(hidden.image, inputs.rotary_joint))
+        prefix = len(inputs.rotary_prefix[0])
+        context = layer.context(hidden.image[:, :prefix], inputs.rotary_prefix)
+        return Hidden(layer.extend(hidden.image[:, prefix:], inputs.rotary_canvas, *context))
 
     def prefix_layer(self, index: int, image: Tensor, inputs: TinyInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         layer = self.model.layers()[index]
+        if index == self.num_layers - 1:
+            return image, layer.context(image, inputs.rotary_prefix)
         q, k, v = layer.project(image, inputs.rotary_prefix)
-        return image if index == self.num_layers - 1 else layer.finish(image, attend(q, k, v)), (k, v)
+        return layer.finish(image, attend(q, k, v)), (k, v)
 
     def canvas_layer(self, index: int, canvas: Tensor, context: tuple[Tensor, Tensor], inputs: TinyInputs) -> Tensor:
         return self.model.layers()[index].extend(canvas, inputs.rotary_canvas, *context)

@@ -132,10 +132,18 @@ class TransformerLayer(nn.Module):
 
     def project(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Scaled queries, keys and values, each `[B, heads, N, head_size]`."""
-        qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, self.head_size))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k, v = self._heads(x)
         scale = self.head_size**-0.5
         return _rotate(self.norm_query(q), rotary) * scale, _rotate(self.norm_key(k), rotary), v
+
+    def context(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Keys and values alone, for rows whose output nothing reads."""
+        _, k, v = self._heads(x)
+        return _rotate(self.norm_key(k), rotary), v
+
+    def _heads(self, x: Tensor) -> Tensor:
+        qkv: Tensor = self.qkv(self.norm_attention(x))
+        return qkv.unflatten(-1, (3, self.heads, self.head_size)).permute(2, 0, 3, 1, 4)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """The layer's output, given its input `[B, N, D]` and the attention's result `[B, heads, N, head_size]`."""

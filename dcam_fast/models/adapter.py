@@ -320,6 +320,10 @@ class Adapter(ABC, Generic[InputsT]):
     def logits(self, hidden: Hidden, rows: Tensor, inputs: InputsT) -> Tensor:
         """Float32 logits `[C, R, V]` at the output of the last layer, for answer positions `rows`, int64 `[C, R]`."""
 
+    def answer_logits(self, hidden: Hidden, rows: Tensor, inputs: InputsT) -> Tensor:
+        """The `logits` at `rows`, from the states at the input of the last layer; a family may compute them alone."""
+        return self.logits(self.layer(self.num_layers - 1, hidden, inputs), rows, inputs)
+
     @abstractmethod
     def words(self, trajectory: Trajectory) -> tuple[Word, ...]:
         """The words of the answer, in order, without padding and masks."""

@@ -225,12 +225,17 @@ class TinyAdapter(Adapter[TinyInputs]):
     def layer(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
         if hidden.canvas is not None:
             return super().layer(index, hidden, inputs)
-        layer = self.model.layers()[index]
-        if index < self.num_layers - 1:
-            return Hidden(layer(hidden.image, inputs.rotary_joint))
-        prefix = len(inputs.rotary_prefix[0])
-        context = layer.context(hidden.image[:, :prefix], inputs.rotary_prefix)
-        return Hidden(layer.extend(hidden.image[:, prefix:], inputs.rotary_canvas, *context))
+        if index == self.num_layers - 1:
+            return Hidden(self._last_layer(hidden, inputs))
+        return Hidden(self.model.layers()[index](hidden.image, inputs.rotary_joint))
+
+    def _last_layer(self, hidden: Hidden, inputs: TinyInputs, rows: Tensor | None = None) -> Tensor:
+        """The answer's rows at the output of the last layer, `[C, L, D]`, or `rows` of them, int64 `[C, R]`."""
+        layer, image, canvas = self.model.layers()[-1], hidden.image, hidden.canvas
+        if canvas is None:
+            image, canvas = image.tensor_split((len(inputs.rotary_prefix[0]),), 1)
+        context = layer.context(image, inputs.rotary_prefix)
+        return layer.extend(canvas, inputs.rotary_canvas, *context, rows)
 
     def prefix_layer(self, index: int, image: Tensor, inputs: TinyInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         layer = self.model.layers()[index]
@@ -244,6 +249,9 @@ class TinyAdapter(Adapter[TinyInputs]):
 
     def logits(self, hidden: Hidden, rows: Tensor, inputs: TinyInputs) -> Tensor:
         return self.model.logits(rows_at(hidden.answer(self.model.config.answer_length), rows))
+
+    def answer_logits(self, hidden: Hidden, rows: Tensor, inputs: TinyInputs) -> Tensor:
+        return self.model.logits(self._last_layer(hidden, inputs, rows))
 
     def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: TinyInputs) -> Tensor:
         rotary = inputs.rotary_joint if hidden.canvas is None else inputs.rotary_prefix

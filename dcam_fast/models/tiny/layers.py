@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcam_fast.models.adapter import AdapterError
+from dcam_fast.models.adapter import AdapterError, rows_at
 
 CELL: Final = 8  # pixels, the side of one grid cell
 
@@ -178,7 +178,14 @@ class TransformerLayer(nn.Module):
         canvas = canvas + (weights[..., prefix:].unflatten(2, (groups, -1)) @ grouped(v)).flatten(2, 3)
         return self.finish(x, torch.cat((attend(q[:, :, :prefix], head_k, head_v), canvas), 2))
 
-    def extend(self, x: Tensor, rotary: tuple[Tensor, Tensor], keys: Tensor, values: Tensor) -> Tensor:
+    def extend(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        keys: Tensor,
+        values: Tensor,
+        rows: Tensor | None = None,
+    ) -> Tensor:
         """Runs the layer on a canvas that attends to a cached prefix.
 
         Args:
@@ -186,7 +193,10 @@ class TransformerLayer(nn.Module):
             rotary: cosines and sines of its positions.
             keys: `[B, heads, P, head_size]` of the prefix, or `[1, ...]` for one prefix.
             values: like the keys.
+            rows: int64 `[B, R]`, the rows of the canvas whose output is computed (None: all).
         """
         q, k, v = self.project(x, rotary)
+        if rows is not None:
+            x, q = rows_at(x, rows), q.take_along_dim(rows[:, None, :, None], 2)
         keys, values = (cached.expand(len(x), -1, -1, -1) for cached in (keys, values))
         return self.finish(x, attend(q, torch.cat((keys, k), 2), torch.cat((values, v), 2)))

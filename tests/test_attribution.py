@@ -157,10 +157,10 @@ def test_the_last_layer_has_no_gradient() -> None:
     adapter = TinyAdapter(attention="joint")
     scene = scenes.sample_scene(np.random.default_rng(1))
     inputs = adapter.encode(scene.image, scenes.CAPTION_PROMPT)
-    hidden = adapter.embed(inputs, torch.full((1, 36), MASK))
-    for index in range(adapter.num_layers):
-        hidden = adapter.layer(index, hidden, inputs)
-    hidden = Hidden(hidden.image.detach().requires_grad_())
+    states = adapter.embed(inputs, torch.full((1, 36), MASK)).image
+    for layer in adapter.model.layers():  # the adapter's last layer returns the answer's rows alone
+        states = layer(states, inputs.rotary_joint)
+    hidden = Hidden(states.detach().requires_grad_())
     (gradient,) = torch.autograd.grad(adapter.logits(hidden, torch.tensor([[0]]), inputs).sum(), hidden.image)
     assert gradient[:, inputs.views[0].cells.flatten()].abs().max() == 0
 

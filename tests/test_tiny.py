@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from dcam_fast import scenes
-from dcam_fast.models.adapter import AdapterError
+from dcam_fast.models.adapter import AdapterError, Hidden
 from dcam_fast.models.generation import Generation
 from dcam_fast.models.tiny import accuracy
 from dcam_fast.models.tiny.adapter import WEIGHTS, TinyAdapter
-from dcam_fast.models.tiny.modeling import TinyForMaskedDiffusion
+from dcam_fast.models.tiny.modeling import Attention, TinyForMaskedDiffusion
 from dcam_fast.models.tiny.processing import (
     EOS,
     MASK,
@@ -30,6 +30,27 @@ from dcam_fast.scenes.textures import HARD_TEXTURES, background
 @pytest.fixture(scope="module")
 def model() -> TinyForMaskedDiffusion:
     return TinyAdapter().model
+
+
+@pytest.mark.parametrize("attention", ["prefix", "joint"])
+@torch.no_grad()
+def test_last_layer_computes_the_rows_that_are_read(attention: Attention) -> None:
+    adapter = TinyAdapter(attention=attention)
+    inputs = adapter.encode(scenes.sample_scene(np.random.default_rng(2), 64, 64).image, adapter.default_prompt)
+    canvases = torch.randint(len(VOCABULARY), (2, 36), generator=torch.Generator().manual_seed(0))
+    rows, index = torch.tensor([[3, 0], [7, 35]]), adapter.num_layers - 1
+    hidden = adapter.embed(inputs, canvases)
+    for lower in range(index):
+        hidden = adapter.layer(lower, hidden, inputs)
+    if attention == "joint":
+        expected = Hidden(adapter.model.layers()[index](hidden.image, inputs.rotary_joint))
+        given = adapter.layer(index, hidden, inputs).image
+        torch.testing.assert_close(given, expected.image[:, -36:], atol=1e-4, rtol=1e-4)
+    else:
+        expected = adapter.layer(index, hidden, inputs)
+    torch.testing.assert_close(
+        adapter.answer_logits(hidden, rows, inputs), adapter.logits(expected, rows, inputs), atol=1e-4, rtol=1e-4
+    )
 
 
 def encode(scene: scenes.Scene, prompt: str = scenes.CAPTION_PROMPT) -> tuple[torch.Tensor, torch.Tensor]:

@@ -240,7 +240,8 @@ def _segments(layers: tuple[int, ...], end: int) -> list[range]:
 
 
 def _straight_through(below: Tensor, above: Tensor) -> Tensor:
-    """The values of `above` with the gradient of `below`."""
+    """The values of `above` with the gradient of the same rows of `below`: the last layer may return fewer."""
+    below = below[:, -above.shape[1] :]
     return below + (above - below).detach()
 
 

@@ -62,7 +62,7 @@ class Readings:
 @torch.no_grad()
 def log_probabilities(adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch) -> Tensor:
     """Log-probability `[T]` of each target's token at its canvas."""
-    hidden = run_layers(adapter, adapter.embed(inputs, targets.canvases), inputs, range(adapter.num_layers))
+    hidden = run_layers(adapter, adapter.embed(inputs, targets.canvases), inputs, range(adapter.num_layers - 1))
     return of_tokens(_log_probabilities(adapter, hidden, inputs, targets), targets.tokens)
 
 
@@ -73,7 +73,7 @@ def read(adapter: Adapter[Any], inputs: Inputs, targets: TargetBatch, interventi
     Layers up to the interventions run once. An image that is a separate stream runs once for all targets, except where
     the intervention differs between them.
     """
-    above = range(interventions.layer + 1, adapter.num_layers)
+    above = range(interventions.layer + 1, adapter.num_layers - 1)
     embedded = adapter.embed(inputs, targets.canvases)
     hidden = run_layers(adapter, embedded, inputs, range(interventions.layer + 1))
     count, answer = hidden.image.shape[1], interventions.others.shape[1]
@@ -157,5 +157,5 @@ def _marked(rows: Tensor, count: int) -> Tensor:
 
 
 def _log_probabilities(adapter: Adapter[Any], hidden: Hidden, inputs: Inputs, targets: TargetBatch) -> Tensor:
-    """Log-probabilities `[T, V]` of every token at each target's position."""
-    return adapter.logits(hidden, targets.positions[:, None], inputs)[:, 0].log_softmax(-1)
+    """Log-probabilities `[T, V]` of every token at each target's position, from the input of the last layer."""
+    return adapter.answer_logits(hidden, targets.positions[:, None], inputs)[:, 0].log_softmax(-1)

@@ -204,7 +204,8 @@ class Adapter(ABC, Generic[InputsT]):
 
     def layer(self, index: int, hidden: Hidden, inputs: InputsT) -> Hidden:
         """Runs layer `index` with the generation's attention topology; the default runs `prefix_layer` and
-        `canvas_layer`. The last layer need not compute the image stream where nothing reads it.
+        `canvas_layer`. Nothing reads the image at the output of the last layer: it need not compute the image stream,
+        and where the answer is no separate stream, it may return the answer's rows alone.
 
         Raises:
             AdapterError: where the canvas is not a separate stream and the family does not override this.
@@ -236,6 +237,10 @@ class Adapter(ABC, Generic[InputsT]):
     @abstractmethod
     def logits(self, hidden: Hidden, rows: Tensor, inputs: InputsT) -> Tensor:
         """Float32 logits `[C, R, V]` at the output of the last layer, for answer positions `rows`, int64 `[C, R]`."""
+
+    def answer_logits(self, hidden: Hidden, rows: Tensor, inputs: InputsT) -> Tensor:
+        """The `logits` at `rows`, from the states at the input of the last layer; a family may compute them alone."""
+        return self.logits(self.layer(self.num_layers - 1, hidden, inputs), rows, inputs)
 
     @abstractmethod
     def words(self, trajectory: Trajectory) -> tuple[Word, ...]:

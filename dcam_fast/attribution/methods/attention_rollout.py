@@ -77,7 +77,7 @@ class AttentionRollout:
                 output = adapter.layer(index, hidden, inputs)
             if index > lowest:
                 calls = [weights[0] for weights in recorder.weights]
-                attention.append(_sequence_attention(calls, hidden, adapter.name))
+                attention.append(_sequence_attention(calls, hidden, output, adapter.name))
             hidden = output
         return roll_out(_logit_rows(adapter, hidden, inputs, positions, attention[-1].shape[0]), attention)
 
@@ -128,13 +128,14 @@ def weights(
     return logits.softmax(-1).mean(-3)
 
 
-def _sequence_attention(calls: list[Tensor], hidden: Hidden, name: str) -> Tensor:
+def _sequence_attention(calls: list[Tensor], hidden: Hidden, output: Hidden, name: str) -> Tensor:
     """Attention of one layer over the whole sequence, `[n, n]`: the rows of the image stream, then those of a separate
-    canvas. The rows of a stream that the layer did not compute (the image in the last layer) are the identity."""
+    canvas. Rows that the layer did not compute (the image in the last layer) are the identity."""
     image = hidden.image.shape[1]
     total = image + (0 if hidden.canvas is None else hidden.canvas.shape[1])
     streams = 1 if hidden.canvas is None else 2
-    if not 1 <= len(calls) <= streams or len(calls[-1]) != total - (image if streams == 2 else 0):
+    computed = (output.image if output.canvas is None else output.canvas).shape[1]
+    if not 1 <= len(calls) <= streams or len(calls[-1]) != computed:
         raise AdapterError(
             "attention_rollout: model must call scaled_dot_product_attention once for each stream, "
             f"got {name}, with {len(calls)} calls in a layer"

@@ -225,20 +225,35 @@ class TinyAdapter(Adapter[TinyInputs]):
         return Hidden(torch.cat((prefix.expand(len(canvas), -1, -1), canvas), 1))
 
     def layer(self, index: int, hidden: Hidden, inputs: TinyInputs) -> Hidden:
-        if hidden.canvas is None:
-            return Hidden(self.model.layers()[index](hidden.image, inputs.rotary_joint))
-        return super().layer(index, hidden, inputs)
+        if hidden.canvas is not None:
+            return super().layer(index, hidden, inputs)
+        if index == self.num_layers - 1:
+            return Hidden(self._last_layer(hidden, inputs))
+        return Hidden(self.model.layers()[index](hidden.image, inputs.rotary_joint))
+
+    def _last_layer(self, hidden: Hidden, inputs: TinyInputs, rows: Tensor | None = None) -> Tensor:
+        """The answer's rows at the output of the last layer, `[C, L, D]`, or `rows` of them, int64 `[C, R]`."""
+        layer, image, canvas = self.model.layers()[-1], hidden.image, hidden.canvas
+        if canvas is None:
+            image, canvas = image.tensor_split((len(inputs.rotary_prefix[0]),), 1)
+        context = layer.context(image, inputs.rotary_prefix)
+        return layer.extend(canvas, inputs.rotary_canvas, *context, rows)
 
     def prefix_layer(self, index: int, image: Tensor, inputs: TinyInputs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         layer = self.model.layers()[index]
+        if index == self.num_layers - 1:
+            return image, layer.context(image, inputs.rotary_prefix)
         q, k, v = layer.project(image, inputs.rotary_prefix)
-        return image if index == self.num_layers - 1 else layer.finish(image, attend(q, k, v)), (k, v)
+        return layer.finish(image, attend(q, k, v)), (k, v)
 
     def canvas_layer(self, index: int, canvas: Tensor, context: tuple[Tensor, Tensor], inputs: TinyInputs) -> Tensor:
         return self.model.layers()[index].extend(canvas, inputs.rotary_canvas, *context)
 
     def logits(self, hidden: Hidden, rows: Tensor, inputs: TinyInputs) -> Tensor:
         return self.model.logits(rows_at(hidden.answer(self.model.config.answer_length), rows))
+
+    def answer_logits(self, hidden: Hidden, rows: Tensor, inputs: TinyInputs) -> Tensor:
+        return self.model.logits(self._last_layer(hidden, inputs, rows))
 
     def image_logits(self, hidden: Hidden, cells: Tensor, tokens: Tensor, inputs: TinyInputs) -> Tensor:
         rotary = inputs.rotary_joint if hidden.canvas is None else inputs.rotary_prefix

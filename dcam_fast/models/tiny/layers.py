@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcam_fast.models.adapter import AdapterError
+from dcam_fast.models.adapter import AdapterError, rows_at
 
 CELL: Final = 8  # pixels, the side of one grid cell
 
@@ -132,10 +132,18 @@ class TransformerLayer(nn.Module):
 
     def project(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Scaled queries, keys and values, each `[B, heads, N, head_size]`."""
-        qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, self.head_size))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k, v = self._heads(x)
         scale = self.head_size**-0.5
         return _rotate(self.norm_query(q), rotary) * scale, _rotate(self.norm_key(k), rotary), v
+
+    def context(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Keys and values alone, for rows whose output nothing reads."""
+        _, k, v = self._heads(x)
+        return _rotate(self.norm_key(k), rotary), v
+
+    def _heads(self, x: Tensor) -> Tensor:
+        qkv: Tensor = self.qkv(self.norm_attention(x))
+        return qkv.unflatten(-1, (3, self.heads, self.head_size)).permute(2, 0, 3, 1, 4)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """The layer's output, given its input `[B, N, D]` and the attention's result `[B, heads, N, head_size]`."""
@@ -170,7 +178,14 @@ class TransformerLayer(nn.Module):
         canvas = canvas + (weights[..., prefix:].unflatten(2, (groups, -1)) @ grouped(v)).flatten(2, 3)
         return self.finish(x, torch.cat((attend(q[:, :, :prefix], head_k, head_v), canvas), 2))
 
-    def extend(self, x: Tensor, rotary: tuple[Tensor, Tensor], keys: Tensor, values: Tensor) -> Tensor:
+    def extend(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        keys: Tensor,
+        values: Tensor,
+        rows: Tensor | None = None,
+    ) -> Tensor:
         """Runs the layer on a canvas that attends to a cached prefix.
 
         Args:
@@ -178,7 +193,10 @@ class TransformerLayer(nn.Module):
             rotary: cosines and sines of its positions.
             keys: `[B, heads, P, head_size]` of the prefix, or `[1, ...]` for one prefix.
             values: like the keys.
+            rows: int64 `[B, R]`, the rows of the canvas whose output is computed (None: all).
         """
         q, k, v = self.project(x, rotary)
+        if rows is not None:
+            x, q = rows_at(x, rows), q.take_along_dim(rows[:, None, :, None], 2)
         keys, values = (cached.expand(len(x), -1, -1, -1) for cached in (keys, values))
         return self.finish(x, attend(q, torch.cat((keys, k), 2), torch.cat((values, v), 2)))

@@ -242,23 +242,26 @@ class TinyForMaskedDiffusion(nn.Module):
         head = torch.cat((image, self.embed(prompt)), 1)
         prefix, length = head.shape[1], self.config.answer_length
         positions = torch.arange(prefix + length, device=head.device)
+        rotary_head = self.rotary(positions[:prefix], head.dtype)
+        rotary_canvas = self.rotary(positions[prefix:], head.dtype)
+        *lower, last = self.layers()
         if attention == "joint":
             rotary = self.rotary(positions, head.dtype)
 
             def joint_logits(canvas: Tensor) -> Tensor:
                 x = torch.cat((head, self.embed(canvas)), 1)
-                for layer in self.layers():
+                for layer in lower:
                     x = layer(x, rotary)
-                return self.logits(x[:, prefix:])
+                context = last.context(x[:, :prefix], rotary_head)
+                return self.logits(last.extend(x[:, prefix:], rotary_canvas, *context))
 
             return joint_logits
-        rotary_head = self.rotary(positions[:prefix], head.dtype)
-        rotary_canvas = self.rotary(positions[prefix:], head.dtype)
         cache = []
-        for layer in self.layers():
+        for layer in lower:
             q, k, v = layer.project(head, rotary_head)
             head = layer.finish(head, attend(q, k, v))
             cache.append((k, v))
+        cache.append(last.context(head, rotary_head))
 
         def prefix_logits(canvas: Tensor) -> Tensor:
             x = self.embed(canvas)

@@ -127,7 +127,7 @@ TOO_MANY = [RED] * (LENGTH + 1)
         ([RED, EOS, MASK], ValueError, "only padding after its end token"),
         ("a Red ring", ValueError, "got 'a Red ring', which its tokenizer turns into 'a red ring'"),
         ("a zebra", ValueError, "got 'a zebra', which its tokenizer turns into 'a <unk>'"),
-        ("ein Hündchen 🐶", ValueError, "which its tokenizer turns into"),
+        ("le café 🐶", ValueError, "which its tokenizer turns into"),
         ([1.5], TypeError, "explain: answer must be a sequence of integers, got one with 1.5"),
         ([True], TypeError, "got one with True"),
         ([torch.tensor(1.5)], TypeError, "explain: answer must be a sequence of integers, got one with tensor"),

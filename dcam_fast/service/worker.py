@@ -58,7 +58,7 @@ class Job:
         self._context = contextvars.copy_context()
 
     def emit(self, event: object) -> None:
-        """Sends an event to whoever waits for the job."""
+        """Sends an event to the one who waits for the job."""
         self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     def seconds_so_far(self) -> float:
@@ -100,7 +100,7 @@ class Job:
         raise AssertionError("a job ends with Finished or an error")
 
     async def events(self) -> AsyncGenerator[object, None]:
-        """The events, with `Finished` last. Whoever stops listening cancels the job.
+        """The events, with `Finished` last. To stop listening cancels the job.
 
         Raises:
             ServiceError: if the job failed, or its deadline passed.

@@ -36,7 +36,7 @@ def test_an_explanation_is_logged_without_its_content(caplog: pytest.LogCaptureF
 
 def test_quiet_by_default() -> None:
     code = (
-        "import numpy; from dcam_fast import Explainer;"
+        "import numpy; from dcam_fast import Explainer, Generation;"
         "Explainer.from_pretrained().explain(numpy.zeros((64, 64, 3), numpy.uint8), generation=Generation(steps=2))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

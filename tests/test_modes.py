@@ -222,7 +222,7 @@ def test_evaluating_and_checking(explainer: Explainer) -> None:
     data = Scenes(1, 5)
     with all_at_once():
         got = evaluate_sample(explainer.adapter, data, 0, settings)
-        answer, _ = prepare(explainer.adapter, data[0], 12)
+        answer, _ = prepare(explainer.adapter, data[0], Generation(steps=12))
         check_adapter(explainer.adapter)
     want = evaluate_sample(explainer.adapter, data, 0, settings)
     assert answer == want["answer"]

@@ -88,7 +88,8 @@ def _steps(trajectory: Trajectory, state: State, mask_token: int) -> Tensor:
 def _recorded_steps(trajectory: Trajectory, recorded: Tensor, state: State) -> Tensor:
     """The steps, if the canvases of all of them are recorded."""
     steps = trajectory.known_steps(state)
-    if max(steps[: trajectory.length].tolist(), default=0) >= len(recorded):
+    written = steps[: trajectory.length]
+    if max(written[written != OPEN].tolist(), default=0) >= len(recorded):
         raise unknown_steps(state, "a Trajectory with the canvases of this model")
     return steps
 

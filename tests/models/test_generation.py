@@ -74,7 +74,7 @@ def test_probabilities_that_do_not_sum_to_one_draw_nothing() -> None:
     """As the official code of Dream, whose Categorical rejects them."""
     broken = torch.tensor([[0.1, 0.9], [float("nan"), 1.0]])
     with pytest.raises(ValueError, match="Simplex"):
-        torch.distributions.Categorical(probs=broken)
+        torch.distributions.Categorical(probs=broken, validate_args=True)
     generator = make_generator(Generation(), CPU)
     before = generator.get_state()
     draw(broken, generator)

@@ -9,7 +9,7 @@ import pkgutil
 import needs_serve  # noqa: F401, skips the tests that lack a package
 import pytest
 
-NAMES = ("app", "answering", "events", "fetching", "server", "settings")
+NAMES = ("app", "answering", "events", "fetching", "settings")
 
 
 def test_names_of_modules() -> None:

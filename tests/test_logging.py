@@ -15,6 +15,17 @@ from dcam_fast.models.generation import Generation
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
 
 
+@pytest.fixture
+def own_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logging as after the import: libraries of other tests may have disabled loggers that existed before."""
+    monkeypatch.setattr(logging.root.manager, "disable", 0)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.split(".")[0] == "dcam_fast" and isinstance(logger, logging.Logger):
+            monkeypatch.setattr(logger, "disabled", False)
+            monkeypatch.setattr(logger, "propagate", True)
+
+
+@pytest.mark.usefixtures("own_logging")
 def test_an_explanation_is_logged_without_its_content(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "dcam_fast")
     explainer = Explainer.from_pretrained("tiny")
